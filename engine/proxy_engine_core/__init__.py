@@ -1,0 +1,1 @@
+"""The native data plane of proxy-engine. It imports nothing from `proxy_engine`."""

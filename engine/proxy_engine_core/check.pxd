@@ -1,0 +1,2 @@
+cdef extern from "check.h" nogil:
+    void CHECK(bint condition) noexcept

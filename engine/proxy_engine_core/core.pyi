@@ -1,0 +1,153 @@
+"""The engine's only Python face. Threads: every method may be called from any thread
+that holds the GIL; the engine's own workers never take it."""
+
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+# Kinds of control events, the first item of each tuple from Engine.poll().
+EVENT_AUTH: Final = 1
+EVENT_LINK_UP: Final = 2
+EVENT_LINK_DOWN: Final = 3
+EVENT_CONTROL: Final = 4
+EVENT_DIAL_FAILED: Final = 5
+EVENT_TARGET_FAILED: Final = 6
+EVENT_DRAINED: Final = 7
+
+CONTROL_RECORD_SIZE_MAX: Final = 65536
+
+# (EVENT_AUTH, ticket, peer "ip:port", request head bytes): a device asks for a link.
+#   Answer with auth_reply(ticket, ...) within 10 s or the engine answers 503.
+# (EVENT_LINK_UP, link, device, peer, head): server: head is b""; agent: the 101 response head.
+# (EVENT_LINK_DOWN, link, device, reason, bytes in, bytes out, seconds up)
+# (EVENT_CONTROL, link, record): one whole control record from stream 1.
+# (EVENT_DIAL_FAILED, dial, reason, errno, status, head, body): agent. reason is one of
+#   "connect", "timeout", "closed", "bad_response" or "refused" (an HTTP answer other than
+#   101: status, its head and up to 4 KiB of its body).
+# (EVENT_TARGET_FAILED, tunnel, errno): agent could not connect a target.
+# (EVENT_DRAINED,): nothing is in flight any more, or the grace time is over.
+AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes]
+LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
+LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
+ControlEvent: TypeAlias = tuple[Literal[4], int, bytes]
+DialFailedEvent: TypeAlias = tuple[Literal[5], int, str, int, int, bytes, bytes]
+TargetFailedEvent: TypeAlias = tuple[Literal[6], str, int]
+DrainedEvent: TypeAlias = tuple[Literal[7]]
+Event: TypeAlias = (
+    AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
+    | TargetFailedEvent | DrainedEvent
+)
+
+class LogRecord(NamedTuple):
+    """One finished visitor request."""
+
+    time_us: int            # wall clock at the end, microseconds since the epoch
+    route: int              # id given to routes_apply; 0: no route was found
+    device: int             # id given to auth_reply; 0: none
+    request_id: str
+    visitor: str            # address without port
+    method: str
+    host: str
+    path: str               # path and query, at most 1024 bytes
+    status: int             # what the visitor saw; 0: nothing was sent
+    reason: str             # "" or why the proxy answered or aborted: see docs/errors.md
+    flags: int              # LOG_* bits
+    bytes_in: int           # body and head bytes from the visitor
+    bytes_out: int          # ... to the visitor
+    total_us: int           # first byte of the request to last byte of the response
+    first_byte_us: int      # ... to the first byte of the response head; 0: none
+    target_us: int          # request head sent on to response head received; 0: none
+
+LOG_REUSED: Final = 1       # went over a pooled stream
+LOG_RETRIED: Final = 2
+LOG_ABORTED: Final = 4      # the response did not end cleanly
+LOG_TUNNEL: Final = 8       # became a byte tunnel (Upgrade)
+LOG_LOCAL: Final = 16       # answered by the proxy itself
+
+# ("set", key, route id, links, tunnel name): links may be () - the device is offline.
+# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
+# X-Proxy-Tunnel field, "default" for requests that match no other route.
+RouteOp: TypeAlias = (
+    tuple[Literal["set"], str, int, Sequence[int], str] | tuple[Literal["delete"], str]
+)
+
+class Engine:
+    """A data plane: workers, listeners, links. One per process is usual, several work.
+
+    Args:
+        role: "server" accepts visitors and links, "agent" dials links and connects targets.
+        workers: event-loop threads, 1..64.
+        options: any of ENGINE_OPTIONS, by name; see DEFAULTS for units and defaults.
+    Raises: TypeError for an unknown option, ValueError for one out of range,
+        OSError if epoll or eventfd can not be had.
+    """
+
+    def __init__(
+        self, role: Literal["server", "agent"], *, workers: int = 1, **options: int
+    ) -> None: ...
+    @property
+    def event_fd(self) -> int: ...
+    def listen(self, host: str, port: int) -> int:
+        """Open a public HTTP listener on an IP literal; returns the port bound.
+
+        Before start() only. Raises: OSError (EADDRINUSE, EACCES, ...), ValueError for a
+        host that is not an IP literal.
+        """
+
+    def start(self) -> None: ...
+    def drain(self, grace_ms: int) -> None:
+        """Stop accepting, close idle connections, let requests in flight finish.
+
+        Returns at once; EVENT_DRAINED follows.
+        """
+
+    def stop(self) -> None:
+        """Stop and join the workers (without the GIL) and close everything. Idempotent."""
+
+    def poll(self, limit: int = 4096) -> list[Event]: ...
+    def poll_logs(self, limit: int = 4096) -> list[LogRecord]: ...
+    def auth_reply(
+        self,
+        ticket: int,
+        response: bytes,
+        *,
+        accept: bool,
+        device: int = 0,
+        carrier: Literal["raw", "websocket"] = "raw",
+        window: int = 262144,
+        streams_max: int = 500,
+        preamble: bool = False,
+    ) -> bool:
+        """Answer EVENT_AUTH with a whole HTTP response: a 101 when accept, else a refusal.
+
+        False when the device has gone meanwhile.
+        """
+
+    def routes_apply(self, ops: Sequence[RouteOp]) -> None: ...
+    def link_send(self, link: int, record: bytes) -> bool: ...
+    def link_close(self, link: int, reason: str = "") -> bool: ...
+    def dial(
+        self,
+        host: str,
+        port: int,
+        request: bytes,
+        *,
+        carrier: Literal["raw", "websocket"],
+        timeout_ms: int = 10000,
+    ) -> int:
+        """Agent: connect to an IP literal and send `request` (an Upgrade). Returns a dial id.
+
+        EVENT_LINK_UP (its link is the dial id) or EVENT_DIAL_FAILED follows.
+        """
+
+    def targets_apply(self, targets: Sequence[tuple[str, str, int]]) -> None:
+        """Agent: replace the table of (tunnel name, IP literal, port)."""
+
+    def stats(self) -> dict[str, int]: ...
+
+DEFAULTS: Final[dict[str, int]]
+
+def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
+    """Method, target and fields (lower-case names) by the engine's own strict parser.
+
+    Raises: ValueError with the reason for a head it would refuse.
+    """

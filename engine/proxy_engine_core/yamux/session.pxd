@@ -1,0 +1,146 @@
+# One yamux session: streams, windows and frames. Pure: bytes in, events out, and
+# frames encoded straight into the caller's output buffer.
+#
+# Rules (docs/protocol.md has the reasons, each taught by a real peer):
+# - A stream opens with an empty WindowUpdate|SYN, then Data: some peers lose
+#   payload that rides on the SYN.
+# - FIN is its own empty frame after the data; exactly one FIN and one ACK per
+#   stream; nothing after RST.
+# - FIN and RST are handled on Data and WindowUpdate frames alike, after the
+#   frame's payload or delta.
+# - Credit is granted when bytes are *consumed* (the destination took them), in
+#   steps of a quarter window.
+# - Frames for unknown streams are ignored and counted; their payload is skipped.
+# - Payload is delivered as it arrives; a frame is never assembled.
+#
+# Lifetime: a stream lives from open (yamux_stream_open or a YAMUX_EVENT_OPEN)
+# until its owner calls yamux_stream_release, which resets it on the wire if it is
+# not closed both ways. The session never frees a stream by itself, except in
+# yamux_session_free.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from proxy_engine_core.buffer cimport Buffer
+
+
+cdef enum:
+    YAMUX_WINDOW_INITIAL = 256 * 1024          # bytes; fixed by the spec for strangers
+    YAMUX_FRAME_PAYLOAD_MAX = 64 * 1024        # bytes we put in one frame: a lone stream
+    YAMUX_FRAME_PAYLOAD_SHARED = 16 * 1024     # ... when others are active too
+    YAMUX_UNACKED_MAX = 256                    # opens without ACK; stock accept backlog
+
+# Reset codes carried in the length of an RST frame; stock peers ignore them.
+cdef enum YamuxResetCode:
+    YAMUX_RESET_CANCEL = 0
+    YAMUX_RESET_REFUSED = 1          # the target refused; nothing was delivered
+    YAMUX_RESET_UNREACHABLE = 2      # no route to the target, or its name has no address
+    YAMUX_RESET_TIMEOUT = 3          # the target did not answer the connect in time
+    YAMUX_RESET_UNKNOWN_TUNNEL = 4   # the preamble names no tunnel of this agent
+    YAMUX_RESET_TARGET_LOST = 5      # the target's connection broke after it was open
+    YAMUX_RESET_PROTOCOL = 6         # bad preamble or data
+
+cdef enum YamuxError:                # returned by yamux_session_next; answer GoAway(1)
+    YAMUX_ERROR_VERSION = -1
+    YAMUX_ERROR_TYPE = -2
+    YAMUX_ERROR_STREAM_ID = -3       # SYN on a live id, wrong parity, id 0, ids not growing
+    YAMUX_ERROR_WINDOW = -4          # the peer overran a window, or grew ours past 2^32-1
+    YAMUX_ERROR_FLAGS = -5           # FIN twice, data after FIN, ACK never asked for
+    YAMUX_ERROR_PING = -6            # a pong nobody asked for
+    YAMUX_ERROR_MEMORY = -7
+
+cdef enum YamuxEventKind:
+    YAMUX_EVENT_NEED_MORE = 0        # all input used
+    YAMUX_EVENT_OPEN                 # the peer opened event.stream; set its owner
+    YAMUX_EVENT_DATA                 # event.data, event.size: count against the window until consumed
+    YAMUX_EVENT_WINDOW               # send_window of event.stream grew
+    YAMUX_EVENT_ACK                  # the peer accepted a stream we opened
+    YAMUX_EVENT_FIN                  # the peer will send no more on event.stream
+    YAMUX_EVENT_RESET                # the peer aborted event.stream, event.code; release it
+    YAMUX_EVENT_PONG                 # event.code is the value we sent
+    YAMUX_EVENT_GO_AWAY              # event.code: YamuxGoAwayCode
+
+cdef enum YamuxStreamFlag:
+    YAMUX_STREAM_SYN_SENT = 1        # we opened it
+    YAMUX_STREAM_ACK_SENT = 2
+    YAMUX_STREAM_ACK_RECEIVED = 4
+    YAMUX_STREAM_FIN_SENT = 8
+    YAMUX_STREAM_FIN_RECEIVED = 16
+    YAMUX_STREAM_RESET = 32          # either side
+
+cdef struct YamuxStream:
+    YamuxSession *session
+    YamuxStream *next                # hash chain
+    void *owner                      # the caller's, with owner_kind
+    uint32_t id
+    uint32_t send_window             # bytes we may still send
+    uint32_t receive_window          # bytes the peer may still send
+    uint32_t unconsumed              # received, not yet consumed by the destination
+    uint32_t ungranted               # consumed, not yet granted back
+    uint8_t flags
+    uint8_t owner_kind
+
+cdef struct YamuxEvent:
+    YamuxStream *stream
+    uint8_t *data
+    size_t size
+    uint32_t code
+
+cdef struct YamuxSession:
+    Buffer *out
+    YamuxStream **buckets            # id -> stream; power-of-two table, grows
+    YamuxStream *payload_stream      # of the frame being read; NULL: skipped
+    uint32_t bucket_count
+    uint32_t stream_count
+    uint32_t streams_max             # peer-opened streams beyond this are reset
+    uint32_t unacked_count           # streams we opened, not yet ACKed
+    uint32_t window                  # initial window of every stream, bytes
+    uint32_t next_id                 # 0: exhausted
+    uint32_t peer_last_id
+    uint32_t payload_remaining
+    uint32_t payload_flags           # FIN, RST to apply when the payload is through
+    uint32_t ping_value
+    bint ping_outstanding
+    bint is_client
+    bint go_away_received
+    uint8_t partial_size
+    uint8_t partial[12]
+    uint64_t unknown_stream_frames   # counters
+    uint64_t unknown_stream_bytes
+    uint64_t streams_refused
+    uint64_t pings_received
+
+
+cdef int yamux_session_init(                                       # 0, -ENOMEM
+    YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
+) noexcept nogil
+cdef void yamux_session_free(YamuxSession *session) noexcept nogil # idempotent; frees all streams
+# The next event from [*cursor, end); advances *cursor. Event kind >= 0 or a YamuxError.
+cdef int yamux_session_next(
+    YamuxSession *session, uint8_t **cursor, uint8_t *end, YamuxEvent *event
+) noexcept nogil
+cdef int yamux_session_ping(YamuxSession *session, uint32_t value) noexcept nogil
+cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept nogil
+# The first stream of a chained walk over all, for teardown; NULL when none is left.
+cdef YamuxStream *yamux_session_any_stream(YamuxSession *session) noexcept nogil
+
+# NULL: ids exhausted, GoAway received, YAMUX_UNACKED_MAX reached or no memory.
+cdef YamuxStream *yamux_stream_open(YamuxSession *session) noexcept nogil
+cdef int yamux_stream_accept(YamuxStream *stream) noexcept nogil   # send the ACK; once
+# Encode `size` <= send_window bytes as Data frames. 0, -ENOMEM.
+cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t size) noexcept nogil
+# Read straight behind a reserved header: at most `size` <= YAMUX_FRAME_PAYLOAD_MAX
+# bytes may be written at the returned place, then committed; nothing else may touch
+# the output buffer in between. commit(0) abandons the frame. NULL: no memory.
+cdef uint8_t *yamux_stream_reserve(YamuxStream *stream, uint32_t size) noexcept nogil
+cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil
+cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil   # FIN; once, no-op after RST
+# The destination accepted `size` bytes: grants credit in quarter-window steps.
+cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil
+# Give the stream back: RST(code) on the wire unless closed both ways or already reset.
+cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil
+
+cdef inline bint yamux_stream_is_closed(const YamuxStream *stream) noexcept nogil:
+    # Both directions finished, or reset.
+    return (stream.flags & YAMUX_STREAM_RESET) != 0 or (
+        stream.flags & (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_FIN_RECEIVED)
+    ) == (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_FIN_RECEIVED)

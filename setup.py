@@ -1,0 +1,97 @@
+"""Build the native engine. Everything declarative lives in pyproject.toml.
+
+One extension module per `.pyx` under engine/. Generated C goes to build/cython,
+never beside the sources. Switches, all read from the environment:
+
+PROXY_ENGINE_DEBUG=1     CHECK() invariants and Cython's bounds checks on, -O1 -g
+PROXY_ENGINE_SANITIZE=1  the debug build under AddressSanitizer and UBSan
+PROXY_ENGINE_TESTING=1   also build proxy_engine_core._testing, the thin
+                         def-wrappers that open cdef code to pytest; never in wheels
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ENGINE = Path("engine")
+PACKAGE = ENGINE / "proxy_engine_core"
+
+
+def switch(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+SANITIZE = switch("PROXY_ENGINE_SANITIZE")
+DEBUG = SANITIZE or switch("PROXY_ENGINE_DEBUG")
+TESTING = switch("PROXY_ENGINE_TESTING")
+
+COMPILE_ARGS = ["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
+LINK_ARGS = ["-pthread"]
+if SANITIZE:
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    COMPILE_ARGS += ["-O1", "-g", "-fno-omit-frame-pointer", *flags]
+    LINK_ARGS += flags
+elif DEBUG:
+    COMPILE_ARGS += ["-O1", "-g"]
+else:
+    COMPILE_ARGS += ["-O3", "-g0"]
+
+
+def extensions() -> list[Extension]:
+    headers = [str(path) for path in sorted(PACKAGE.rglob("*.h"))]
+    found = []
+    for source in sorted(PACKAGE.rglob("*.pyx")):
+        parts = source.relative_to(ENGINE).with_suffix("").parts
+        if "_testing" in parts and not TESTING:
+            continue
+        found.append(
+            Extension(
+                ".".join(parts),
+                [str(source)],
+                include_dirs=[str(PACKAGE)],
+                depends=headers,
+                define_macros=[("PROXY_ENGINE_DEBUG", "1" if DEBUG else "0")],
+                extra_compile_args=COMPILE_ARGS,
+                extra_link_args=LINK_ARGS,
+            )
+        )
+    return found
+
+
+packages = ["proxy_engine_core"]
+packages += [
+    f"proxy_engine_core.{path.parent.name}"
+    for path in sorted(PACKAGE.glob("*/__init__.py"))
+    if TESTING or path.parent.name != "_testing"
+]
+proxy = Path("proxy")
+packages += sorted(
+    ".".join(path.parent.relative_to(proxy).parts) for path in proxy.rglob("__init__.py")
+)
+
+setup(
+    packages=packages,
+    package_dir={
+        "proxy_engine_core": "engine/proxy_engine_core",
+        "proxy_engine": "proxy/proxy_engine",
+    },
+    ext_modules=cythonize(
+        extensions(),
+        include_path=[str(ENGINE)],
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        nthreads=os.cpu_count() or 1,
+        emit_linenums=DEBUG,
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+    ),
+)
