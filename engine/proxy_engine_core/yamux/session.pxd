@@ -54,7 +54,7 @@ cdef enum YamuxError:                # returned by yamux_session_next; answer Go
 cdef enum YamuxEventKind:
     YAMUX_EVENT_NEED_MORE = 0        # all input used
     YAMUX_EVENT_OPEN                 # the peer opened event.stream; set its owner
-    YAMUX_EVENT_DATA                 # event.data, event.size: count against the window until consumed
+    YAMUX_EVENT_DATA                 # event.data, event.size: in the window until consumed
     YAMUX_EVENT_WINDOW               # send_window of event.stream grew
     YAMUX_EVENT_ACK                  # the peer accepted a stream we opened
     YAMUX_EVENT_FIN                  # the peer will send no more on event.stream
@@ -123,7 +123,7 @@ cdef struct YamuxSession:
 cdef int yamux_session_init(                                       # 0, -ENOMEM
     YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
 ) noexcept nogil
-cdef void yamux_session_free(YamuxSession *session) noexcept nogil # idempotent; frees all streams
+cdef void yamux_session_free(YamuxSession *session) noexcept nogil  # idempotent; frees all
 # The next event from [*cursor, end); advances *cursor. Event kind >= 0 or a YamuxError,
 # which every later call returns again. Call until YAMUX_EVENT_NEED_MORE: events may be
 # owed although all input is used. Any stream may be released between two calls.
