@@ -143,7 +143,7 @@ def field_name_id(bytes name):
     return c_field_name_id(block.bytes, block.size)
 
 
-def has_field(bytes source, uint8_t id):
+def has_field(bytes source, uint8_t id) -> bool:
     cdef Block block = Block(source)
     cdef Head head
     if request_head_parse(&head, block.bytes, block.size) < 0:

@@ -27,7 +27,7 @@ from proxy_engine_core.http1.head cimport (
     HEAD_ERROR_TOO_LARGE, HEAD_FIELDS_MAX, Field, Head,
 )
 from proxy_engine_core.http1.scan cimport (
-    CHAR_NAME, CHAR_TOKEN, char_classes, equals_lower, scan_class, scan_text,
+    CHAR_NAME, CHAR_TOKEN, equals_lower, scan_class, scan_text,
 )
 
 

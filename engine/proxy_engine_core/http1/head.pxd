@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 
 cdef enum:
-    HEAD_SIZE_MAX = 32 * 1024       # bytes incl. the final CRLFCRLF; more is 431 (502 from a target)
+    HEAD_SIZE_MAX = 32 * 1024         # bytes incl. the final CRLFCRLF; more is 431
     REQUEST_LINE_SIZE_MAX = 8 * 1024  # bytes; more is 414
     HEAD_FIELDS_MAX = 128           # more is 431
 
@@ -88,11 +88,12 @@ cdef struct Field:
     uint8_t id                            # FieldId
     bint is_dropped                       # hop-by-hop, nominated by Connection, or replaced by us
 
+# HEAD_UPGRADE: HTTP/1.1, Connection: upgrade, an Upgrade field without h2c, no body; of
+# responses only a 101 has it.
 cdef enum HeadFlag:
     HEAD_CHUNKED = 1                      # Transfer-Encoding: chunked
-    HEAD_KEEP_ALIVE = 2                   # the sender will keep the connection (version + Connection)
-    HEAD_UPGRADE = 4                      # HTTP/1.1 with Connection: upgrade, an Upgrade field
-                                          # without h2c, and no body; responses: a 101 only
+    HEAD_KEEP_ALIVE = 2                   # the sender keeps the connection (version, Connection)
+    HEAD_UPGRADE = 4                      # a byte tunnel is asked for, or begins: see below
     HEAD_EXPECT_CONTINUE = 8
     HEAD_ACCEPTS_HTML = 16                # Accept names text/html
     HEAD_TE_TRAILERS = 32
@@ -113,7 +114,7 @@ cdef struct Head:
     Span reason                           # responses
     Span upgrade                          # value of Upgrade if HEAD_UPGRADE, else empty
     Span tunnel                           # value of X-Proxy-Tunnel
-    Span request_id                       # value of X-Request-Id, only if 1..128 of [A-Za-z0-9._:/+=@-]
+    Span request_id                       # X-Request-Id if 1..128 of [A-Za-z0-9._:/+=@-]
     uint32_t field_count
     Field fields[HEAD_FIELDS_MAX]
 
@@ -139,7 +140,7 @@ cdef int request_body_framing(const Head *head) noexcept nogil
 cdef int response_body_framing(const Head *head, uint8_t request_method) noexcept nogil
 
 cdef int head_error_status(int error) noexcept nogil               # as a request error
-cdef const char *head_error_reason(int error) noexcept nogil       # "bad_host": log and docs/errors.md
+cdef const char *head_error_reason(int error) noexcept nogil       # "bad_host": log, docs/errors.md
 cdef const char *head_error_text(int error) noexcept nogil         # one sentence
 
 # The first field with this id; NULL if absent.

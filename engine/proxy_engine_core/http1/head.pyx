@@ -10,9 +10,10 @@
 # There is one rule behind all the others: whatever two recipients could read in two
 # ways is refused (400 to a visitor, 502 for a target) instead of interpreted.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp
 
+from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.http1.field cimport (
     CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, CONNECTION_NOMINATES, CONNECTION_UPGRADE,
     connection_options, content_length_parse, drop_nominated, field_section_parse, list_next,
@@ -23,6 +24,16 @@ from proxy_engine_core.http1.request_line cimport (
 from proxy_engine_core.http1.scan cimport (
     CHAR_REQUEST_ID, CHAR_TOKEN, equals_lower, scan_class, scan_head_end, scan_text,
 )
+
+
+cdef extern from "http1/head_error.h" nogil:
+    ctypedef struct HeadErrorRow "struct head_error":
+        int status
+        const char *reason
+        const char *text
+    enum:
+        HEAD_ERROR_COUNT
+    const HeadErrorRow head_errors[]
 
 
 cdef enum:
@@ -417,7 +428,7 @@ cdef int response_head_parse(Head *head, const uint8_t *bytes, uint32_t size) no
     code = connection_apply(head)
     if code < 0:
         return code
-    if head.status == 101 and code & CONNECTION_UPGRADE:
+    if head.status == 101 and head.minor_version == 1 and code & CONNECTION_UPGRADE:
         return response_upgrade_apply(head)
     return 0
 
@@ -452,101 +463,19 @@ cdef const Field *head_field(const Head *head, uint8_t id) noexcept nogil:
 
 # --- errors ---
 
+cdef inline const HeadErrorRow *error_row(int error) noexcept nogil:
+    CHECK(error < 0)
+    CHECK(error >= -HEAD_ERROR_COUNT)
+    return &head_errors[-error - 1]
+
+
 cdef int head_error_status(int error) noexcept nogil:
-    if error == HEAD_ERROR_VERSION_UNSUPPORTED:
-        return 505
-    elif error == HEAD_ERROR_LINE_TOO_LONG:
-        return 414
-    elif error == HEAD_ERROR_TOO_LARGE:
-        return 431
-    elif error == HEAD_ERROR_METHOD_NOT_ALLOWED:
-        return 405
-    elif error == HEAD_ERROR_BAD_EXPECT:
-        return 417
-    elif error == HEAD_ERROR_BAD_STATUS_LINE:
-        return 502
-    return 400
+    return error_row(error).status
 
 
 cdef const char *head_error_reason(int error) noexcept nogil:
-    if error == HEAD_ERROR_BAD_REQUEST_LINE:
-        return b"bad_request_line"
-    elif error == HEAD_ERROR_BAD_VERSION:
-        return b"bad_version"
-    elif error == HEAD_ERROR_VERSION_UNSUPPORTED:
-        return b"version_unsupported"
-    elif error == HEAD_ERROR_BAD_TARGET:
-        return b"bad_target"
-    elif error == HEAD_ERROR_BAD_FIELD:
-        return b"bad_field"
-    elif error == HEAD_ERROR_BAD_LINE_END:
-        return b"bad_line_end"
-    elif error == HEAD_ERROR_BAD_HOST:
-        return b"bad_host"
-    elif error == HEAD_ERROR_BAD_CONTENT_LENGTH:
-        return b"bad_content_length"
-    elif error == HEAD_ERROR_CONTENT_LENGTH_TOO_BIG:
-        return b"content_length_too_big"
-    elif error == HEAD_ERROR_BAD_TRANSFER_ENCODING:
-        return b"bad_transfer_encoding"
-    elif error == HEAD_ERROR_AMBIGUOUS_LENGTH:
-        return b"ambiguous_length"
-    elif error == HEAD_ERROR_BAD_CHUNK:
-        return b"bad_chunk"
-    elif error == HEAD_ERROR_BAD_TRAILER:
-        return b"bad_trailer"
-    elif error == HEAD_ERROR_LINE_TOO_LONG:
-        return b"line_too_long"
-    elif error == HEAD_ERROR_TOO_LARGE:
-        return b"too_large"
-    elif error == HEAD_ERROR_METHOD_NOT_ALLOWED:
-        return b"method_not_allowed"
-    elif error == HEAD_ERROR_BAD_STATUS_LINE:
-        return b"bad_status_line"
-    elif error == HEAD_ERROR_BAD_EXPECT:
-        return b"bad_expect"
-    elif error == HEAD_ERROR_BAD_UPGRADE:
-        return b"bad_upgrade"
-    return b""
+    return error_row(error).reason
 
 
 cdef const char *head_error_text(int error) noexcept nogil:
-    if error == HEAD_ERROR_BAD_REQUEST_LINE:
-        return b"The request line is not method, target and version with single spaces."
-    elif error == HEAD_ERROR_BAD_VERSION:
-        return b"The HTTP version is malformed."
-    elif error == HEAD_ERROR_VERSION_UNSUPPORTED:
-        return b"Only HTTP/1.0 and HTTP/1.1 are spoken here."
-    elif error == HEAD_ERROR_BAD_TARGET:
-        return b"The request target is not a valid path or http URL."
-    elif error == HEAD_ERROR_BAD_FIELD:
-        return b"A header field has a malformed name, a folded line or a forbidden character."
-    elif error == HEAD_ERROR_BAD_LINE_END:
-        return b"A line does not end with CR LF, or holds a stray CR, LF or NUL."
-    elif error == HEAD_ERROR_BAD_HOST:
-        return b"There must be exactly one Host field with a valid host and port."
-    elif error == HEAD_ERROR_BAD_CONTENT_LENGTH:
-        return b"Content-Length must be given once, in decimal digits."
-    elif error == HEAD_ERROR_CONTENT_LENGTH_TOO_BIG:
-        return b"Content-Length is larger than any body can be."
-    elif error == HEAD_ERROR_BAD_TRANSFER_ENCODING:
-        return b"Transfer-Encoding must be given once, as chunked, in HTTP/1.1."
-    elif error == HEAD_ERROR_AMBIGUOUS_LENGTH:
-        return b"Content-Length and Transfer-Encoding exclude each other."
-    elif error == HEAD_ERROR_BAD_CHUNK:
-        return b"The chunked body is malformed."
-    elif error == HEAD_ERROR_BAD_TRAILER:
-        return b"A trailer field is malformed, forbidden in trailers, or there are too many."
-    elif error == HEAD_ERROR_LINE_TOO_LONG:
-        return b"The request line is longer than 8 KiB."
-    elif error == HEAD_ERROR_TOO_LARGE:
-        return b"The header fields are larger than 32 KiB or more than 128."
-    elif error == HEAD_ERROR_METHOD_NOT_ALLOWED:
-        return b"This method is not forwarded."
-    elif error == HEAD_ERROR_BAD_STATUS_LINE:
-        return b"The status line is malformed."
-    elif error == HEAD_ERROR_BAD_EXPECT:
-        return b"The only expectation that can be met is 100-continue."
-    elif error == HEAD_ERROR_BAD_UPGRADE:
-        return b"The Upgrade field is malformed or does not fit the request."
-    return b""
+    return error_row(error).text

@@ -5,7 +5,7 @@
 # that frame the body, which are written anew from what we parsed: the next recipient
 # then reads exactly the length that we read.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from proxy_engine_core.http1.head cimport (
