@@ -587,6 +587,16 @@ def test_go_away_is_an_event_after_which_nothing_opens(client):
     assert client.open() is None
 
 
+def test_event_of_the_session_names_no_stream(client):
+    opened(client)
+    client.ping(1)
+    events = client.receive(
+        frame(DATA, ACK, 1, 0) + frame(PING, ACK, 0, 1) + frame(DATA, 0, 1, 0)
+        + frame(GO_AWAY, 0, 0, 0)
+    )
+    assert events == [("ack", 1, 0), ("pong", 0, 1), ("go_away", 0, 0)]
+
+
 def test_streams_outlive_a_go_away(client):
     stream = opened(client)
     client.receive(frame(GO_AWAY, 0, 0, 0))
