@@ -70,7 +70,7 @@ class Owner:
         self.echoes = echoes
         self.releases = releases
         self.live: set[int] = set()
-        self.ended: set[int] = set()       # FIN or RST seen
+        self.ended: set[int] = set()  # FIN or RST seen
         self.event_count = 0
         self.error: str | None = None
 

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from proxy_engine_core._testing.yamux import UNACKED_MAX, Event, Session
@@ -37,7 +38,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Stream:
     def __init__(self, *, is_ours: bool) -> None:
         self.is_ours = is_ours
-        self.pending = bytearray()       # to send as the window allows
+        self.pending = bytearray()  # to send as the window allows
         self.received = bytearray()
         self.finish_after_pending = False
         self.fin_sent = False
@@ -50,7 +51,7 @@ class Peer:
 
     def __init__(self, program: Path, *, is_client: bool, arguments: tuple[str, ...]) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(listener.getsockname()[1])
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         role = "server" if is_client else "client"
         self.process = subprocess.Popen(
             [program, "-address", address, "-role", role, *arguments],
@@ -64,7 +65,7 @@ class Peer:
         self.socket.setblocking(False)
         self.session = Session(is_client=is_client)
         self.streams: dict[int, Stream] = {}
-        self.events: list[Event] = []       # all but data and windows
+        self.events: list[Event] = []  # all but data and windows
         self.unsent = b""
         self.answers = b""
         self.is_open = True
@@ -84,7 +85,7 @@ class Peer:
                 stream.received += value
                 assert self.session.consume(stream_id, len(value)) == 0
             else:
-                stream.pending += value     # consumed when the echo leaves
+                stream.pending += value  # consumed when the echo leaves
         elif name == "fin":
             stream = self.streams[stream_id]
             stream.fin_seen = True
@@ -118,7 +119,7 @@ class Peer:
     def pump(self, until: Callable[[], bool]) -> None:
         deadline = time.monotonic() + TIMEOUT_S
         assert self.process.stdout is not None
-        sources: list[object] = [self.socket, self.process.stdout]
+        sources: list[socket.socket | IO[bytes]] = [self.socket, self.process.stdout]
         while not until():
             assert time.monotonic() < deadline, "timed out"
             self.write()

@@ -46,7 +46,7 @@ class End:
         self.session = Session(is_client=is_client, window=window)
         self.window = window
         self.sides: dict[int, Side] = {}
-        self.on_wire = bytearray()          # written, not yet given to the other end
+        self.on_wire = bytearray()  # written, not yet given to the other end
 
     def on_event(self, event: Event) -> None:
         name, stream_id, value = event
@@ -263,7 +263,7 @@ def read(data: bytes, cuts: list[int], *, is_client: bool) -> tuple[list[Event],
     for cut in [*cuts, len(data)]:
         for event in session.receive(data[start:cut]):
             if event[0] == "error" and events and events[-1][0] == "error":
-                continue                    # it is returned again for every later piece
+                continue  # it is returned again for every later piece
             last = events[-1] if events else None
             value = event[2]
             if last and last[:2] == event[:2] and event[0] == "data":

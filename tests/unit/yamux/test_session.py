@@ -395,9 +395,7 @@ def test_half_closed_stream_still_receives(client):
 def test_length_of_rst_is_a_code_without_payload_or_delta(client, type_):
     opened(client)
     after = frame(PING, SYN, 0, 9)
-    assert client.receive(frame(type_, RST, 1, UNREACHABLE) + after) == [
-        ("reset", 1, UNREACHABLE)
-    ]
+    assert client.receive(frame(type_, RST, 1, UNREACHABLE) + after) == [("reset", 1, UNREACHABLE)]
     assert client.stream_state(1)["send_window"] == WINDOW_INITIAL
     assert client.is_closed(1)
     assert sent(client)[-1] == (PING, ACK, 0, 9, b"")
@@ -591,7 +589,9 @@ def test_event_of_the_session_names_no_stream(client):
     opened(client)
     client.ping(1)
     events = client.receive(
-        frame(DATA, ACK, 1, 0) + frame(PING, ACK, 0, 1) + frame(DATA, 0, 1, 0)
+        frame(DATA, ACK, 1, 0)
+        + frame(PING, ACK, 0, 1)
+        + frame(DATA, 0, 1, 0)
         + frame(GO_AWAY, 0, 0, 0)
     )
     assert events == [("ack", 1, 0), ("pong", 0, 1), ("go_away", 0, 0)]
