@@ -4,6 +4,7 @@ every parser reads as we do, and where other parsers differ we are the stricter 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -42,9 +43,15 @@ values = st.binary(max_size=40).map(
 )
 known_fields = st.sampled_from(
     [
-        (b"Connection", b"keep-alive"), (b"Connection", b"close, x-one"), (b"X-One", b"1"),
-        (b"Accept", b"text/html"), (b"TE", b"trailers"), (b"Keep-Alive", b"5"),
-        (b"X-Forwarded-For", b"10.0.0.1"), (b"X-Request-Id", b"abc"), (b"Cookie", b"a=b"),
+        (b"Connection", b"keep-alive"),
+        (b"Connection", b"close, x-one"),
+        (b"X-One", b"1"),
+        (b"Accept", b"text/html"),
+        (b"TE", b"trailers"),
+        (b"Keep-Alive", b"5"),
+        (b"X-Forwarded-For", b"10.0.0.1"),
+        (b"X-Request-Id", b"abc"),
+        (b"Cookie", b"a=b"),
     ]
 )
 fields_lists = st.lists(st.one_of(st.tuples(names, values), known_fields), max_size=12)
@@ -70,7 +77,7 @@ def requests(draw: st.DrawFn) -> bytes:
 def pieces(draw: st.DrawFn, data: bytes) -> list[bytes]:
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=8)))
     edges = [0, *cuts, len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(st.data(), st.text("ab\r\n", max_size=60))
@@ -100,7 +107,7 @@ def test_chunk_size_line_is_lower_case_hexadecimal(size: int) -> None:
     assert http1.chunk_size_line(size) == b"%x\r\n" % size
 
 
-@given(st.data(), st.lists(st.sampled_from(fuzz.DICTIONARY + [b"5", b"hello"]), max_size=12))
+@given(st.data(), st.lists(st.sampled_from([*fuzz.DICTIONARY, b"5", b"hello"]), max_size=12))
 def test_bad_chunks_are_refused_alike_for_any_split(
     data: st.DataObject, parts: list[bytes]
 ) -> None:

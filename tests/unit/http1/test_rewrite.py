@@ -85,13 +85,19 @@ def test_request_id_and_tunnel_of_the_visitor_do_not_travel() -> None:
 @pytest.mark.parametrize(
     ("fields", "end"),
     [
-        (b"Connection: upgrade\r\nUpgrade: websocket\r\n",
-         b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        (
+            b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ),
         (b"Connection: TE\r\nTE: gzip, trailers\r\n", b"TE: trailers\r\nConnection: TE\r\n\r\n"),
-        (b"Connection: TE, upgrade\r\nTE: trailers\r\nUpgrade: x\r\n",
-         b"TE: trailers\r\nConnection: TE, Upgrade\r\nUpgrade: x\r\n\r\n"),
-        (b"Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n",
-         b"X-Request-Id: id-1\r\n\r\n"),
+        (
+            b"Connection: TE, upgrade\r\nTE: trailers\r\nUpgrade: x\r\n",
+            b"TE: trailers\r\nConnection: TE, Upgrade\r\nUpgrade: x\r\n\r\n",
+        ),
+        (
+            b"Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n",
+            b"X-Request-Id: id-1\r\n\r\n",
+        ),
         (b"Connection: close\r\nTE: gzip\r\n", b"X-Request-Id: id-1\r\n\r\n"),
     ],
 )
@@ -148,7 +154,9 @@ def test_close_delimited_response_is_announced_as_chunked() -> None:
 def test_chunked_response_loses_its_coding_for_http_1_0() -> None:
     written = http1.rewrite_response(
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nA: 1\r\n\r\n",
-        reframe=CLOSE, keep_alive=False, visitor_minor_version=0,
+        reframe=CLOSE,
+        keep_alive=False,
+        visitor_minor_version=0,
     )
     assert written == (
         b"HTTP/1.1 200 OK\r\nA: 1\r\nX-Request-Id: id-1\r\nConnection: close\r\n\r\n"
@@ -181,7 +189,8 @@ def test_no_content_loses_its_length() -> None:
 def test_bound_holds_for_the_largest_head() -> None:
     # The wrapper writes into a block of exactly the bound and checks the size.
     authority = b"a" * 255 + b":65535"
-    line = b"GET / HTTP/1.1\r\nHost: " + authority + b"\r\nConnection: upgrade, te\r\nTE: trailers\r\n"
+    line = b"GET / HTTP/1.1\r\nHost: " + authority + b"\r\n"
+    line += b"Connection: upgrade, te\r\nTE: trailers\r\n"
     upgrade = b"Upgrade: " + b"a" * (32768 - len(line) - 13) + b"\r\n\r\n"
     written = http1.rewrite_request(
         line + upgrade, address=b"1" * 48, request_id=b"i" * 128, is_tls=True
