@@ -97,6 +97,7 @@ setup(
             "initializedcheck": DEBUG,
             "cdivision": True,
             "embedsignature": True,
+            "autotestdict": False,  # an empty __test__ in each module that no stub has
         },
     ),
 )
