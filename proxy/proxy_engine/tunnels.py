@@ -6,7 +6,7 @@ visitor is told 503 device_offline and not 404.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from proxy_engine.storage import Tunnel
@@ -40,7 +40,7 @@ class TunnelTable:
     def __len__(self) -> int:
         return len(self._tunnels)
 
-    def __iter__(self) -> Iterable[Tunnel]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tunnel]:
         return iter(self._tunnels.values())
 
     def load(self, tunnels: Iterable[Tunnel]) -> list[RouteOp]:
