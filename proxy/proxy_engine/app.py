@@ -13,7 +13,9 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from proxy_engine_core.core import DEFAULTS, Engine
 
 from proxy_engine import logs, tokens
 from proxy_engine.config import Settings
@@ -25,7 +27,6 @@ from proxy_engine.storage import Store
 from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
-from proxy_engine_core.core import DEFAULTS, Engine
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -60,7 +61,7 @@ class Server:
         self._runner: EngineRunner
         self._exit = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         try:
             await self._start()
         except BaseException:
@@ -187,9 +188,7 @@ def _bind_admin(address: Address) -> socket.socket:
     try:
         return socket.create_server((host, address.port), family=family)
     except OSError as error:
-        raise ProxyEngineError(
-            f"can not listen on {address} (admin): {_reason(error)}"
-        ) from None
+        raise ProxyEngineError(f"can not listen on {address} (admin): {_reason(error)}") from None
 
 
 def _literal(address: Address) -> str:

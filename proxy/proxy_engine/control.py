@@ -75,8 +75,8 @@ ServerRecord = Registered | Drain | Error
 
 _encoder = msgspec.json.Encoder()
 _tag = msgspec.json.Decoder(_Tag)
-_from_agent = msgspec.json.Decoder(AgentRecord)
-_from_server = msgspec.json.Decoder(ServerRecord)
+_from_agent: msgspec.json.Decoder[AgentRecord] = msgspec.json.Decoder(AgentRecord)
+_from_server: msgspec.json.Decoder[ServerRecord] = msgspec.json.Decoder(ServerRecord)
 _T = TypeVar("_T")
 
 

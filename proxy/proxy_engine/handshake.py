@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-
 from proxy_engine_core.websocket.handshake import (
     HandshakeError,
     accept_key,
@@ -94,9 +93,7 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
     elif "websocket" in _tokens(fields, "upgrade"):
         carrier = "websocket"
         if SUBPROTOCOL not in _tokens(fields, "sec-websocket-protocol"):
-            raise Refusal(
-                400, "bad_subprotocol", f"Sec-WebSocket-Protocol must name {SUBPROTOCOL}"
-            )
+            raise Refusal(400, "bad_subprotocol", f"Sec-WebSocket-Protocol must name {SUBPROTOCOL}")
         try:
             key = check_upgrade(fields)
         except HandshakeError as error:

@@ -24,12 +24,6 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-
-from proxy_engine import control, handshake, logs, tokens
-from proxy_engine.errors import StorageError
-from proxy_engine.handshake import Offer, Refusal
-from proxy_engine.storage import NameTaken, Store, Token, Tunnel
-from proxy_engine.tunnels import TunnelTable, name_refusal
 from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
@@ -37,6 +31,12 @@ from proxy_engine_core.core import (
     EVENT_LINK_UP,
     parse_request_head,
 )
+
+from proxy_engine import control, handshake, logs, tokens
+from proxy_engine.errors import StorageError
+from proxy_engine.handshake import Offer, Refusal
+from proxy_engine.storage import NameTaken, Store, Token, Tunnel
+from proxy_engine.tunnels import TunnelTable, name_refusal
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
@@ -150,10 +150,8 @@ class Links:
             return
         except StorageError as error:
             _log.error("link refused, the store fails", peer=peer, error=error)
-            refusal = Refusal(
-                503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER}
-            )
-            self._engine.auth_reply(ticket, refusal.response(), accept=False)
+            later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
+            self._engine.auth_reply(ticket, later.response(), accept=False)
             return
         self._accepted[device_id, peer] = _Accepted(token, offer, self._clock())
         there = self._engine.auth_reply(
@@ -163,9 +161,7 @@ class Links:
             device=device_id,
             carrier=offer.carrier,
             window=offer.window,
-            streams_max=(
-                handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX
-            ),
+            streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
             preamble=offer.is_agent,
         )
         if not there:
@@ -305,9 +301,7 @@ class Links:
                 "device reports", device=link.device, code=record.code, error=record.message
             )
 
-    async def _register(
-        self, link: Link, record: control.Register, *, answer: bool = True
-    ) -> None:
+    async def _register(self, link: Link, record: control.Register, *, answer: bool = True) -> None:
         async with self._queues.setdefault(link.device_id, asyncio.Lock()):
             if not self._is_live(link):
                 return

@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine import logs
 from proxy_engine_core.core import EVENT_DRAINED
+
+from proxy_engine import logs
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

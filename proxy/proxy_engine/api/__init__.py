@@ -28,9 +28,7 @@ def create_app(service: Service) -> web.Application:
 
 
 async def start_api(listener: socket.socket, service: Service) -> web.AppRunner:
-    runner = web.AppRunner(
-        create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT
-    )
+    runner = web.AppRunner(create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
     await runner.setup()
     await web.SockSite(runner, listener).start()
     return runner

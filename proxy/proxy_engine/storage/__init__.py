@@ -48,9 +48,7 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
 # One finished request in the order of the columns, which is that of the engine's
 # LogRecord: (time_us, route, device, request_id, visitor, method, host, path, status,
 # reason, flags, bytes_in, bytes_out, total_us, first_byte_us, target_us).
-RequestRow = tuple[
-    int, int, int, str, str, str, str, str, int, str, int, int, int, int, int, int
-]
+RequestRow = tuple[int, int, int, str, str, str, str, str, int, str, int, int, int, int, int, int]
 
 
 class Request(msgspec.Struct, frozen=True, array_like=False):
