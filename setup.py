@@ -79,6 +79,7 @@ setup(
         "proxy_engine_core": "engine/proxy_engine_core",
         "proxy_engine": "proxy/proxy_engine",
     },
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions(),
         include_path=[str(ENGINE)],

@@ -18,6 +18,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from proxy_engine_core.check cimport CHECK
+
 
 cdef enum:
     BUFFER_CLASS_COUNT = 11               # 4 KiB, 8 KiB, ... 4 MiB
@@ -65,6 +67,7 @@ cdef inline uint8_t *buffer_reserve(Buffer *buffer, uint32_t size) noexcept nogi
     return buffer.bytes + buffer.end
 
 cdef inline void buffer_commit(Buffer *buffer, uint32_t size) noexcept nogil:
+    CHECK(size <= buffer.capacity - buffer.end)
     buffer.end += size
 
 cdef inline int buffer_append(Buffer *buffer, const void *source, uint32_t size) noexcept nogil:
@@ -81,6 +84,7 @@ cdef inline int buffer_append(Buffer *buffer, const void *source, uint32_t size)
 
 cdef inline void buffer_consume(Buffer *buffer, uint32_t size) noexcept nogil:
     # Drop `size` unread bytes from the front; the memory goes back when none is left.
+    CHECK(size <= buffer.end - buffer.start)
     buffer.start += size
     if buffer.start == buffer.end:
         buffer_free(buffer)

@@ -94,7 +94,7 @@ cdef int buffer_grow(Buffer *buffer, uint32_t size) noexcept nogil:
     """
     cdef uint32_t unread = buffer.end - buffer.start
     cdef uint32_t needed = buffer.headroom + unread + size
-    cdef uint32_t capacity
+    cdef uint32_t capacity, spare
     cdef uint8_t *block
     if needed < size:
         return -ENOMEM
@@ -103,9 +103,11 @@ cdef int buffer_grow(Buffer *buffer, uint32_t size) noexcept nogil:
     if needed <= buffer.capacity and unread <= buffer.capacity // 2:
         memmove(buffer.bytes + buffer.headroom, buffer.bytes + buffer.start, unread)
     else:
-        block = <uint8_t *>buffer_pool_take(
-            buffer.pool, needed if buffer.capacity == 0 else needed + unread // 2, &capacity
-        )
+        # Half as much again, so that appending without end copies each byte O(1) times.
+        spare = unread // 2
+        if spare > <uint32_t>0xFFFFFFFF - needed:
+            spare = 0
+        block = <uint8_t *>buffer_pool_take(buffer.pool, needed + spare, &capacity)
         if block == NULL:
             return -ENOMEM
         if unread:

@@ -48,7 +48,7 @@ cdef enum WsEventKind:
     WS_EVENT_DATA                 # a run of a data message's payload, unmasked in place
     WS_EVENT_PING                 # whole control frames; data points into the reader
     WS_EVENT_PONG
-    WS_EVENT_CLOSE                # close_code is 1005 when the frame carries none
+    WS_EVENT_CLOSE                # close_code is 1005 when it carries none; data is the reason
 
 cdef struct WsEvent:
     uint8_t kind
@@ -60,7 +60,7 @@ cdef struct WsEvent:
 
 cdef struct WsReader:
     uint64_t frame_remaining      # payload bytes of the current frame still to come
-    uint64_t message_size         # bytes of the current message so far
+    uint64_t message_size         # payload bytes of the current message so far
     uint64_t message_size_max     # 0: no limit
     uint8_t key[4]
     uint8_t phase
@@ -73,7 +73,7 @@ cdef struct WsReader:
     bint frame_is_final
     bint frame_is_masked
     bint in_frame
-    uint32_t utf8_state
+    uint32_t utf8_state           # of simd_utf8(); 0 outside text messages
     uint8_t partial[WS_HEADER_SIZE_MAX]
     uint8_t control[WS_CONTROL_SIZE_MAX]
 
@@ -81,7 +81,8 @@ cdef void ws_reader_init(
     WsReader *reader, bint is_server, bint text_allowed, uint64_t message_size_max
 ) noexcept nogil
 # The next event from [*cursor, end); advances *cursor. Returns the event kind
-# (>= 0) or a WsError; after an error the reader must not be used again.
+# (>= 0) or a WsError; after an error the reader must not be used again, and after
+# WS_EVENT_CLOSE whatever follows means nothing. *event is set for kinds > 0 only.
 # Text and close reasons are checked as UTF-8, failing at the first bad byte.
 cdef int ws_reader_next(
     WsReader *reader, uint8_t **cursor, uint8_t *end, WsEvent *event

@@ -12,6 +12,9 @@
 #   steps of a quarter window.
 # - Frames for unknown streams are ignored and counted; their payload is skipped.
 # - Payload is delivered as it arrives; a frame is never assembled.
+# - An RST frame of either type has no payload and no delta: its length is a code.
+# - The peer's new ids need not grow: a stock Go peer that opens from two goroutines
+#   takes the ids in order and sends the SYNs in any. Only a live id is an error.
 #
 # Lifetime: a stream lives from open (yamux_stream_open or a YAMUX_EVENT_OPEN)
 # until its owner calls yamux_stream_release, which resets it on the wire if it is
@@ -42,7 +45,7 @@ cdef enum YamuxResetCode:
 cdef enum YamuxError:                # returned by yamux_session_next; answer GoAway(1)
     YAMUX_ERROR_VERSION = -1
     YAMUX_ERROR_TYPE = -2
-    YAMUX_ERROR_STREAM_ID = -3       # SYN on a live id, wrong parity, id 0, ids not growing
+    YAMUX_ERROR_STREAM_ID = -3       # SYN on a live id, wrong parity, id 0
     YAMUX_ERROR_WINDOW = -4          # the peer overran a window, or grew ours past 2^32-1
     YAMUX_ERROR_FLAGS = -5           # FIN twice, data after FIN, ACK never asked for
     YAMUX_ERROR_PING = -6            # a pong nobody asked for
@@ -51,7 +54,7 @@ cdef enum YamuxError:                # returned by yamux_session_next; answer Go
 cdef enum YamuxEventKind:
     YAMUX_EVENT_NEED_MORE = 0        # all input used
     YAMUX_EVENT_OPEN                 # the peer opened event.stream; set its owner
-    YAMUX_EVENT_DATA                 # event.data, event.size: count against the window until consumed
+    YAMUX_EVENT_DATA                 # event.data, event.size: in the window until consumed
     YAMUX_EVENT_WINDOW               # send_window of event.stream grew
     YAMUX_EVENT_ACK                  # the peer accepted a stream we opened
     YAMUX_EVENT_FIN                  # the peer will send no more on event.stream
@@ -65,7 +68,8 @@ cdef enum YamuxStreamFlag:
     YAMUX_STREAM_ACK_RECEIVED = 4
     YAMUX_STREAM_FIN_SENT = 8
     YAMUX_STREAM_FIN_RECEIVED = 16
-    YAMUX_STREAM_RESET = 32          # either side
+    YAMUX_STREAM_RESET = 32          # by the peer; ours go with the release
+    YAMUX_STREAM_UNACKED = 64        # counted in session.unacked_count
 
 cdef struct YamuxStream:
     YamuxSession *session
@@ -95,7 +99,7 @@ cdef struct YamuxSession:
     uint32_t unacked_count           # streams we opened, not yet ACKed
     uint32_t window                  # initial window of every stream, bytes
     uint32_t next_id                 # 0: exhausted
-    uint32_t peer_last_id
+    uint32_t peer_last_id            # the highest id the peer has opened
     uint32_t payload_remaining
     uint32_t payload_flags           # FIN, RST to apply when the payload is through
     uint32_t ping_value
@@ -108,17 +112,27 @@ cdef struct YamuxSession:
     uint64_t unknown_stream_bytes
     uint64_t streams_refused
     uint64_t pings_received
+    # Private.
+    uint32_t peer_stream_count       # peer-opened and not yet released
+    uint32_t first_bucket            # no stream in any bucket before this one
+    uint32_t payload_code            # of the RST in payload_flags
+    bint go_away_sent
+    int error                        # sticky: the YamuxError that ended the session, or 0
 
 
 cdef int yamux_session_init(                                       # 0, -ENOMEM
     YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
 ) noexcept nogil
-cdef void yamux_session_free(YamuxSession *session) noexcept nogil # idempotent; frees all streams
-# The next event from [*cursor, end); advances *cursor. Event kind >= 0 or a YamuxError.
+cdef void yamux_session_free(YamuxSession *session) noexcept nogil  # idempotent; frees all
+# The next event from [*cursor, end); advances *cursor. Event kind >= 0 or a YamuxError,
+# which every later call returns again. Call until YAMUX_EVENT_NEED_MORE: events may be
+# owed although all input is used. Any stream may be released between two calls.
 cdef int yamux_session_next(
     YamuxSession *session, uint8_t **cursor, uint8_t *end, YamuxEvent *event
 ) noexcept nogil
+# 0; 1: the last ping is still unanswered and another would say nothing new; -ENOMEM.
 cdef int yamux_session_ping(YamuxSession *session, uint32_t value) noexcept nogil
+# 0, -ENOMEM. Streams the peer opens from now on are refused.
 cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept nogil
 # The first stream of a chained walk over all, for teardown; NULL when none is left.
 cdef YamuxStream *yamux_session_any_stream(YamuxSession *session) noexcept nogil
@@ -137,6 +151,7 @@ cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil   # FIN; once, 
 # The destination accepted `size` bytes: grants credit in quarter-window steps.
 cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil
 # Give the stream back: RST(code) on the wire unless closed both ways or already reset.
+# A stream of the peer's that was never accepted is reset in any case but the last.
 cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil
 
 cdef inline bint yamux_stream_is_closed(const YamuxStream *stream) noexcept nogil:
@@ -144,3 +159,8 @@ cdef inline bint yamux_stream_is_closed(const YamuxStream *stream) noexcept nogi
     return (stream.flags & YAMUX_STREAM_RESET) != 0 or (
         stream.flags & (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_FIN_RECEIVED)
     ) == (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_FIN_RECEIVED)
+
+cdef inline uint32_t yamux_session_payload_max(const YamuxSession *session) noexcept nogil:
+    # The largest payload we put in one frame now. The control stream is always there
+    # and nearly idle, so with two streams the second has the link to itself.
+    return YAMUX_FRAME_PAYLOAD_SHARED if session.stream_count >= 3 else YAMUX_FRAME_PAYLOAD_MAX

@@ -1,0 +1,72 @@
+# Shared by the scripts here; sourced, never run. Expects `set -euo pipefail`.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="${PYTHON:-python3}"
+readonly ROOT
+
+heading() {
+    printf '\n== %s\n' "$1"
+}
+
+# One line on stderr, then exit 1: what is wrong and what to do about it.
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    exit 1
+}
+
+# Everything pip can't bring. Checked before any venv exists, so that a bare
+# machine gets one line to paste instead of a page of setuptools.
+require_build_tools() {
+    local packages="apt-get install gcc python3-dev python3-venv libssl-dev"
+    command -v "$PYTHON" >/dev/null \
+        || fail "no $PYTHON on PATH (Debian: $packages, or set PYTHON)"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+        || fail "$("$PYTHON" -V 2>&1) at $(command -v "$PYTHON") is too old: set PYTHON to 3.11 or newer"
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null \
+        || fail "$PYTHON has no venv module (Debian: $packages)"
+    command -v "${CC:-gcc}" >/dev/null \
+        || fail "no C compiler ${CC:-gcc} (Debian: $packages)"
+    # Compiling is the only sure test: it finds Python.h and libc's headers too.
+    printf '#include <Python.h>\n' \
+        | "${CC:-gcc}" -fsyntax-only -xc -I"$(python_include)" - 2>/dev/null \
+        || fail "${CC:-gcc} can not compile against Python.h of $PYTHON (Debian: $packages)"
+}
+
+python_include() {
+    "$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))'
+}
+
+# make_venv DIR: create it, or make it anew when it belongs to another Python.
+make_venv() {
+    local venv="$1" wanted
+    wanted="$("$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)')"
+    if [[ -x "$venv/bin/python" ]] && [[ "$(cat "$venv/.python" 2>/dev/null)" == "$wanted" ]]; then
+        return
+    fi
+    heading "venv $(basename "$venv") with $("$PYTHON" -V) at $(command -v "$PYTHON")"
+    "$PYTHON" -m venv --clear "$venv"
+    # --group (PEP 735) needs pip 25.1; Debian 12 seeds venvs with 23.0.
+    "$venv/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+    printf '%s\n' "$wanted" >"$venv/.python"
+}
+
+# install_dev VENV: run-time, build and development dependencies, all read from
+# pyproject.toml; nothing to do while that file is unchanged.
+install_dev() {
+    local venv="$1" stamp
+    stamp="$(cksum <"$ROOT/pyproject.toml")"
+    if [[ "$(cat "$venv/.dev" 2>/dev/null)" == "$stamp" ]]; then
+        return
+    fi
+    heading "development dependencies"
+    rm -f "$venv/.dev"
+    "$venv/bin/python" -c '
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    tree = tomllib.load(file)
+print("\n".join(tree["build-system"]["requires"] + tree["project"]["dependencies"]))
+' >"$venv/requirements.txt"
+    "$venv/bin/python" -m pip install --quiet --upgrade \
+        --requirement "$venv/requirements.txt" --group dev
+    printf '%s\n' "$stamp" >"$venv/.dev"
+}
