@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,11 +96,24 @@ class SqliteStore:
                 f"database {self._path} is of a newer proxy-engine (schema {version}, this "
                 f"version knows {len(MIGRATIONS)}); upgrade proxy-engine"
             )
-        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._switch_to_wal()
         # WAL with NORMAL can lose the last transactions in a power cut, never corrupt.
         self._writer.execute("PRAGMA synchronous = NORMAL")
         self._writer.execute("PRAGMA foreign_keys = ON")
         self._migrate()
+
+    def _switch_to_wal(self) -> None:
+        # The one statement that does not wait for the busy timeout: somebody else may be
+        # opening the same new file at this moment.
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            try:
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     def _open_reader(self) -> None:
         self._reader = self._connect()
@@ -121,10 +135,12 @@ class SqliteStore:
                 writer.execute(f"PRAGMA user_version = {number}")
 
     async def close(self) -> None:
+        """Idempotent."""
         for thread, name in ((self._read_thread, "_reader"), (self._write_thread, "_writer")):
             connection: sqlite3.Connection | None = getattr(self, name, None)
             if connection is not None:
                 await self._run(thread, connection.close)
+                delattr(self, name)
             thread.shutdown(wait=False)
 
     async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
