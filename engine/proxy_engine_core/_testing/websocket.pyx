@@ -218,10 +218,12 @@ def reader_rounds(const uint8_t[::1] stream not None, uint64_t rounds, bint is_s
 
 
 def utf8_rounds(const uint8_t[::1] text not None, uint64_t rounds):
+    cdef const uint8_t *bytes = &text[0]
+    cdef size_t size = text.shape[0]
     cdef uint32_t state = 0
     cdef uint64_t _
     cdef uint64_t valid = 0
     with nogil:
         for _ in range(rounds):
-            valid += simd_utf8(&state, &text[0], text.shape[0])
+            valid += simd_utf8(&state, bytes, size)
     return valid == rounds and state == 0

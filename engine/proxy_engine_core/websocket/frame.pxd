@@ -39,8 +39,10 @@ cdef int ws_header_encode(
     uint8_t *target, uint8_t opcode, bint is_final, uint64_t length, const uint8_t *key
 ) noexcept nogil
 # XOR `size` bytes in place with the key, starting at key byte `phase` (0..3);
-# returns the next phase. Dispatches to AVX2, SSE2 or portable code at run time.
-cdef uint32_t ws_mask(uint8_t *bytes, size_t size, const uint8_t *key, uint32_t phase) noexcept nogil
+# returns the next phase. AVX2 or 16-byte vectors, chosen at run time.
+cdef uint32_t ws_mask(
+    uint8_t *bytes, size_t size, const uint8_t *key, uint32_t phase
+) noexcept nogil
 
 
 cdef enum WsEventKind:
