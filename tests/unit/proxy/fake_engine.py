@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from typing import Any
 
 
@@ -68,3 +70,30 @@ def fields(response: bytes) -> dict[str, str]:
 
 def body(response: bytes) -> dict[str, Any]:
     return json.loads(response.partition(b"\r\n\r\n")[2])  # type: ignore[no-any-return]
+
+
+def parse_request_head(data: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
+    lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    start = lines[0].split(b" ")
+    if len(start) != 3:
+        raise ValueError("bad_request_line")
+    found = []
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        found.append((name.decode().lower(), value.strip()))
+    return start[0].decode(), start[1].decode(), found
+
+
+def install_core_if_missing() -> None:
+    """Stand in for the native module where it has not been built."""
+    try:
+        import proxy_engine_core.core  # noqa: F401
+    except ImportError:
+        core: Any = types.ModuleType("proxy_engine_core.core")
+        names = "AUTH LINK_UP LINK_DOWN CONTROL DIAL_FAILED TARGET_FAILED DRAINED"
+        for number, name in enumerate(names.split(), 1):
+            setattr(core, f"EVENT_{name}", number)
+        core.parse_request_head = parse_request_head
+        core.DEFAULTS = {}
+        core.Engine = FakeEngine
+        sys.modules["proxy_engine_core.core"] = core

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,6 @@ from proxy_engine import tokens
 from proxy_engine.errors import UsageError
 from proxy_engine.storage import NameTaken
 from proxy_engine.storage.sqlite import SqliteStore
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "db")
-    yield opened
-    await opened.close()
 
 
 def test_a_secret_is_256_random_bits_in_url_safe_text() -> None:
