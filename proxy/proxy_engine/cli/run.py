@@ -75,9 +75,9 @@ async def _serve(chosen: Settings) -> int:
 def _show_first_run(server: Server, made: FirstRun) -> None:
     from proxy_engine.cli.output import box
 
-    connect = shlex.join(
-        ["proxy-engine", "connect", "--server", server.url, "--token", made.device_token]
-        + ["--http", "web=127.0.0.1:3000"]
+    flags = {"--server": server.url, "--token": made.device_token, "--http": "web=127.0.0.1:3000"}
+    connect = "proxy-engine connect " + " ".join(
+        f"{flag} {shlex.quote(value)}" for flag, value in flags.items()
     )
     if server.settings.log_format == "json":
         line = {

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-
 from proxy_engine import handshake
 from proxy_engine.agent import REGISTER_TIMEOUT, Agent, parse_server
 from proxy_engine.backoff import Backoff
@@ -14,6 +13,7 @@ from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
 from proxy_engine.targets import Targets
 from proxy_engine.values import Address
+
 from tests.unit.proxy.fake_engine import FakeEngine, fields
 
 
@@ -107,7 +107,9 @@ class Device:
         await self.registered(link)
         return link
 
-    async def refuse(self, status: int, *, retry_after: int | None = None, body: bytes = b"") -> None:
+    async def refuse(
+        self, status: int, *, retry_after: int | None = None, body: bytes = b""
+    ) -> None:
         head = f"HTTP/1.1 {status} No\r\n"
         if retry_after is not None:
             head += f"Retry-After: {retry_after}\r\n"
@@ -224,9 +226,7 @@ async def test_a_server_of_another_kind_ends_it(device: Device) -> None:
     assert "not a proxy-engine server" in device.agent.failure[0]
 
 
-async def test_a_name_that_is_not_found_is_tried_again(
-    device: Device, engine: FakeEngine
-) -> None:
+async def test_a_name_that_is_not_found_is_tried_again(device: Device, engine: FakeEngine) -> None:
     link = await device.connect()
     device.addresses = []
     await device.event(3, link, 0, "closed", 0, 0, 1.0)

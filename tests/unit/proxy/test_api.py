@@ -4,10 +4,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import proxy_engine
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-
-import proxy_engine
 from proxy_engine import tokens
 from proxy_engine.api import create_app
 from proxy_engine.config import Settings
@@ -16,6 +15,7 @@ from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
+
 from tests.unit.proxy.fake_engine import FakeEngine
 
 
@@ -131,9 +131,7 @@ async def test_what_is_known_is_shown_and_no_secret(
 ) -> None:
     _, token = await tokens.create(store, name="pi", now=1.0)
     await store.tunnel_claim("web", "http", token.device_id or 0, 2.0)
-    await store.requests_add(
-        [(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)]
-    )
+    await store.requests_add([(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)])
     devices = await client.get("/api/v1/devices", headers=admin)
     assert [item["name"] for item in (await devices.json())["devices"]] == ["pi"]
     assert token.digest.hex() not in await devices.text()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
 from proxy_engine.cli import main
 from proxy_engine.storage.sqlite import DATABASE_NAME
 
@@ -174,8 +172,7 @@ def test_requests_tail_prints_lines_and_json(tmp_path: Path) -> None:
     assert "web.localhost/a\\x1b[2J\\x0a (refused) r2" in first
     assert second.endswith("r3")
     parsed = [
-        json.loads(line)
-        for line in run("requests", "tail", "--json", *where).stdout.splitlines()
+        json.loads(line) for line in run("requests", "tail", "--json", *where).stdout.splitlines()
     ]
     assert [item["request_id"] for item in parsed] == ["r1", "r2", "r3"]
     assert parsed[0]["path"] == "/a\x1b[2J\n"

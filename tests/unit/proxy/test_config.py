@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from proxy_engine import config
 from proxy_engine.errors import UsageError
 from proxy_engine.values import Address
@@ -61,9 +60,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
     for key, text in samples.items():
         from_flag = getattr(config.load({key: text}, {}), key)
         from_variable = getattr(config.load({}, {"PROXY_ENGINE_" + key.upper(): text}), key)
-        from_file = getattr(
-            config.load({}, {}, file=write(tmp_path, f"{key} = {text!r}\n")), key
-        )
+        from_file = getattr(config.load({}, {}, file=write(tmp_path, f"{key} = {text!r}\n")), key)
         assert from_flag == from_variable == from_file != getattr(default, key), key
 
 

@@ -6,7 +6,6 @@ import stat
 from pathlib import Path
 
 import pytest
-
 from proxy_engine.errors import StorageError
 from proxy_engine.storage import NameTaken, RequestRow
 from proxy_engine.storage.migrations import MIGRATIONS
@@ -109,9 +108,7 @@ async def test_two_programs_may_open_a_new_database_at_once(tmp_path: Path) -> N
         await store.close()
 
 
-async def test_an_old_database_is_migrated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_old_database_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await SqliteStore.open(tmp_path / "db")
     await store.requests_add([row(1)])
     await store.close()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from proxy_engine.storage import Tunnel
 from proxy_engine.tunnels import TunnelTable, name_refusal
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
 from proxy_engine.values import LABEL, Address, parse_address, parse_duration, parse_pairs
 
 
@@ -33,7 +32,15 @@ def test_what_is_no_address(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("500ms", 0.5), ("30s", 30), ("5m", 300), ("2h", 7200), ("30d", 2592000), (12, 12), ("1.5s", 1.5)],
+    [
+        ("500ms", 0.5),
+        ("30s", 30),
+        ("5m", 300),
+        ("2h", 7200),
+        ("30d", 2592000),
+        (12, 12),
+        ("1.5s", 1.5),
+    ],
 )
 def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
