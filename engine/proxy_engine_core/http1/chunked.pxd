@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     CHUNK_EXTENSION_SIZE_MAX = 4096       # bytes a message; responses only
     CHUNK_TRAILER_SIZE_MAX = 8192         # bytes a message
+    CHUNK_NAME_SIZE_MAX = 24              # bytes of a trailer's name kept for comparison
 
 cdef enum ChunkResult:                    # errors are HeadError values (negative)
     CHUNK_NEED_MORE = 0                   # all input used, body not finished
@@ -21,6 +22,8 @@ cdef struct ChunkReader:
     uint8_t state
     uint8_t digits
     bint allow_extensions                 # False for requests: refused with 400
+    uint8_t name_size                     # of the trailer being read; MAX + 1: longer
+    uint8_t name[CHUNK_NAME_SIZE_MAX + 2]  # a space, the name, room for one space
 
 cdef struct ChunkSpan:
     const uint8_t *bytes
