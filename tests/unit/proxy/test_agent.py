@@ -81,7 +81,7 @@ class Device:
         self.now = end
 
     async def event(self, *event: Any) -> None:
-        self.agent.on_event(event)  # type: ignore[arg-type]
+        self.agent.on_event(event)
         await self.settle()
 
     @property

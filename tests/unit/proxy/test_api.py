@@ -38,7 +38,8 @@ def service(engine: FakeEngine, store: SqliteStore) -> Service:
 
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[TestClient[Any, Any]]:
-    async with TestClient(TestServer(create_app(service))) as client:
+    protocol: Any = service
+    async with TestClient(TestServer(create_app(protocol))) as client:
         yield client
 
 
