@@ -35,7 +35,7 @@ from proxy_engine_core.websocket.handshake import new_key
 import proxy_engine
 from proxy_engine import control, handshake, logs
 from proxy_engine.backoff import Backoff
-from proxy_engine.errors import UsageError
+from proxy_engine.errors import UsageError, error_text
 from proxy_engine.handshake import Carrier
 from proxy_engine.targets import REFRESH_INTERVAL, Resolve, Targets
 
@@ -199,7 +199,7 @@ class Agent:
         try:
             host = (await self._resolve(server.host, server.port))[0]
         except (OSError, IndexError) as error:
-            self._try_again(f"can not find {server.host}: {error}")
+            self._try_again(f"can not find {server.host}: {error_text(error)}")
             return
         if self._is_ending:
             return

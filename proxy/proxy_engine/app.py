@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from proxy_engine_core.core import DEFAULTS, Engine
-
 from proxy_engine import logs, tokens
 from proxy_engine.config import Settings
-from proxy_engine.errors import ProxyEngineError, StorageError, UsageError, suggestion
+from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
-from proxy_engine.runner import EngineRunner
+from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Store
 from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
 from proxy_engine.tunnels import TunnelTable
@@ -30,6 +27,8 @@ from proxy_engine.values import Address
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from proxy_engine_core.core import Engine
 
 TICK = 1.0  # seconds between looks for tokens revoked or expired
 
@@ -159,27 +158,12 @@ class Server:
                 was_failing = True
 
 
-def make_engine(role: str, settings: Settings) -> Engine:
-    """An engine with the options of [engine]. Raises UsageError for a wrong one."""
-    for name in settings.engine:
-        if name not in DEFAULTS:
-            raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
-    try:
-        if role == "server":
-            return Engine("server", workers=settings.workers, **settings.engine)
-        return Engine("agent", workers=settings.workers, **settings.engine)
-    except ValueError as error:
-        raise UsageError(f"engine option: {error}") from None
-    except OSError as error:
-        raise ProxyEngineError(f"the engine can not start: {_reason(error)}") from None
-
-
 def _listen(engine: Engine, address: Address) -> Address:
     host = _literal(address)
     try:
         return Address(host, engine.listen(host, address.port))
     except (OSError, ValueError) as error:
-        raise ProxyEngineError(f"can not listen on {address}: {_reason(error)}") from None
+        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
 
 
 def _bind_admin(address: Address) -> socket.socket:
@@ -188,7 +172,9 @@ def _bind_admin(address: Address) -> socket.socket:
     try:
         return socket.create_server((host, address.port), family=family)
     except OSError as error:
-        raise ProxyEngineError(f"can not listen on {address} (admin): {_reason(error)}") from None
+        raise ProxyEngineError(
+            f"can not listen on {address} (admin): {error_text(error)}"
+        ) from None
 
 
 def _literal(address: Address) -> str:
@@ -197,13 +183,5 @@ def _literal(address: Address) -> str:
             address.host, address.port, type=socket.SOCK_STREAM
         )
     except (OSError, UnicodeError) as error:
-        raise ProxyEngineError(f"can not listen on {address}: {_reason(error)}") from None
+        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
     return str(found[0][4][0])  # type: ignore[index]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno)
-    if isinstance(error, socket.gaierror):
-        return "the name is not known"
-    return str(error)

@@ -8,7 +8,6 @@ error that is silently ignored is worse than a program that does not start.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from proxy_engine.errors import UsageError, suggestion
+from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.values import (
     LABEL,
     Address,
@@ -240,7 +239,7 @@ def _read_file(file: str) -> dict[str, Any]:
         with open(file, "rb") as stream:
             data = tomllib.load(stream)
     except OSError as error:
-        raise UsageError(f"config file {file}: {os.strerror(error.errno or 0)}") from None
+        raise UsageError(f"config file {file}: {error_text(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config file {file}: not TOML: {error}") from None
     for key in data:

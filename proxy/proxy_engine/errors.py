@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 from collections.abc import Iterable
 
 EXIT_OK = 0
@@ -28,5 +28,15 @@ class StorageError(ProxyEngineError):
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """', did you mean "x"?' or an empty string."""
+    import difflib
+
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f', did you mean "{near[0]}"?' if near else ""
+
+
+def error_text(error: Exception) -> str:
+    """What went wrong, without Python's [Errno ...] around it."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    # Name lookups have negative numbers and texts of their own.
+    return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)

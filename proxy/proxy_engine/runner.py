@@ -11,14 +11,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine_core.core import EVENT_DRAINED
+from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, Engine
 
 from proxy_engine import logs
+from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from proxy_engine_core.core import Engine, Event, LogRecord
+    from proxy_engine_core.core import Event, LogRecord
+
+    from proxy_engine.config import Settings
 
 EVENTS_PER_TURN = 512
 LOGS_PER_TURN = 4096
@@ -33,6 +36,21 @@ def run_async(main: Coroutine[Any, Any, int]) -> int:
     except ImportError:
         return asyncio.run(main)
     return uvloop.run(main)
+
+
+def make_engine(role: str, settings: Settings) -> Engine:
+    """An engine with the options of [engine]. Raises UsageError for a wrong one."""
+    for name in settings.engine:
+        if name not in DEFAULTS:
+            raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
+    try:
+        if role == "server":
+            return Engine("server", workers=settings.workers, **settings.engine)
+        return Engine("agent", workers=settings.workers, **settings.engine)
+    except ValueError as error:
+        raise UsageError(f"engine option: {error}") from None
+    except OSError as error:
+        raise ProxyEngineError(f"the engine can not start: {error_text(error)}") from None
 
 
 class EngineRunner:

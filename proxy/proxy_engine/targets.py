@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from proxy_engine import logs
+from proxy_engine.errors import error_text
 from proxy_engine.values import Address
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ class Targets:
                 except OSError as error:
                     # What worked before stays; a resolver may be away for a moment.
                     if tunnel not in self._unknown:
-                        _log.warning("target not found", tunnel=tunnel, target=target, error=error)
+                        _log.warning(
+                            "target not found",
+                            tunnel=tunnel,
+                            target=target,
+                            error=error_text(error),
+                        )
                     self._unknown.add(tunnel)
                     continue
                 self._unknown.discard(tunnel)

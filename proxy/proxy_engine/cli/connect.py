@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _token(chosen: Settings) -> str:
-    import os
-
-    from proxy_engine.errors import UsageError
+    from proxy_engine.errors import UsageError, error_text
 
     token = chosen.token
     if chosen.token_file == "-":
@@ -75,12 +73,7 @@ def _token(chosen: Settings) -> str:
             with open(chosen.token_file, encoding="utf-8") as stream:
                 token = stream.readline()
         except (OSError, UnicodeDecodeError) as error:
-            reason = (
-                os.strerror(getattr(error, "errno", 0) or 0)
-                if isinstance(error, OSError)
-                else "not text"
-            )
-            raise UsageError(f"token file {chosen.token_file}: {reason}") from None
+            raise UsageError(f"token file {chosen.token_file}: {error_text(error)}") from None
     token = token.strip()
     if not token:
         raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
@@ -93,10 +86,9 @@ async def _connect(chosen: Settings, token: str) -> int:
     import asyncio
 
     from proxy_engine.agent import Agent, parse_server
-    from proxy_engine.app import make_engine
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
-    from proxy_engine.runner import EngineRunner
+    from proxy_engine.runner import EngineRunner, make_engine
     from proxy_engine.targets import Targets, resolve
 
     signals = Signals()

@@ -9,14 +9,14 @@ import tempfile
 from pathlib import Path
 
 from proxy_engine.agent import Agent, parse_server
-from proxy_engine.app import Server, make_engine
+from proxy_engine.app import Server
 from proxy_engine.cli import output
 from proxy_engine.cli.signals import Signals
 from proxy_engine.config import Settings
 from proxy_engine.control import PublicTunnel
 from proxy_engine.demo import checks, service
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
-from proxy_engine.runner import EngineRunner
+from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.targets import Targets, resolve
 from proxy_engine.text import duration_text
 from proxy_engine.values import Address

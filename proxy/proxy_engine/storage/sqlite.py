@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from proxy_engine.errors import StorageError
+from proxy_engine.errors import StorageError, error_text
 from proxy_engine.storage import Device, NameTaken, Request, RequestRow, Token, Tunnel
 from proxy_engine.storage.migrations import MIGRATIONS
 
@@ -48,13 +48,9 @@ def create_data_dir(data_dir: Path) -> None:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"data dir {data_dir}: {_reason(error)}") from None
+        raise StorageError(f"data dir {data_dir}: {error_text(error)}") from None
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise StorageError(f"data dir {data_dir}: Permission denied")
-
-
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno else str(error)
 
 
 class SqliteStore:
@@ -88,7 +84,7 @@ class SqliteStore:
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
-            raise StorageError(f"database {self._path}: {_reason(error)}") from None
+            raise StorageError(f"database {self._path}: {error_text(error)}") from None
         self._writer = self._connect()
         version: int = self._writer.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
