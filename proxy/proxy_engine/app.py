@@ -1,0 +1,187 @@
+"""The server, composed: engine, store, links, request log and the admin API.
+
+Ports are bound before anything is written to disk, so a server that can not start leaves
+nothing behind. Shutting down is the reverse: the engine drains while the API still
+answers, then the logs are flushed, then the store is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from proxy_engine import logs, tokens
+from proxy_engine.config import Settings
+from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.links import Links
+from proxy_engine.request_log import RequestLog
+from proxy_engine.runner import EngineRunner, make_engine
+from proxy_engine.storage import Store
+from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
+from proxy_engine.tunnels import TunnelTable
+from proxy_engine.values import Address
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from proxy_engine_core.core import Engine
+
+TICK = 1.0  # seconds between looks for tokens revoked or expired
+
+_log = logs.get("server")
+
+
+class FirstRun(NamedTuple):
+    """The tokens made on an empty data dir; to be shown once."""
+
+    admin_token: str
+    device_token: str
+
+
+class Server:
+    """`async with Server(settings) as server:` is a running server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.started_at = time.time()
+        self.first_run: FirstRun | None = None
+        self.is_draining = False
+        self.store: Store
+        self.engine: Engine
+        self.links: Links
+        self.table: TunnelTable
+        self.request_log: RequestLog
+        self.listen: Address  # as bound
+        self.admin: Address
+        self._runner: EngineRunner
+        self._exit = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._start()
+        except BaseException:
+            await self._exit.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._exit.aclose()
+
+    @property
+    def url(self) -> str:
+        """Where agents and visitors find this server."""
+        port = "" if self.listen.port == 80 else f":{self.listen.port}"
+        return f"http://{self.settings.domain}{port}"
+
+    async def _start(self) -> None:
+        from proxy_engine.api import start_api
+
+        settings = self.settings
+        self.engine = make_engine("server", settings)
+        # Until the runner takes over; stop() is idempotent.
+        self._exit.callback(self.engine.stop)
+        self.listen = _listen(self.engine, settings.listen)
+        admin_socket = _bind_admin(settings.admin)
+        self._exit.callback(admin_socket.close)
+        host, port = admin_socket.getsockname()[:2]
+        self.admin = Address(host, port)
+
+        create_data_dir(settings.data_dir)
+        self.store = await SqliteStore.open(database_path(settings.data_dir))
+        self._exit.push_async_callback(self.store.close)
+        await self._create_first_tokens()
+        self.request_log = RequestLog(self.store, keep=settings.keep_requests)
+        self.request_log.start()
+        self._exit.push_async_callback(self.request_log.close)
+
+        self.table = TunnelTable(
+            domain=settings.domain,
+            port=self.listen.port,
+            default_tunnel=settings.default_tunnel,
+        )
+        self.engine.routes_apply(self.table.load(await self.store.tunnels()))
+        self.links = Links(self.engine, self.store, self.table)
+        await self.store.changed_elsewhere()  # from here on
+        api = await start_api(admin_socket, self)
+        self._exit.push_async_callback(api.cleanup)
+        self._exit.push_async_callback(self.links.close)
+        self._runner = EngineRunner(self.engine, self.links.on_event, self.request_log.put)
+        self._runner.start()
+        self._exit.push_async_callback(self._runner.stop)
+        ticker = asyncio.create_task(self._tick(), name="tick")
+        self._exit.callback(ticker.cancel)
+        _log.info(
+            "listening",
+            listen=self.listen,
+            admin=self.admin,
+            domain=settings.domain,
+            data_dir=settings.data_dir,
+            tunnels=len(self.table),
+        )
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new work, let what is in flight finish for at most `grace` seconds."""
+        self.is_draining = True
+        _log.info("draining", grace=grace, links=len(self.links))
+        self.links.drain()
+        await self._runner.drain(grace)
+
+    async def _create_first_tokens(self) -> None:
+        if await self.store.tokens():
+            return
+        now = time.time()
+        admin, _ = await tokens.create(self.store, name="admin", kind="admin", now=now)
+        device, _ = await tokens.create(self.store, name="default", now=now)
+        self.first_run = FirstRun(admin, device)
+
+    async def _tick(self) -> None:
+        was_failing = False
+        while True:
+            await asyncio.sleep(TICK)
+            self.links.expire()
+            try:
+                if await self.store.changed_elsewhere():
+                    await self.links.recheck()
+                was_failing = False
+            except StorageError as error:
+                if not was_failing:
+                    _log.error("the store fails", error=error)
+                was_failing = True
+
+
+def _listen(engine: Engine, address: Address) -> Address:
+    host = _literal(address)
+    try:
+        return Address(host, engine.listen(host, address.port))
+    except (OSError, ValueError) as error:
+        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+
+
+def _bind_admin(address: Address) -> socket.socket:
+    host = _literal(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, address.port), family=family)
+    except OSError as error:
+        raise ProxyEngineError(
+            f"can not listen on {address} (admin): {error_text(error)}"
+        ) from None
+
+
+def _literal(address: Address) -> str:
+    try:
+        found: Sequence[tuple[object, ...]] = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )
+    except (OSError, UnicodeError) as error:
+        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+    return str(found[0][4][0])  # type: ignore[index]

@@ -1,0 +1,57 @@
+"""The command line: one verb, one file. Heavy imports happen inside the verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from proxy_engine.cli import connect, demo, requests, run, token
+from proxy_engine.cli.parser import Parser, VersionAction
+from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
+
+EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="proxy-engine",
+        description="A self-hosted tunnel proxy: services behind NAT, on public names.",
+        epilog="Every flag is also a variable (--data-dir: PROXY_ENGINE_DATA_DIR) and a key of "
+        "the --config file (data_dir). Flags win over variables, variables over the file.",
+    )
+    parser.add_argument("--version", action=VersionAction, help="print the version and exit")
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
+    for module in (run, connect, token, requests, demo):
+        module.add_parser(verbs)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 ok, 1 failure, 2 usage."""
+    try:
+        args = build_parser().parse_args(argv)
+        code: int = args.function(args)
+        sys.stdout.flush()
+        return code
+    except SystemExit as error:  # argparse: --help, --version, a usage error
+        return error.code if isinstance(error.code, int) else EXIT_FAILURE
+    except ProxyEngineError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `proxy-engine requests tail | head`: they have seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        if os.environ.get("PROXY_ENGINE_TRACEBACK"):
+            raise
+        hint = "set PROXY_ENGINE_TRACEBACK=1 to see where"
+        return _say(f"internal error: {type(error).__name__}: {error} ({hint})", EXIT_FAILURE)
+
+
+def _say(message: str, code: int) -> int:
+    from proxy_engine.text import escape, scrub
+
+    print(f"proxy-engine: error: {scrub(escape(message))}", file=sys.stderr)
+    return code

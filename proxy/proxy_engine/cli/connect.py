@@ -1,0 +1,147 @@
+"""proxy-engine connect: the agent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from proxy_engine.cli.parser import add_common, add_setting, settings
+
+if TYPE_CHECKING:
+    from proxy_engine.config import Settings
+    from proxy_engine.control import PublicTunnel
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("connect", help="connect this device's services to a server")
+    add_setting(parser, "server", metavar="URL", help="such as http://proxy.example.com:8080")
+    add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
+    add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
+    add_setting(
+        parser,
+        "http",
+        metavar="NAME=HOST:PORT",
+        action="append",
+        help="serve this target as tunnel NAME; repeatable",
+    )
+    add_setting(parser, "transport", metavar="ws|tcp", help="WebSocket, or raw (faster) [ws]")
+    add_setting(
+        parser,
+        "grace",
+        metavar="TIME",
+        help="how long requests in flight may take when the agent ends [30s]",
+    )
+    add_setting(parser, "workers", metavar="N", help="engine threads, 1..64 [1]")
+    add_setting(
+        parser, "engine", metavar="NAME=N", action="append", help="set an option of the engine"
+    )
+    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_common(parser, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = settings(args)
+    from proxy_engine.errors import UsageError
+
+    if not chosen.server:
+        raise UsageError("which server? give --server URL")
+    if not chosen.http:
+        raise UsageError("which services? give --http NAME=HOST:PORT")
+    token = _token(chosen)
+    from proxy_engine import logs
+    from proxy_engine.agent import parse_server
+    from proxy_engine.runner import run_async
+
+    parse_server(chosen.server)
+    logs.setup(chosen.log_format)
+    try:
+        return run_async(_connect(chosen, token))
+    finally:
+        logs.flush()
+
+
+def _token(chosen: Settings) -> str:
+    from proxy_engine.errors import UsageError, error_text
+
+    token = chosen.token
+    if chosen.token_file == "-":
+        token = sys.stdin.readline()
+    elif chosen.token_file:
+        try:
+            with open(chosen.token_file, encoding="utf-8") as stream:
+                token = stream.readline()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"token file {chosen.token_file}: {error_text(error)}") from None
+    token = token.strip()
+    if not token:
+        raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError("the token holds characters that no token has")
+    return token
+
+
+async def _connect(chosen: Settings, token: str) -> int:
+    import asyncio
+
+    from proxy_engine.agent import Agent, parse_server
+    from proxy_engine.cli.signals import Signals
+    from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
+    from proxy_engine.runner import EngineRunner, make_engine
+    from proxy_engine.targets import Targets, resolve
+
+    signals = Signals()
+    engine = make_engine("agent", chosen)
+    agent = Agent(
+        engine,
+        server=parse_server(chosen.server),
+        token=token,
+        carrier="websocket" if chosen.transport == "ws" else "raw",
+        targets=Targets(engine, chosen.http, resolve),
+        tunnels=list(chosen.http),
+        resolve=resolve,
+        announce=lambda public: _announce(chosen, public),
+        call_later=asyncio.get_running_loop().call_later,
+    )
+    runner = EngineRunner(engine, agent.on_event)
+    runner.start()
+    agent.start()
+    try:
+        stop = asyncio.create_task(signals.first())
+        ended = asyncio.create_task(agent.ended.wait())
+        await asyncio.wait({stop, ended}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        ended.cancel()
+        for line in agent.failure:
+            _complain(line)
+        if agent.failure:
+            return EXIT_FAILURE
+        agent.drain()
+        code = await signals.finish(runner.drain(chosen.grace))
+        return EXIT_OK if code == EXIT_OK else EXIT_FAILURE
+    finally:
+        await agent.close()
+        await runner.stop()
+
+
+def _complain(line: str) -> None:
+    from proxy_engine.text import escape, scrub
+
+    print(f"proxy-engine: error: {scrub(escape(line))}", file=sys.stderr, flush=True)
+
+
+def _announce(chosen: Settings, public: list[PublicTunnel]) -> None:
+    from proxy_engine.cli.output import box, is_terminal
+    from proxy_engine.text import escape
+
+    targets = {name: str(target) for name, target in chosen.http.items()}
+    if chosen.log_format == "json":
+        tunnels = [
+            {"name": x.name, "kind": x.kind, "url": x.url, "target": targets.get(x.name, "")}
+            for x in public
+        ]
+        print(json.dumps({"event": "connected", "tunnels": tunnels}), flush=True)
+        return
+    lines = [escape(f"{x.url} -> {targets.get(x.name, '?')}") for x in public]
+    box("connected" if is_terminal() else "", lines or ["no tunnels"])

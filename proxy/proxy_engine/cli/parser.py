@@ -1,0 +1,67 @@
+"""argparse with one-line errors, suggestions, and settings as flags."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from proxy_engine.errors import EXIT_USAGE, suggestion
+
+if TYPE_CHECKING:
+    from proxy_engine.config import Settings
+
+
+class Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        # No abbreviations: a new flag must never change what an old script means.
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        print(f"proxy-engine: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        # Here and not in parse_args: this is what a verb's own parser is called with,
+        # and only it knows the flags to suggest.
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            word = rest[0].partition("=")[0]
+            self.error(f"unknown argument {word}{suggestion(word, self._option_string_actions)}")
+        return found, rest
+
+
+class VersionAction(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import proxy_engine
+
+        print(f"proxy-engine {proxy_engine.__version__}")
+        parser.exit()
+
+
+def add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """A setting as a flag. What is not given stays out, so that other layers can speak."""
+    parser.add_argument(
+        "--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS, **options
+    )
+
+
+def add_common(parser: argparse.ArgumentParser, function: Any) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", default=None, help="read settings from a TOML file"
+    )
+    parser.set_defaults(function=function)
+
+
+def settings(args: argparse.Namespace) -> Settings:
+    from proxy_engine import config
+
+    flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
+    return config.load(flags, os.environ, file=args.config)

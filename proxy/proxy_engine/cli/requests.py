@@ -1,0 +1,118 @@
+"""proxy-engine requests: the request log, read from the server's database."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from proxy_engine.cli.parser import add_common, add_setting, settings
+
+if TYPE_CHECKING:
+    from proxy_engine.storage import Request
+
+POLL_INTERVAL = 0.25  # seconds
+BATCH = 1000  # rows
+_RED, _YELLOW, _GREEN, _CYAN, _DIM, _RESET = (
+    "\x1b[31m",
+    "\x1b[33m",
+    "\x1b[32m",
+    "\x1b[36m",
+    "\x1b[2m",
+    "\x1b[0m",
+)
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("requests", help="look at the request log")
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    tail = actions.add_parser("tail", help="show the last requests")
+    tail.add_argument("-f", "--follow", action="store_true", help="wait for more, until Ctrl-C")
+    tail.add_argument(
+        "-n", "--lines", metavar="N", type=_count, default=20, help="how many at first [20]"
+    )
+    tail.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_setting(tail, "data_dir", metavar="DIR", help="the server's data dir")
+    add_common(tail, _tail)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text[:9]) > 1_000_000:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a count up to 1000000')
+    return int(text)
+
+
+def _tail(args: argparse.Namespace) -> int:
+    import asyncio
+
+    try:
+        asyncio.run(_follow(args))
+    except KeyboardInterrupt:
+        if not args.follow:
+            raise
+    return 0
+
+
+async def _follow(args: argparse.Namespace) -> None:
+    import asyncio
+
+    from proxy_engine.storage.sqlite import SqliteStore, database_path
+
+    store = await SqliteStore.open(database_path(settings(args).data_dir), create=False)
+    try:
+        last = 0
+        found = await store.requests_last(max(args.lines, 1))
+        if found:
+            last = found[-1].id
+        _print(found if args.lines else [], args.json)
+        while args.follow:
+            found = await store.requests_after(last, BATCH)
+            if found:
+                last = found[-1].id
+                _print(found, args.json)
+            if len(found) < BATCH:
+                await asyncio.sleep(POLL_INTERVAL)
+    finally:
+        await store.close()
+
+
+def _print(found: list[Request], as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        lines = [msgspec.json.encode(request).decode() for request in found]
+    else:
+        colour = sys.stdout.isatty()
+        lines = [line(request, colour=colour) for request in found]
+    if lines:
+        print("\n".join(lines), flush=True)
+
+
+def line(request: Request, *, colour: bool = False) -> str:
+    """One request for people; columns first, what has no fixed width last."""
+    from proxy_engine.text import duration_text, escape, size_text
+
+    moment = time.localtime(request.time_us / 1e6)
+    clock = time.strftime("%H:%M:%S", moment) + f".{request.time_us // 1000 % 1000:03d}"
+    status = f"{request.status or '---'}"
+    if colour:
+        clock = f"{_DIM}{clock}{_RESET}"
+        status = f"{_colour(request.status)}{status}{_RESET}"
+    sizes = f"{size_text(request.bytes_in)}/{size_text(request.bytes_out)}"
+    text = (
+        f"{clock} {status} {escape(request.method):<7} "
+        f"{duration_text(request.total_us / 1e6):>7} {sizes:>17} "
+        f"{escape(request.tunnel or '-'):<12} {escape(request.host + request.path)}"
+    )
+    if request.reason:
+        text += f" ({escape(request.reason)})"
+    return f"{text} {escape(request.request_id)}".rstrip()
+
+
+def _colour(status: int) -> str:
+    if status == 0 or status >= 500:
+        return _RED
+    if status >= 400:
+        return _YELLOW
+    return _CYAN if status >= 300 or status < 200 else _GREEN

@@ -1,0 +1,101 @@
+"""proxy-engine run: the server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from proxy_engine.cli.parser import add_common, add_setting, settings
+
+if TYPE_CHECKING:
+    from proxy_engine.app import FirstRun, Server
+    from proxy_engine.config import Settings
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("run", help="run the server")
+    add_setting(
+        parser, "listen", metavar="HOST:PORT", help="for visitors and devices [0.0.0.0:8080]"
+    )
+    add_setting(parser, "admin", metavar="HOST:PORT", help="health and API [127.0.0.1:8081]")
+    add_setting(
+        parser, "admin_hosts", metavar="NAMES", help="more Host names that the API answers to"
+    )
+    add_setting(parser, "domain", metavar="NAME", help="tunnels are at TUNNEL.NAME [localhost]")
+    add_setting(
+        parser, "data_dir", metavar="DIR", help="the database [~/.local/share/proxy-engine]"
+    )
+    add_setting(parser, "workers", metavar="N", help="engine threads, 1..64 [1]")
+    add_setting(
+        parser,
+        "grace",
+        metavar="TIME",
+        help="how long requests in flight may take when the server ends [30s]",
+    )
+    add_setting(parser, "default_tunnel", metavar="NAME", help="for requests that match no tunnel")
+    add_setting(
+        parser, "keep_requests", metavar="N", help="rows of the request log, 0: all [1000000]"
+    )
+    add_setting(
+        parser, "engine", metavar="NAME=N", action="append", help="set an option of the engine"
+    )
+    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_common(parser, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = settings(args)
+    from proxy_engine import logs
+    from proxy_engine.runner import run_async
+
+    logs.setup(chosen.log_format)
+    try:
+        return run_async(_serve(chosen))
+    finally:
+        logs.flush()
+
+
+async def _serve(chosen: Settings) -> int:
+    from proxy_engine import logs
+    from proxy_engine.app import Server
+    from proxy_engine.cli.signals import Signals
+
+    signals = Signals()
+    async with Server(chosen) as server:
+        if server.first_run is not None:
+            _show_first_run(server, server.first_run)
+        await signals.first()
+        code = await signals.finish(server.drain(chosen.grace))
+    logs.get("server").info("stopped")
+    return code
+
+
+def _show_first_run(server: Server, made: FirstRun) -> None:
+    from proxy_engine.cli.output import box
+
+    flags = {"--server": server.url, "--token": made.device_token, "--http": "web=127.0.0.1:3000"}
+    connect = "proxy-engine connect " + " ".join(
+        f"{flag} {shlex.quote(value)}" for flag, value in flags.items()
+    )
+    if server.settings.log_format == "json":
+        line = {
+            "event": "first_run",
+            "admin_token": made.admin_token,
+            "device_token": made.device_token,
+            "server": server.url,
+            "connect": connect,
+        }
+        print(json.dumps(line), flush=True)
+        return
+    box(
+        "proxy-engine is ready",
+        [
+            "Admin token, shown only now:",
+            made.admin_token,
+            "",
+            "On the device, with a service on port 3000:",
+            connect,
+        ],
+    )

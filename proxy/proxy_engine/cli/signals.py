@@ -1,0 +1,41 @@
+"""SIGINT and SIGTERM: the first asks for a clean end, the second ends at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from proxy_engine import logs
+from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
+
+_log = logs.get("cli")
+
+
+class Signals:
+    def __init__(self) -> None:
+        self._first = asyncio.Event()
+        self._second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        (self._second if self._first.is_set() else self._first).set()
+
+    async def first(self) -> None:
+        await self._first.wait()
+
+    async def finish(self, work: Coroutine[Any, Any, None]) -> int:
+        """Run the clean end; the exit code. Cut short by a second signal."""
+        clean = asyncio.create_task(work)
+        second = asyncio.create_task(self._second.wait())
+        await asyncio.wait({clean, second}, return_when=asyncio.FIRST_COMPLETED)
+        second.cancel()
+        if clean.done():
+            clean.result()
+            return EXIT_OK
+        clean.cancel()
+        _log.warning("second signal, ending at once")
+        return EXIT_FAILURE

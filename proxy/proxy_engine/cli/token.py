@@ -1,0 +1,156 @@
+"""proxy-engine token: make, list and revoke tokens, whether the server runs or not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from proxy_engine.cli.parser import add_common, add_setting, settings
+
+if TYPE_CHECKING:
+    from proxy_engine.storage import Token
+    from proxy_engine.storage.sqlite import SqliteStore
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("token", help="make, list and revoke tokens")
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+
+    create = actions.add_parser("create", help="make a token and print it, only now")
+    create.add_argument("--name", required=True, help="a unique name for the token")
+    create.add_argument(
+        "--kind", choices=("device", "admin"), default="device", help="what it opens [device]"
+    )
+    create.add_argument("--device", default=None, help="the device it is for [the token's name]")
+    create.add_argument("--expires", metavar="TIME", default=None, help="such as 30d [never]")
+    listing = actions.add_parser("list", help="show the tokens, without their secrets")
+    listing.add_argument("--json", action="store_true", help="one JSON array")
+    revoke = actions.add_parser("revoke", help="make a token useless; its links are closed")
+    revoke.add_argument("name", metavar="NAME")
+    for action, function in ((create, _create), (listing, _list), (revoke, _revoke)):
+        add_setting(action, "data_dir", metavar="DIR", help="the server's data dir")
+        add_common(action, function)
+
+
+async def _open(args: argparse.Namespace, *, create: bool = False) -> SqliteStore:
+    from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
+
+    data_dir = settings(args).data_dir
+    if create:
+        create_data_dir(data_dir)
+    return await SqliteStore.open(database_path(data_dir), create=create)
+
+
+def _create(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from proxy_engine import tokens
+    from proxy_engine.errors import ProxyEngineError, UsageError
+    from proxy_engine.storage import NameTaken
+    from proxy_engine.values import parse_duration
+
+    try:
+        expires_in = None if args.expires is None else parse_duration(args.expires)
+    except ValueError as error:
+        raise UsageError(f"--expires: {error}") from None
+    tokens.check_name(args.name)
+
+    async def work() -> str:
+        store = await _open(args, create=True)
+        try:
+            secret, _ = await tokens.create(
+                store,
+                name=args.name,
+                kind=args.kind,
+                device=args.device,
+                now=time.time(),
+                expires_in=expires_in,
+            )
+            return secret
+        except NameTaken:
+            raise ProxyEngineError(f'there is a token named "{args.name}" already') from None
+        finally:
+            await store.close()
+
+    print(asyncio.run(work()))
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    import asyncio
+
+    async def work() -> list[Token]:
+        store = await _open(args)
+        try:
+            return await store.tokens()
+        finally:
+            await store.close()
+
+    found = asyncio.run(work())
+    now = time.time()
+    if args.json:
+        print(json.dumps([_public(token, now) for token in found], indent=2))
+        return 0
+    from proxy_engine.cli.output import table
+
+    table(
+        ("name", "kind", "device", "state", "created", "expires", "last used"),
+        [
+            (
+                token.name,
+                token.kind,
+                token.device or "-",
+                _state(token, now),
+                _date(token.created_at),
+                _date(token.expires_at),
+                _date(token.last_used_at),
+            )
+            for token in found
+        ],
+    )
+    return 0
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from proxy_engine.errors import ProxyEngineError
+
+    async def work() -> bool:
+        store = await _open(args)
+        try:
+            return await store.token_revoke(args.name, time.time())
+        finally:
+            await store.close()
+
+    if not asyncio.run(work()):
+        raise ProxyEngineError(f'there is no live token named "{args.name}"')
+    return 0
+
+
+def _state(token: Token, now: float) -> str:
+    from proxy_engine.tokens import refusal
+
+    reason = refusal(token, now)
+    return "live" if reason is None else reason.removesuffix("_token")
+
+
+def _public(token: Token, now: float) -> dict[str, Any]:
+    return {
+        "name": token.name,
+        "kind": token.kind,
+        "device": token.device,
+        "state": _state(token, now),
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+        "revoked_at": token.revoked_at,
+        "last_used_at": token.last_used_at,
+    }
+
+
+def _date(moment: float | None) -> str:
+    if moment is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

@@ -1,0 +1,248 @@
+"""One settings tree: flags > environment PROXY_ENGINE_* > TOML file > defaults.
+
+Every setting has one name in three spellings: `data_dir` in the file, `--data-dir` as a
+flag, PROXY_ENGINE_DATA_DIR in the environment. A file may hold the settings of several
+verbs; each reads what it needs. Unknown keys fail with a suggestion, because a typing
+error that is silently ignored is worse than a program that does not start.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from proxy_engine.errors import UsageError, error_text, suggestion
+from proxy_engine.values import (
+    LABEL,
+    Address,
+    parse_address,
+    parse_duration,
+    parse_pairs,
+)
+
+ENV_PREFIX = "PROXY_ENGINE_"
+WORKERS_MAX = 64
+TUNNELS_MAX = 128  # of one agent: its "registered" answer must fit one control record
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of every verb, with its default."""
+
+    # run
+    listen: Address = Address("0.0.0.0", 8080)
+    admin: Address = Address("127.0.0.1", 8081)
+    admin_hosts: tuple[str, ...] = ()  # Host names the API answers to, besides IPs and localhost
+    domain: str = "localhost"
+    data_dir: Path = Path()  # default_data_dir(), set by load()
+    workers: int = 1
+    grace: float = 30.0  # seconds that requests in flight get when the program ends
+    default_tunnel: str = ""
+    keep_requests: int = 1_000_000  # rows of the request log; older ones are deleted
+    # connect
+    server: str = ""
+    token: str = ""
+    token_file: str = ""
+    http: dict[str, Address] = {}
+    transport: str = "ws"
+    # both
+    log_format: str = "text"
+    engine: dict[str, int] = {}  # options of the native engine, see docs/operations.md
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_DATA_HOME", "")
+    # The XDG specification: a relative path is invalid and to be ignored.
+    root = Path(base) if base.startswith("/") else Path("~/.local/share").expanduser()
+    return root / "proxy-engine"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return value
+
+
+def _integer(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise ValueError("expected a whole number")
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError(f'"{value}" is not a whole number') from None
+        if not low <= number <= high:
+            raise ValueError(f"{number} is not in {low}..{high}")
+        return number
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f'"{value}" is none of: {", ".join(choices)}')
+        return str(value)
+
+    return parse
+
+
+def _duration(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError('expected a duration such as "30s"')
+    return parse_duration(value)
+
+
+def _address(value: Any) -> Address:
+    return parse_address(_text(value))
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list):
+        raise ValueError("expected a list of names")
+    return tuple(_text(item).strip().lower() for item in items if _text(item).strip())
+
+
+def _label(value: Any) -> str:
+    text = _text(value)
+    if text and not LABEL.fullmatch(text):
+        raise ValueError(f'"{text}" is not a tunnel name: a-z, 0-9 and inner "-", at most 63')
+    return text
+
+
+def _domain(value: Any) -> str:
+    text = _text(value).lower().strip(".")
+    if len(text) > 189 or not all(LABEL.fullmatch(label) for label in text.split(".")):
+        raise ValueError(f'"{value}" is not a domain name')
+    return text
+
+
+def _pairs(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return dict(parse_pairs([value]))
+    if isinstance(value, list):
+        return dict(parse_pairs([_text(item) for item in value]))
+    if not isinstance(value, dict):
+        raise ValueError("expected NAME = VALUE pairs")
+    return value
+
+
+def _targets(value: Any) -> dict[str, Address]:
+    targets = {}
+    for name, target in _pairs(value).items():
+        if not name:
+            raise ValueError('"" is not a tunnel name')
+        targets[_label(name)] = parse_address(_text(target), port_min=1)
+    if len(targets) > TUNNELS_MAX:
+        raise ValueError(f"more than {TUNNELS_MAX} tunnels")
+    return targets
+
+
+def _engine_options(value: Any) -> dict[str, int]:
+    parse = _integer(-(2**63), 2**63 - 1)
+    options = {}
+    for name, option in _pairs(value).items():
+        try:
+            options[name] = parse(option)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return options
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "listen": _address,
+    "admin": _address,
+    "admin_hosts": _names,
+    "domain": _domain,
+    "data_dir": lambda value: Path(_text(value)).expanduser(),
+    "workers": _integer(1, WORKERS_MAX),
+    "grace": _duration,
+    "default_tunnel": _label,
+    "keep_requests": _integer(0, 2**53),
+    "server": _text,
+    "token": _text,
+    "token_file": _text,
+    "http": _targets,
+    "transport": _choice("ws", "tcp"),
+    "log_format": _choice("text", "json"),
+    "engine": _engine_options,
+}
+KEYS = tuple(_PARSERS)
+assert set(KEYS) == set(Settings.__struct_fields__)
+
+
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str], *, file: str | None = None
+) -> Settings:
+    """The settings of one invocation.
+
+    Args:
+        flags: only what was given on the command line, by setting name.
+        environ: usually os.environ.
+        file: --config; else PROXY_ENGINE_CONFIG; else none.
+    Raises: UsageError naming the place and, for unknown keys, the nearest known one.
+    """
+    file = file or environ.get(ENV_PREFIX + "CONFIG") or None
+    layers: list[tuple[Callable[[str], str], Mapping[str, Any]]] = [
+        (lambda key: "--" + key.replace("_", "-"), flags),
+        (lambda key: ENV_PREFIX + key.upper(), _environment(environ)),
+    ]
+    if file is not None:
+        layers.append((lambda key: f"{file}: {key}", _read_file(file)))
+    values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
+    seen: dict[str, int] = {}
+    for rank, (place, layer) in enumerate(layers):
+        for key, raw in layer.items():
+            if key in seen:
+                continue
+            try:
+                values[key] = _PARSERS[key](raw)
+            except ValueError as error:
+                raise UsageError(f"{place(key)}: {error}") from None
+            seen[key] = rank
+    _one_token(values, seen)
+    return Settings(**values)
+
+
+def _one_token(values: dict[str, Any], seen: Mapping[str, int]) -> None:
+    """A token or a token file: the nearer layer wins; both in one layer is a mistake."""
+    if not (values.get("token") and values.get("token_file")):
+        return
+    if seen["token"] == seen["token_file"]:
+        raise UsageError("both token and token_file are given; use one")
+    del values["token" if seen["token"] > seen["token_file"] else "token_file"]
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    layer = {}
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        key = name.removeprefix(ENV_PREFIX).lower()
+        if key in _PARSERS:
+            layer[key] = value
+            continue
+        # Others set variables with our prefix too (Kubernetes does for a service of
+        # this name), so only what is nearly one of ours counts as a typing error.
+        if key != "config" and suggestion(key, [*KEYS, "config"], cutoff=0.85):
+            known = [ENV_PREFIX + other.upper() for other in (*KEYS, "config")]
+            raise UsageError(f"unknown setting {name}{suggestion(name, known)}")
+    return layer
+
+
+def _read_file(file: str) -> dict[str, Any]:
+    try:
+        with open(file, "rb") as stream:
+            data = tomllib.load(stream)
+    except OSError as error:
+        raise UsageError(f"config file {file}: {error_text(error)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {file}: not TOML: {error}") from None
+    for key in data:
+        if key not in _PARSERS:
+            raise UsageError(f'{file}: unknown key "{key}"{suggestion(key, KEYS)}')
+    return data

@@ -1,0 +1,110 @@
+"""Owns one native engine inside an asyncio loop.
+
+The engine's eventfd becomes readable when there is something to collect; events and log
+records are then taken in batches, a bounded number per loop turn so that handshakes and
+the API stay responsive under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, Engine
+
+from proxy_engine import logs
+from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from proxy_engine_core.core import Event, LogRecord
+
+    from proxy_engine.config import Settings
+
+EVENTS_PER_TURN = 512
+LOGS_PER_TURN = 4096
+
+_log = logs.get("engine")
+
+
+def run_async(main: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+def make_engine(role: str, settings: Settings) -> Engine:
+    """An engine with the options of [engine]. Raises UsageError for a wrong one."""
+    for name in settings.engine:
+        if name not in DEFAULTS:
+            raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
+    try:
+        if role == "server":
+            return Engine("server", workers=settings.workers, **settings.engine)
+        return Engine("agent", workers=settings.workers, **settings.engine)
+    except ValueError as error:
+        raise UsageError(f"engine option: {error}") from None
+    except OSError as error:
+        raise ProxyEngineError(f"the engine can not start: {error_text(error)}") from None
+
+
+class EngineRunner:
+    """Hands the engine's events to on_event and its log records to on_logs."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        on_event: Callable[[Event], None],
+        on_logs: Callable[[Sequence[LogRecord]], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self._on_event = on_event
+        self._on_logs = on_logs
+        self._loop = asyncio.get_running_loop()
+        self._drained = asyncio.Event()
+        self._is_running = False
+
+    def start(self) -> None:
+        self._is_running = True
+        self._loop.add_reader(self.engine.event_fd, self.collect)
+        self.engine.start()
+
+    def collect(self) -> None:
+        if not self._is_running:
+            return
+        events = self.engine.poll(EVENTS_PER_TURN)
+        for event in events:
+            if event[0] == EVENT_DRAINED:
+                self._drained.set()
+            try:
+                self._on_event(event)
+            except Exception as error:  # one bad event must not stop the others
+                _log.exception("event handler failed", error, event=event[0])
+        records = self.engine.poll_logs(LOGS_PER_TURN)
+        if records and self._on_logs is not None:
+            self._on_logs(records)
+        if len(events) == EVENTS_PER_TURN or len(records) == LOGS_PER_TURN:
+            self._loop.call_soon(self.collect)
+
+    async def drain(self, grace: float) -> None:
+        """Let what is in flight finish, at most this many seconds."""
+        self.engine.drain(int(grace * 1000))
+        try:
+            async with asyncio.timeout(grace + 5):  # the engine keeps time; this is a net
+                await self._drained.wait()
+        except TimeoutError:
+            _log.warning("the engine did not drain in time")
+
+    async def stop(self) -> None:
+        """Stop the workers and hand over the last records. Idempotent."""
+        if self._is_running:
+            self._loop.remove_reader(self.engine.event_fd)
+            self.collect()
+            self._is_running = False
+        # Joining threads blocks for a moment: not on the loop.
+        await asyncio.to_thread(self.engine.stop)

@@ -1,0 +1,120 @@
+"""What the control plane keeps, behind one small interface.
+
+Everything is asynchronous, because a store may be on the network; a store on disk runs
+its calls in threads of its own. No call may block the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret's digest and what it allows. The secret itself is never kept."""
+
+    id: int
+    name: str
+    kind: str  # "admin" or "device"
+    digest: bytes  # SHA-256 of the text form
+    device_id: int | None
+    device: str | None  # the device's name
+    created_at: float  # seconds since the epoch, like all times here
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    name: str
+    created_at: float
+    is_blocked: bool
+    last_seen_at: float | None
+
+
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+    """A public name. It belongs to the device that registered it first."""
+
+    id: int
+    name: str
+    kind: str
+    device_id: int
+    created_at: float
+
+
+# One finished request in the order of the columns, which is that of the engine's
+# LogRecord: (time_us, route, device, request_id, visitor, method, host, path, status,
+# reason, flags, bytes_in, bytes_out, total_us, first_byte_us, target_us).
+RequestRow = tuple[int, int, int, str, str, str, str, str, int, str, int, int, int, int, int, int]
+
+
+class Request(msgspec.Struct, frozen=True, array_like=False):
+    """One stored request, with the names that its numbers stand for."""
+
+    id: int
+    time_us: int
+    request_id: str
+    visitor: str
+    method: str
+    host: str
+    path: str
+    status: int
+    reason: str
+    flags: int
+    bytes_in: int
+    bytes_out: int
+    total_us: int
+    first_byte_us: int
+    target_us: int
+    tunnel: str | None
+    device: str | None
+
+
+class NameTaken(Exception):
+    """A unique name is in use already."""
+
+
+class Store(Protocol):
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Returns if the store can be read and written now; raises StorageError if not."""
+
+    async def changed_elsewhere(self) -> bool:
+        """Whether another process wrote since the last call (true at the first)."""
+
+    async def token_add(
+        self,
+        *,
+        name: str,
+        kind: str,
+        digest: bytes,
+        device: str | None,
+        now: float,
+        expires_at: float | None,
+    ) -> Token:
+        """Also creates the device if it is new. Raises NameTaken."""
+
+    async def token_by_digest(self, digest: bytes) -> Token | None: ...
+    async def tokens(self) -> list[Token]: ...
+    async def token_revoke(self, name: str, now: float) -> bool:
+        """False if there is no live token of this name."""
+
+    async def token_used(self, token_id: int, now: float) -> None: ...
+    async def devices(self) -> list[Device]: ...
+    async def device(self, device_id: int) -> Device | None: ...
+    async def device_seen(self, device_id: int, now: float) -> None: ...
+    async def tunnels(self) -> list[Tunnel]: ...
+    async def tunnel_claim(self, name: str, kind: str, device_id: int, now: float) -> Tunnel:
+        """The tunnel, new or already this device's. Raises NameTaken if another has it."""
+
+    async def requests_add(self, rows: Sequence[RequestRow]) -> None: ...
+    async def requests_last(self, limit: int) -> list[Request]:
+        """The newest, oldest of them first."""
+
+    async def requests_after(self, request_id: int, limit: int) -> list[Request]: ...
+    async def requests_trim(self, keep: int) -> None:
+        """Delete all but about the newest `keep`."""

@@ -1,0 +1,65 @@
+"""The schema of the SQLite store as steps; PRAGMA user_version counts those applied.
+
+Steps are never edited once released: a change is a new step at the end.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE devices (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            created_at REAL NOT NULL,
+            is_blocked INTEGER NOT NULL DEFAULT 0,
+            last_seen_at REAL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE tokens (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL CHECK (kind IN ('admin', 'device')),
+            digest BLOB NOT NULL UNIQUE,
+            device_id INTEGER REFERENCES devices (id) ON DELETE CASCADE,
+            created_at REAL NOT NULL,
+            expires_at REAL,
+            revoked_at REAL,
+            last_used_at REAL,
+            CHECK ((kind = 'device') = (device_id IS NOT NULL))
+        ) STRICT
+        """,
+        """
+        CREATE TABLE tunnels (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            device_id INTEGER NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
+            created_at REAL NOT NULL
+        ) STRICT
+        """,
+        # Appended to thousands of times a second, so no index but the row id.
+        """
+        CREATE TABLE requests (
+            id INTEGER PRIMARY KEY,
+            time_us INTEGER NOT NULL,
+            tunnel_id INTEGER NOT NULL,
+            device_id INTEGER NOT NULL,
+            request_id TEXT NOT NULL,
+            visitor TEXT NOT NULL,
+            method TEXT NOT NULL,
+            host TEXT NOT NULL,
+            path TEXT NOT NULL,
+            status INTEGER NOT NULL,
+            reason TEXT NOT NULL,
+            flags INTEGER NOT NULL,
+            bytes_in INTEGER NOT NULL,
+            bytes_out INTEGER NOT NULL,
+            total_us INTEGER NOT NULL,
+            first_byte_us INTEGER NOT NULL,
+            target_us INTEGER NOT NULL
+        ) STRICT
+        """,
+    ),
+)

@@ -1,0 +1,90 @@
+"""The agent's targets: names resolved for the engine, which knows only IP literals.
+
+Addresses are looked up at the start, every REFRESH_INTERVAL, and when a target could not
+be connected. A name may have several; the next one is used after a failure, so that
+`localhost` works whether the service listens on 127.0.0.1 or on ::1 only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from proxy_engine import logs
+from proxy_engine.errors import error_text
+from proxy_engine.values import Address
+
+if TYPE_CHECKING:
+    from proxy_engine_core.core import Engine
+
+REFRESH_INTERVAL = 60.0  # seconds
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+_log = logs.get("targets")
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """IP literals of a name, IPv4 first. Raises OSError."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # a label that can not be encoded
+        raise OSError(f'"{host}" is not a host name') from None
+    # A development server usually listens on 127.0.0.1, so ::1 first would fail first.
+    found.sort(key=lambda item: item[0] != socket.AF_INET)
+    return list(dict.fromkeys(str(item[4][0]) for item in found))
+
+
+class Targets:
+    def __init__(
+        self, engine: Engine, targets: Mapping[str, Address], resolve: Resolve = resolve
+    ) -> None:
+        self._engine = engine
+        self._targets = dict(targets)
+        self._resolve = resolve
+        self._found: dict[str, list[str]] = {}
+        self._unknown: set[str] = set()
+        self._applied: list[tuple[str, str, int]] | None = None
+        self._refreshing = asyncio.Lock()
+
+    async def refresh(self) -> None:
+        """Look every name up and give the engine what changed."""
+        async with self._refreshing:
+            for tunnel, target in self._targets.items():
+                try:
+                    found = await self._resolve(target.host, target.port)
+                except OSError as error:
+                    # What worked before stays; a resolver may be away for a moment.
+                    if tunnel not in self._unknown:
+                        _log.warning(
+                            "target not found",
+                            tunnel=tunnel,
+                            target=target,
+                            error=error_text(error),
+                        )
+                    self._unknown.add(tunnel)
+                    continue
+                self._unknown.discard(tunnel)
+                if set(found) != set(self._found.get(tunnel, ())):
+                    self._found[tunnel] = found
+            self._apply()
+
+    async def failed(self, tunnel: str) -> None:
+        """The address in use could not be connected: look again, take the next one."""
+        await self.refresh()
+        found = self._found.get(tunnel)
+        if found is not None and len(found) > 1:
+            found.append(found.pop(0))
+            self._apply()
+
+    def _apply(self) -> None:
+        table = [
+            (tunnel, found[0], self._targets[tunnel].port)
+            for tunnel, found in self._found.items()
+            if found
+        ]
+        if table != self._applied:
+            self._applied = table
+            self._engine.targets_apply(table)

@@ -1,0 +1,68 @@
+"""Small textual values of flags, variables and files: addresses, durations, lists."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# A DNS label (RFC 1123): what a tunnel or device may be called.
+LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
+_DURATION_MAX = 100 * 365 * 86400.0  # seconds; keeps every sum with a wall clock in range
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, *, port_min: int = 0) -> Address:
+    """HOST:PORT, [IPV6]:PORT or :PORT (every IPv4 address). Raises ValueError."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError(f'"{text}" is not HOST:PORT')
+    if not port_min <= int(port) <= 65535:
+        raise ValueError(f'"{text}": the port must be {port_min}..65535')
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError(f'"{text}": "{host}" is not an IPv6 address') from None
+    elif ":" in host:
+        raise ValueError(f'"{text}": write IPv6 addresses as [ADDRESS]:PORT')
+    elif any(character.isspace() or character in "/@?#" for character in host):
+        raise ValueError(f'"{text}" is not HOST:PORT')
+    return Address(host or "0.0.0.0", int(port))
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds from "30s", "500ms", "2h", "30d" or a plain number of seconds."""
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError(f'"{text}" is not a duration such as 500ms, 30s, 5m, 2h or 30d')
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if seconds > _DURATION_MAX:
+        raise ValueError(f'"{text}" is more than a hundred years')
+    return seconds
+
+
+def parse_pairs(items: Iterable[str]) -> dict[str, str]:
+    """NAME=VALUE items, each also a comma-separated list of them."""
+    pairs: dict[str, str] = {}
+    for item in items:
+        for part in filter(None, (piece.strip() for piece in item.split(","))):
+            name, equals, value = part.partition("=")
+            if not equals or not name.strip() or not value.strip():
+                raise ValueError(f'"{part}" is not NAME=VALUE')
+            if name.strip() in pairs:
+                raise ValueError(f'"{name.strip()}" is given twice')
+            pairs[name.strip()] = value.strip()
+    return pairs

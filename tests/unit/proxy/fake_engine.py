@@ -1,0 +1,99 @@
+"""An engine that moves nothing: it remembers what it was told and says what it is given."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from typing import Any
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.routes: dict[str, tuple[int, tuple[int, ...], str]] = {}
+        self.sent: list[tuple[int, dict[str, Any]]] = []
+        self.closed: list[tuple[int, str]] = []
+        self.replies: list[tuple[int, bytes, dict[str, Any]]] = []
+        self.dials: list[tuple[str, int, bytes, str]] = []
+        self.targets: list[tuple[str, str, int]] = []
+        self.are_devices_there = True
+
+    def auth_reply(self, ticket: int, response: bytes, **options: Any) -> bool:
+        self.replies.append((ticket, response, options))
+        return self.are_devices_there
+
+    def routes_apply(self, ops: Any) -> None:
+        for op in ops:
+            if op[0] == "delete":
+                del self.routes[op[1]]
+            else:
+                self.routes[op[1]] = (op[2], tuple(op[3]), op[4])
+        self.calls.append(("routes", len(ops)))
+
+    def link_send(self, link: int, record: bytes) -> bool:
+        assert len(record) <= 65536
+        self.sent.append((link, json.loads(record)))
+        return True
+
+    def link_close(self, link: int, reason: str = "") -> bool:
+        self.closed.append((link, reason))
+        self.calls.append(("close", link))
+        return True
+
+    def dial(self, host: str, port: int, request: bytes, *, carrier: str, timeout_ms: int) -> int:
+        self.dials.append((host, port, request, carrier))
+        return 100 + len(self.dials)
+
+    def targets_apply(self, targets: Any) -> None:
+        self.targets = list(targets)
+
+    def stats(self) -> dict[str, int]:
+        return {"links": 0}
+
+
+def head(target: str = "/_proxy/link", method: str = "GET", **fields: str) -> bytes:
+    """A request head; field names with _ for -. An empty value leaves the field out."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items() if value]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def status(response: bytes) -> int:
+    return int(response.split(b" ", 2)[1])
+
+
+def fields(response: bytes) -> dict[str, str]:
+    lines = response.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+
+
+def body(response: bytes) -> dict[str, Any]:
+    return json.loads(response.partition(b"\r\n\r\n")[2])
+
+
+def parse_request_head(data: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
+    lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    start = lines[0].split(b" ")
+    if len(start) != 3:
+        raise ValueError("bad_request_line")
+    found = []
+    for line in lines[1:]:
+        name, _, value = line.partition(b":")
+        found.append((name.decode().lower(), value.strip()))
+    return start[0].decode(), start[1].decode(), found
+
+
+def install_core_if_missing() -> None:
+    """Stand in for the native module where it has not been built."""
+    try:
+        import proxy_engine_core.core  # noqa: F401
+    except ImportError:
+        core: Any = types.ModuleType("proxy_engine_core.core")
+        names = "AUTH LINK_UP LINK_DOWN CONTROL DIAL_FAILED TARGET_FAILED DRAINED"
+        for number, name in enumerate(names.split(), 1):
+            setattr(core, f"EVENT_{name}", number)
+        core.parse_request_head = parse_request_head
+        core.DEFAULTS = {}
+        core.Engine = FakeEngine
+        sys.modules["proxy_engine_core.core"] = core

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from proxy_engine import handshake
+from proxy_engine.agent import REGISTER_TIMEOUT, Agent, parse_server
+from proxy_engine.backoff import Backoff
+from proxy_engine.control import PublicTunnel
+from proxy_engine.errors import UsageError
+from proxy_engine.targets import Targets
+from proxy_engine.values import Address
+
+from tests.unit.proxy.fake_engine import FakeEngine, fields
+
+
+class Timer:
+    def __init__(self, at: float, call: Callable[[], None]) -> None:
+        self.at = at
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Device:
+    """An agent in a world where time passes only when the test says so."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.now = 0.0
+        self.timers: list[Timer] = []
+        self.public: list[list[PublicTunnel]] = []
+        self.addresses = ["10.0.0.1"]
+        fake: Any = engine
+        self.agent = Agent(
+            fake,
+            server=parse_server("http://proxy.example:8080"),
+            token="pe_secret",
+            carrier="raw",
+            targets=Targets(fake, {"web": Address("127.0.0.1", 3000)}, self.resolve),
+            tunnels=["web"],
+            resolve=self.resolve,
+            announce=self.public.append,
+            call_later=self.call_later,
+            backoff=Backoff(lambda low, high: high),
+            monotonic=lambda: self.now,
+            wall=lambda: self.now,
+        )
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        if host == "127.0.0.1":
+            return [host]
+        if not self.addresses:
+            raise OSError("name unknown")
+        return self.addresses
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(self.now + delay, call))
+        return self.timers[-1]
+
+    async def settle(self) -> None:
+        while self.agent._tasks:
+            await asyncio.gather(*self.agent._tasks)
+
+    async def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while True:
+            await self.settle()
+            due = [timer for timer in self.timers if timer.call and timer.at <= end]
+            if not due:
+                break
+            timer = min(due, key=lambda timer: timer.at)
+            call, timer.call = timer.call, None
+            self.now = max(self.now, timer.at)
+            assert call is not None
+            call()
+        self.now = end
+
+    async def event(self, *event: Any) -> None:
+        self.agent.on_event(event)
+        await self.settle()
+
+    @property
+    def dial(self) -> int:
+        """The number of the last dial."""
+        return 100 + len(self.engine.dials)
+
+    async def up(self) -> int:
+        offer = handshake.Offer("raw", "", 1, handshake.WINDOW, "")
+        link = self.dial
+        await self.event(2, link, 0, "10.0.0.1:8080", handshake.accept_response(offer))
+        return link
+
+    async def say(self, link: int, **record: Any) -> None:
+        await self.event(4, link, json.dumps(record).encode())
+
+    async def registered(self, link: int, url: str = "http://web.proxy.example:8080/") -> None:
+        tunnels = [{"name": "web", "kind": "http", "url": url}]
+        await self.say(link, type="registered", tunnels=tunnels, refused=[])
+
+    async def connect(self) -> int:
+        link = await self.up()
+        await self.registered(link)
+        return link
+
+    async def refuse(
+        self, status: int, *, retry_after: int | None = None, body: bytes = b""
+    ) -> None:
+        head = f"HTTP/1.1 {status} No\r\n"
+        if retry_after is not None:
+            head += f"Retry-After: {retry_after}\r\n"
+        await self.event(5, self.dial, "refused", 0, status, (head + "\r\n").encode(), body)
+
+
+@pytest.fixture
+async def device(engine: FakeEngine) -> AsyncIterator[Device]:
+    device = Device(engine)
+    device.agent.start()
+    await device.pass_time(0)
+    yield device
+    await device.agent.close()
+
+
+def types(engine: FakeEngine, link: int) -> list[str]:
+    return [record["type"] for to, record in engine.sent if to == link]
+
+
+async def test_it_dials_with_its_token_and_offers(device: Device, engine: FakeEngine) -> None:
+    [(host, port, request, carrier)] = engine.dials
+    assert (host, port, carrier) == ("10.0.0.1", 8080, "raw")
+    assert request.startswith(b"GET /_proxy/link HTTP/1.1\r\n")
+    sent = fields(request)
+    assert sent["host"] == "proxy.example:8080"
+    assert sent["authorization"] == "Bearer pe_secret"
+    assert (sent["proxy-engine-version"], sent["proxy-engine-window"]) == ("1", "1048576")
+    assert len(sent["proxy-engine-instance"]) == 32
+    assert engine.targets == [("web", "127.0.0.1", 3000)]
+
+
+async def test_it_registers_and_announces(device: Device, engine: FakeEngine) -> None:
+    link = await device.up()
+    [(to, record)] = engine.sent
+    assert to == link
+    assert record["tunnels"] == [{"name": "web", "kind": "http"}]
+    assert record["agent"].startswith("proxy-engine/")
+    await device.registered(link)
+    assert device.public == [[PublicTunnel("web", "http", "http://web.proxy.example:8080/")]]
+
+
+async def test_it_comes_back_and_announces_only_what_changed(
+    device: Device, engine: FakeEngine
+) -> None:
+    link = await device.connect()
+    await device.event(3, link, 0, "closed", 0, 0, 1.0)
+    assert len(engine.dials) == 1
+    await device.pass_time(1)
+    assert len(engine.dials) == 2
+    link = await device.connect()
+    assert len(device.public) == 1
+    await device.event(3, link, 0, "closed", 0, 0, 1.0)
+    await device.pass_time(2)
+    await device.registered(await device.up(), url="http://other/")
+    assert len(device.public) == 2
+
+
+async def test_failures_are_tried_again_ever_more_slowly(
+    device: Device, engine: FakeEngine
+) -> None:
+    times = []
+    for _ in range(8):
+        await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+        start, count = device.now, len(engine.dials)
+        while len(engine.dials) == count:
+            await device.pass_time(1)
+        times.append(device.now - start)
+    assert times == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert not device.agent.ended.is_set()
+
+
+async def test_a_stable_link_makes_the_first_retry_quick_again(
+    device: Device, engine: FakeEngine
+) -> None:
+    for seconds in (1, 2, 4, 8):
+        await device.event(5, device.dial, "timeout", 0, 0, b"", b"")
+        await device.pass_time(seconds)
+    link = await device.connect()
+    await device.pass_time(30)
+    await device.event(3, link, 0, "closed", 0, 0, 30.0)
+    count = len(engine.dials)
+    await device.pass_time(1)
+    assert len(engine.dials) == count + 1
+
+
+async def test_a_server_that_asks_for_patience_gets_it(device: Device, engine: FakeEngine) -> None:
+    await device.refuse(503, retry_after=10)
+    await device.pass_time(10.9)
+    assert len(engine.dials) == 1
+    await device.pass_time(0.2)
+    assert len(engine.dials) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_bad_token_ends_it_with_one_line(device: Device, status: int) -> None:
+    await device.refuse(status, body=b'{"error":"revoked_token","message":"it was revoked"}')
+    assert device.agent.ended.is_set()
+    assert device.agent.failure == [f"the server refused the token: it was revoked ({status})"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 426, 429, 500, 502, 503])
+async def test_every_other_refusal_is_tried_again(
+    device: Device, engine: FakeEngine, status: int
+) -> None:
+    await device.refuse(status)
+    await device.pass_time(1)
+    assert len(engine.dials) == 2
+    assert not device.agent.ended.is_set()
+
+
+async def test_a_server_of_another_kind_ends_it(device: Device) -> None:
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: proxy-engine-yamux\r\n\r\n"
+    await device.event(2, device.dial, 0, "10.0.0.1:8080", head)
+    assert "not a proxy-engine server" in device.agent.failure[0]
+
+
+async def test_a_name_that_is_not_found_is_tried_again(device: Device, engine: FakeEngine) -> None:
+    link = await device.connect()
+    device.addresses = []
+    await device.event(3, link, 0, "closed", 0, 0, 1.0)
+    await device.pass_time(10)
+    assert len(engine.dials) == 1
+    device.addresses = ["10.0.0.2"]
+    await device.pass_time(60)
+    assert engine.dials[-1][0] == "10.0.0.2"
+
+
+async def test_when_every_tunnel_is_refused_it_says_why_and_ends(device: Device) -> None:
+    refused = [{"name": "web", "code": "tunnel_taken", "message": "not yours"}]
+    await device.say(await device.up(), type="registered", tunnels=[], refused=refused)
+    assert device.agent.failure == ['tunnel "web" refused: not yours (tunnel_taken)']
+
+
+async def test_when_the_servers_store_fails_it_tries_again(
+    device: Device, engine: FakeEngine
+) -> None:
+    link = await device.up()
+    refused = [{"name": "web", "code": "store_failed", "message": "later"}]
+    await device.say(link, type="registered", tunnels=[], refused=refused)
+    assert not device.agent.ended.is_set()
+    assert engine.closed == [(link, "store_failed")]
+
+
+async def test_a_register_without_an_answer_ends_the_link(
+    device: Device, engine: FakeEngine
+) -> None:
+    link = await device.up()
+    await device.pass_time(REGISTER_TIMEOUT)
+    assert engine.closed == [(link, "register_timeout")]
+
+
+async def test_while_the_server_drains_the_old_link_serves_until_the_new_one_is_up(
+    device: Device, engine: FakeEngine
+) -> None:
+    old = await device.connect()
+    await device.say(old, type="drain")
+    await device.pass_time(1)
+    assert len(engine.dials) == 2
+    await device.refuse(503, retry_after=2)
+    await device.pass_time(4)
+    assert len(engine.dials) == 3
+    new = await device.connect()
+    assert engine.closed == []
+    await device.event(3, old, 0, "closed", 0, 0, 9.0)
+    await device.pass_time(100)
+    assert len(engine.dials) == 3
+    await device.event(3, new, 0, "closed", 0, 0, 9.0)
+    await device.pass_time(60)
+    assert len(engine.dials) == 4
+
+
+async def test_an_old_link_that_ends_while_a_dial_is_under_way_starts_no_second_one(
+    device: Device, engine: FakeEngine
+) -> None:
+    old = await device.connect()
+    await device.say(old, type="drain")
+    await device.event(3, old, 0, "closed", 0, 0, 9.0)
+    await device.pass_time(60)
+    assert len(engine.dials) == 2
+
+
+async def test_after_being_replaced_by_another_run_it_is_slow(
+    device: Device, engine: FakeEngine
+) -> None:
+    link = await device.connect()
+    await device.say(link, type="error", code="replaced", message="by another agent run")
+    await device.event(3, link, 0, "closed", 0, 0, 1.0)
+    await device.pass_time(59)
+    assert len(engine.dials) == 1
+    await device.pass_time(1)
+    assert len(engine.dials) == 2
+
+
+async def test_unknown_records_are_answered_and_broken_ones_end_the_link(
+    device: Device, engine: FakeEngine
+) -> None:
+    link = await device.connect()
+    await device.say(link, type="future")
+    assert engine.sent[-1][1]["code"] == "unknown_record"
+    await device.event(4, link, b"nope")
+    assert engine.closed == [(link, "bad_record")]
+
+
+async def test_a_failing_target_is_looked_up_again_once_a_second(
+    device: Device, engine: FakeEngine
+) -> None:
+    await device.connect()
+    lookups = 0
+    original = device.agent._targets.failed
+
+    async def count(tunnel: str) -> None:
+        nonlocal lookups
+        lookups += 1
+        await original(tunnel)
+
+    device.agent._targets.failed = count  # type: ignore[method-assign]
+    for _ in range(5):
+        await device.event(6, "web", 111)
+    assert lookups == 1
+    await device.pass_time(1)
+    await device.event(6, "web", 111)
+    assert lookups == 2
+
+
+async def test_draining_tells_the_server_and_dials_no_more(
+    device: Device, engine: FakeEngine
+) -> None:
+    link = await device.connect()
+    device.agent.drain()
+    assert types(engine, link) == ["register", "drain"]
+    await device.event(3, link, 0, "closed", 0, 0, 1.0)
+    await device.pass_time(100)
+    assert len(engine.dials) == 1
+    assert not device.agent.ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("http://a.example", ("a.example", 80, "a.example")),
+        ("ws://a.example:8080/", ("a.example", 8080, "a.example:8080")),
+        ("http://[::1]:81", ("::1", 81, "[::1]:81")),
+    ],
+)
+def test_server_urls(url: str, server: tuple[str, int, str]) -> None:
+    assert parse_server(url) == server
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://a", "TLS is not in this version yet"),
+        ("wss://a", "TLS is not in this version yet"),
+        ("a.example:8080", "is not a URL"),
+        ("ftp://a", "is not a URL"),
+        ("http://", "is not a URL"),
+        ("http://a/path", "only scheme, host and port"),
+        ("http://a?token=x", "only scheme, host and port"),
+        ("http://u:p@a", "only scheme, host and port"),
+        ("http://a:x", "server"),
+        ("http://a:99999", "server"),
+        ("http://a:0", "no usable"),
+        ("http://a b", "no usable"),
+        ("", "is not a URL"),
+    ],
+)
+def test_what_is_no_server_url(url: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_server(url)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import proxy_engine
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from proxy_engine import tokens
+from proxy_engine.api import create_app
+from proxy_engine.config import Settings
+from proxy_engine.errors import StorageError
+from proxy_engine.links import Links
+from proxy_engine.request_log import RequestLog
+from proxy_engine.storage.sqlite import SqliteStore
+from proxy_engine.tunnels import TunnelTable
+
+from tests.unit.proxy.fake_engine import FakeEngine
+
+
+class Service:
+    def __init__(self, engine: Any, store: SqliteStore) -> None:
+        self.settings = Settings(admin_hosts=("admin.example",))
+        self.started_at = time.time() - 5
+        self.is_draining = False
+        self.store = store
+        self.engine = engine
+        self.table = TunnelTable(domain="localhost", port=8080)
+        self.links = Links(engine, store, self.table)
+        self.request_log = RequestLog(store, keep=0)
+
+
+@pytest.fixture
+def service(engine: FakeEngine, store: SqliteStore) -> Service:
+    return Service(engine, store)
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[TestClient[Any, Any]]:
+    protocol: Any = service
+    async with TestClient(TestServer(create_app(protocol))) as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(store: SqliteStore) -> dict[str, str]:
+    secret, _ = await tokens.create(store, name="root", kind="admin", now=time.time())
+    return {"Authorization": f"Bearer {secret}"}
+
+
+PATHS = ["/api/v1/stats", "/api/v1/devices", "/api/v1/tunnels", "/api/v1/requests"]
+
+
+async def test_probes_need_no_token(client: TestClient[Any, Any]) -> None:
+    for path in ("/livez", "/readyz", "/health"):
+        response = await client.get(path, headers={"Host": "anything.example"})
+        assert response.status == 200, path
+        assert (await response.json())["status"] == "ok"
+
+
+async def test_health_says_version_uptime_links_and_store(client: TestClient[Any, Any]) -> None:
+    body = await (await client.get("/health")).json()
+    assert body["version"] == proxy_engine.__version__
+    assert body["uptime"] >= 5
+    assert (body["links"], body["store"]) == (0, True)
+
+
+async def test_while_draining_it_is_alive_but_not_ready(
+    client: TestClient[Any, Any], service: Service
+) -> None:
+    service.is_draining = True
+    assert (await client.get("/livez")).status == 200
+    response = await client.get("/readyz")
+    assert (response.status, (await response.json())["status"]) == (503, "draining")
+
+
+async def test_while_the_store_fails_it_is_not_ready(
+    client: TestClient[Any, Any], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise StorageError("no")
+
+    monkeypatch.setattr(service.store, "ping", fail)
+    assert (await client.get("/readyz")).status == 503
+    assert (await client.get("/livez")).status == 200
+
+
+async def test_while_requests_can_not_be_logged_it_is_not_ready(
+    client: TestClient[Any, Any], service: Service
+) -> None:
+    service.request_log.is_failing = True
+    response = await client.get("/readyz")
+    assert (response.status, (await response.json())["status"]) == (503, "failing")
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/api/", "/api/v1/unknown"])
+async def test_the_api_is_closed_without_an_admin_token(
+    client: TestClient[Any, Any], store: SqliteStore, path: str
+) -> None:
+    response = await client.get(path)
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert response.content_type == "application/problem+json"
+    assert (await response.json())["title"] == "no_token"
+    wrong = {"Authorization": "Bearer " + tokens.new_secret()}
+    assert (await client.get(path, headers=wrong)).status == 401
+    device, _ = await tokens.create(store, name="pi", now=time.time())
+    response = await client.get(path, headers={"Authorization": f"Bearer {device}"})
+    assert (response.status, (await response.json())["title"]) == (403, "wrong_kind")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_the_api_is_open_with_one(
+    client: TestClient[Any, Any], admin: dict[str, str], path: str
+) -> None:
+    response = await client.get(path, headers=admin)
+    assert response.status == 200
+    assert response.content_type == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_a_revoked_admin_token_opens_nothing(
+    client: TestClient[Any, Any], admin: dict[str, str], store: SqliteStore
+) -> None:
+    await store.token_revoke("root", time.time())
+    assert (await client.get("/api/v1/stats", headers=admin)).status == 401
+
+
+async def test_what_is_known_is_shown_and_no_secret(
+    client: TestClient[Any, Any], admin: dict[str, str], store: SqliteStore
+) -> None:
+    _, token = await tokens.create(store, name="pi", now=1.0)
+    await store.tunnel_claim("web", "http", token.device_id or 0, 2.0)
+    await store.requests_add([(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)])
+    devices = await client.get("/api/v1/devices", headers=admin)
+    assert [item["name"] for item in (await devices.json())["devices"]] == ["pi"]
+    assert token.digest.hex() not in await devices.text()
+    tunnels = await (await client.get("/api/v1/tunnels", headers=admin)).json()
+    [tunnel] = tunnels["tunnels"]
+    assert (tunnel["url"], tunnel["device"]) == ("http://web.localhost:8080/", "pi")
+    assert tunnel["is_online"] is False
+    requests = await (await client.get("/api/v1/requests?limit=5", headers=admin)).json()
+    assert [(item["path"], item["tunnel"]) for item in requests["requests"]] == [("/x", "web")]
+    stats = await (await client.get("/api/v1/stats", headers=admin)).json()
+    assert (stats["links"], stats["request_log_dropped"]) == (0, 0)
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "x", "-1", "", "9" * 5000])
+async def test_a_bad_limit_is_400(
+    client: TestClient[Any, Any], admin: dict[str, str], limit: str
+) -> None:
+    response = await client.get("/api/v1/requests", params={"limit": limit}, headers=admin)
+    assert (response.status, (await response.json())["title"]) == (400, "bad_limit")
+
+
+async def test_wrong_paths_and_methods_are_problems(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    response = await client.get("/api/v1/unknown", headers=admin)
+    assert (response.status, response.content_type) == (404, "application/problem+json")
+    response = await client.post("/api/v1/stats", headers=admin)
+    assert (response.status, response.headers["Allow"]) == (405, "GET,HEAD")
+    assert (await client.get("/")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8081", 200),
+        ("[::1]:8081", 200),
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("admin.example:8081", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+    ],
+)
+async def test_the_api_answers_only_to_names_that_are_meant_for_it(
+    client: TestClient[Any, Any], admin: dict[str, str], host: str, status: int
+) -> None:
+    response = await client.get("/api/v1/stats", headers={**admin, "Host": host})
+    assert response.status == status
+
+
+async def test_a_bug_is_a_problem_without_details(
+    client: TestClient[Any, Any], admin: dict[str, str], service: Service
+) -> None:
+    service.engine = None
+    response = await client.get("/api/v1/stats", headers=admin)
+    assert response.status == 500
+    assert "NoneType" not in await response.text()

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from proxy_engine import config
+from proxy_engine.errors import UsageError
+from proxy_engine.values import Address
+
+
+def write(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "proxy.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_nothing_given_means_defaults() -> None:
+    settings = config.load({}, {"HOME": "/nowhere"})
+    assert settings.listen == Address("0.0.0.0", 8080)
+    assert settings.admin == Address("127.0.0.1", 8081)
+    assert settings.workers == 1
+    assert settings.grace == 30.0
+
+
+def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path) -> None:
+    file = write(tmp_path, 'workers = 2\ndomain = "file.example"\ngrace = "1m"\n')
+    environ = {"PROXY_ENGINE_WORKERS": "3", "PROXY_ENGINE_DOMAIN": "env.example"}
+    settings = config.load({"workers": "4"}, environ, file=file)
+    assert (settings.workers, settings.domain, settings.grace) == (4, "env.example", 60.0)
+    assert settings.transport == "ws"
+
+
+def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    file = write(tmp_path, "workers = 7\n")
+    assert config.load({}, {"PROXY_ENGINE_CONFIG": file}).workers == 7
+
+
+def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
+    samples = {
+        "listen": "127.0.0.1:1",
+        "admin": "127.0.0.1:2",
+        "admin_hosts": "a.example,b.example",
+        "domain": "example.com",
+        "data_dir": "/data",
+        "workers": "2",
+        "grace": "5s",
+        "default_tunnel": "web",
+        "keep_requests": "10",
+        "server": "http://x",
+        "token": "t",
+        "token_file": "f",
+        "http": "web=127.0.0.1:3000",
+        "transport": "tcp",
+        "log_format": "json",
+        "engine": "a=1",
+    }
+    assert set(samples) == set(config.KEYS)
+    default = config.load({}, {})
+    for key, text in samples.items():
+        from_flag = getattr(config.load({key: text}, {}), key)
+        from_variable = getattr(config.load({}, {"PROXY_ENGINE_" + key.upper(): text}), key)
+        from_file = getattr(config.load({}, {}, file=write(tmp_path, f"{key} = {text!r}\n")), key)
+        assert from_flag == from_variable == from_file != getattr(default, key), key
+
+
+def test_tables_of_the_file_are_read_too(tmp_path: Path) -> None:
+    text = '[http]\nweb = "127.0.0.1:3000"\napi = "localhost:4000"\n[engine]\nwindow = 5\n'
+    settings = config.load({}, {}, file=write(tmp_path, text))
+    assert settings.http == {"web": Address("127.0.0.1", 3000), "api": Address("localhost", 4000)}
+    assert settings.engine == {"window": 5}
+
+
+def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    file = write(tmp_path, 'listn = "0.0.0.0:80"\n')
+    with pytest.raises(UsageError, match=re.escape('unknown key "listn", did you mean "listen"?')):
+        config.load({}, {}, file=file)
+
+
+def test_a_mistyped_variable_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UsageError, match='did you mean "PROXY_ENGINE_LISTEN"'):
+        config.load({}, {"PROXY_ENGINE_LISTN": "x"})
+
+
+def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() -> None:
+    config.load(
+        {},
+        {
+            "PROXY_ENGINE_SERVICE_HOST": "10.0.0.1",
+            "PROXY_ENGINE_SERVICE_PORT": "80",
+            "PROXY_ENGINE_PORT": "tcp://10.0.0.1:80",
+            "PROXY_ENGINE_PORT_80_TCP_ADDR": "10.0.0.1",
+            "PROXY_ENGINE_TESTING": "1",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("workers", "0"),
+        ("workers", "65"),
+        ("workers", "two"),
+        ("workers", True),
+        ("listen", "8080"),
+        ("listen", "host:99999"),
+        ("listen", 8080),
+        ("domain", "a b"),
+        ("grace", "soon"),
+        ("grace", "-1s"),
+        ("transport", "quic"),
+        ("log_format", "xml"),
+        ("default_tunnel", "-web"),
+        ("http", "web"),
+        ("http", "Web=127.0.0.1:1"),
+        ("http", "web=127.0.0.1:0"),
+        ("http", ["web=127.0.0.1:1", "web=127.0.0.1:2"]),
+        ("http", ",".join(f"t{n}=127.0.0.1:1" for n in range(129))),
+        ("engine", "a=b"),
+        ("admin_hosts", 3),
+    ],
+)
+def test_a_wrong_value_names_the_place_it_came_from(key: str, value: object) -> None:
+    flag = "--" + key.replace("_", "-")
+    with pytest.raises(UsageError, match=f"^{flag}: "):
+        config.load({key: value}, {})
+
+
+def test_a_token_of_a_nearer_layer_beats_a_token_file_of_a_farther_one() -> None:
+    settings = config.load({"token": "a"}, {"PROXY_ENGINE_TOKEN_FILE": "f"})
+    assert (settings.token, settings.token_file) == ("a", "")
+    settings = config.load({"token_file": "f"}, {"PROXY_ENGINE_TOKEN": "a"})
+    assert (settings.token, settings.token_file) == ("", "f")
+
+
+def test_a_token_and_a_token_file_together_are_refused() -> None:
+    with pytest.raises(UsageError, match="both token and token_file"):
+        config.load({"token": "a", "token_file": "f"}, {})
+
+
+@pytest.mark.parametrize("text", ["listen = ", "\udcff", "[http]\nweb = 3\n"])
+def test_a_broken_file_is_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError) as caught:
+        config.load({}, {}, file=str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        config.load({}, {}, file=str(tmp_path / "none.toml"))
+
+
+def test_the_data_dir_follows_xdg() -> None:
+    assert config.load({}, {"XDG_DATA_HOME": "/x"}).data_dir == Path("/x/proxy-engine")
+    relative = config.load({}, {"XDG_DATA_HOME": "x"}).data_dir
+    assert relative == Path("~/.local/share/proxy-engine").expanduser()

@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from proxy_engine import tokens
+from proxy_engine.errors import StorageError
+from proxy_engine.links import Links
+from proxy_engine.storage.sqlite import SqliteStore
+from proxy_engine.tunnels import TunnelTable
+
+from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
+
+RAW = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
+AGENT = {**RAW, "Proxy_Engine_Version": "1", "Proxy_Engine_Window": "1048576"}
+
+
+class Server:
+    """Links over a real store and a fake engine, and the moves of a device."""
+
+    def __init__(self, engine: FakeEngine, store: SqliteStore) -> None:
+        self.engine = engine
+        self.store = store
+        self.now = 1000.0
+        self.table = TunnelTable(domain="localhost", port=8080)
+        fake: Any = engine
+        self.links = Links(fake, store, self.table, clock=lambda: self.now)
+        self._ticket = 0
+
+    async def settle(self) -> None:
+        while self.links._tasks:
+            await asyncio.gather(*self.links._tasks)
+
+    async def ask(self, request: bytes, peer: str = "1.2.3.4:5") -> bytes:
+        self._ticket += 1
+        self.links.on_event((1, self._ticket, peer, request))
+        await self.settle()
+        ticket, response, _ = self.engine.replies[-1]
+        assert ticket == self._ticket
+        return response
+
+    async def link(self, number: int, secret: str, *, instance: str = "i", **extra: str) -> None:
+        peer = f"1.2.3.4:{number}"
+        how = {**AGENT, **extra}
+        request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Instance=instance, **how)
+        assert status(await self.ask(request, peer)) == 101
+        device = self.engine.replies[-1][2]["device"]
+        self.links.on_event((2, number, device, peer, b""))
+        await self.settle()
+
+    async def say(self, link: int, record: Any) -> None:
+        data = record if isinstance(record, bytes) else json.dumps(record).encode()
+        self.links.on_event((4, link, data))
+        await self.settle()
+
+    async def register(self, link: int, *names: str) -> dict[str, Any]:
+        record = {"type": "register", "tunnels": [{"name": name} for name in names]}
+        await self.say(link, record)
+        return self.said(link)[-1]
+
+    async def down(self, link: int) -> None:
+        self.links.on_event((3, link, 0, "closed", 10, 20, 1.5))
+        await self.settle()
+
+    def said(self, link: int) -> list[dict[str, Any]]:
+        return [record for to, record in self.engine.sent if to == link]
+
+    def route(self, name: str) -> tuple[int, ...]:
+        return self.engine.routes[f"name:{name}"][1]
+
+
+@pytest.fixture
+def server(engine: FakeEngine, store: SqliteStore) -> Server:
+    return Server(engine, store)
+
+
+@pytest.fixture
+async def secret(store: SqliteStore) -> str:
+    return (await tokens.create(store, name="pi", now=0.0))[0]
+
+
+async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: str) -> None:
+    response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+    assert status(response) == 101
+    assert fields(response)["proxy-engine-window"] == "1048576"
+    _, _, options = server.engine.replies[0]
+    assert options == {
+        "accept": True,
+        "device": 1,
+        "carrier": "raw",
+        "window": 1048576,
+        "streams_max": 65000,
+        "preamble": True,
+    }
+    [token] = await server.store.tokens()
+    assert token.last_used_at == 1000.0
+
+
+async def test_a_stock_peer_is_let_in_with_stock_values(server: Server, secret: str) -> None:
+    assert status(await server.ask(head(Authorization=f"Bearer {secret}", **RAW))) == 101
+    _, _, options = server.engine.replies[0]
+    assert (options["window"], options["streams_max"], options["preamble"]) == (262144, 500, False)
+
+
+@pytest.mark.parametrize(
+    ("credential", "code"),
+    [
+        ("", "no_token"),
+        ("Basic eDp5", "no_token"),
+        ("Bearer wrong", "unknown_token"),
+        ("Bearer pe_" + "A" * 43, "unknown_token"),
+    ],
+)
+async def test_without_a_good_token_the_answer_is_401(
+    server: Server, secret: str, credential: str, code: str
+) -> None:
+    response = await server.ask(head(Authorization=credential, **AGENT))
+    assert status(response) == 401
+    assert fields(response)["www-authenticate"] == "Bearer"
+    assert body(response)["error"] == code
+    assert server.engine.replies[-1][2] == {"accept": False}
+
+
+async def test_two_credentials_are_none(server: Server, secret: str) -> None:
+    request = head(Authorization=f"Bearer {secret}", **AGENT)
+    twice = request.replace(b"Host:", b"Authorization: Bearer x\r\nHost:")
+    assert status(await server.ask(twice)) == 401
+
+
+async def test_a_token_in_the_query_opens_nothing(server: Server, secret: str) -> None:
+    assert status(await server.ask(head(f"/_proxy/link?token={secret}", **AGENT))) == 401
+
+
+async def test_revoked_and_expired_tokens_are_401(server: Server, store: SqliteStore) -> None:
+    revoked, _ = await tokens.create(store, name="a", now=0.0)
+    await store.token_revoke("a", 1.0)
+    expired, _ = await tokens.create(store, name="b", now=0.0, expires_in=999.0)
+    for secret, code in ((revoked, "revoked_token"), (expired, "expired_token")):
+        response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+        assert (status(response), body(response)["error"]) == (401, code)
+
+
+async def test_an_admin_token_makes_no_link(server: Server, store: SqliteStore) -> None:
+    admin, _ = await tokens.create(store, name="root", kind="admin", now=0.0)
+    response = await server.ask(head(Authorization=f"Bearer {admin}", **AGENT))
+    assert (status(response), body(response)["error"]) == (403, "wrong_kind")
+
+
+async def block(store: SqliteStore) -> None:
+    await store._write(lambda db: db.execute("UPDATE devices SET is_blocked = 1"))
+
+
+async def test_a_blocked_device_is_403(server: Server, store: SqliteStore, secret: str) -> None:
+    await block(store)
+    response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+    assert (status(response), body(response)["error"]) == (403, "blocked_device")
+
+
+async def test_who_is_not_authorised_learns_nothing_about_the_upgrade(server: Server) -> None:
+    assert status(await server.ask(head("/_proxy/other"))) == 401
+
+
+async def test_a_bad_upgrade_is_refused(server: Server, secret: str) -> None:
+    assert status(await server.ask(head(Authorization=f"Bearer {secret}"))) == 426
+
+
+async def test_a_bad_head_is_400(server: Server) -> None:
+    assert status(await server.ask(b"nonsense\r\n\r\n")) == 400
+
+
+async def test_while_draining_the_answer_is_503(server: Server, secret: str) -> None:
+    server.links.drain()
+    response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+    assert (status(response), body(response)["error"]) == (503, "draining")
+    assert int(fields(response)["retry-after"]) > 0
+
+
+async def test_while_the_store_fails_the_answer_is_503(
+    server: Server, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(digest: bytes) -> None:
+        raise StorageError("disk on fire")
+
+    monkeypatch.setattr(server.store, "token_by_digest", fail)
+    response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+    assert (status(response), body(response)["error"]) == (503, "store_failed")
+    assert b"fire" not in response
+
+
+async def test_registered_tunnels_are_routed_and_answered(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    assert len(server.links) == 1
+    answer = await server.register(7, "web", "api")
+    assert answer == {
+        "type": "registered",
+        "tunnels": [
+            {"name": "web", "kind": "http", "url": "http://web.localhost:8080/"},
+            {"name": "api", "kind": "http", "url": "http://api.localhost:8080/"},
+        ],
+        "refused": [],
+    }
+    assert server.engine.routes["host:web.localhost"] == (1, (7,), "web")
+    assert server.route("api") == (7,)
+
+
+async def test_a_tunnel_of_another_device_is_refused(
+    server: Server, store: SqliteStore, secret: str
+) -> None:
+    other, _ = await tokens.create(store, name="other", now=0.0)
+    await server.link(7, secret)
+    await server.register(7, "web")
+    await server.link(8, other)
+    answer = await server.register(8, "web", "api", "Not_A_Name")
+    assert [tunnel["name"] for tunnel in answer["tunnels"]] == ["api"]
+    assert [(x["name"], x["code"]) for x in answer["refused"]] == [
+        ("web", "tunnel_taken"),
+        ("Not_A_Name", "bad_name"),
+    ]
+    assert server.route("web") == (7,)
+
+
+async def test_a_device_that_went_away_keeps_its_routes_without_links(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret)
+    await server.register(7, "web")
+    await server.down(7)
+    assert server.route("web") == ()
+    assert len(server.links) == 0
+    [device] = await server.store.devices()
+    assert device.last_seen_at == 1000.0
+
+
+async def test_the_newest_link_wins_and_routes_move_before_the_old_one_is_closed(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret, instance="old")
+    await server.register(7, "web")
+    await server.link(8, secret, instance="new")
+    assert server.route("web") == (7,)
+    assert server.engine.closed == []
+    server.engine.calls.clear()
+    await server.register(8, "web")
+    assert server.route("web") == (8,)
+    assert server.engine.closed == [(7, "replaced")]
+    assert server.engine.calls[0][0] == "routes"
+    assert server.said(7)[-1]["code"] == "replaced"
+    await server.down(7)
+    assert server.route("web") == (8,)
+
+
+async def test_a_replaced_link_can_not_take_its_tunnels_back(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    await server.link(8, secret)
+    await server.register(8, "web")
+    await server.say(7, {"type": "register", "tunnels": [{"name": "web"}]})
+    assert server.route("web") == (8,)
+
+
+async def test_a_stock_link_serves_the_tunnel_named_like_its_device(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret, Proxy_Engine_Version="", Proxy_Engine_Window="")
+    assert server.route("pi") == (7,)
+    assert server.said(7) == []
+
+
+async def test_a_device_that_drains_gets_nothing_new(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    await server.register(7, "web")
+    await server.say(7, {"type": "drain"})
+    assert server.route("web") == ()
+    assert server.engine.closed == []
+
+
+async def test_the_server_tells_its_links_that_it_drains(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    server.links.drain()
+    assert server.said(7) == [{"type": "drain"}]
+
+
+async def test_an_unknown_record_is_answered_and_forgiven(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    await server.say(7, {"type": "future"})
+    assert server.said(7)[-1]["code"] == "unknown_record"
+    assert server.engine.closed == []
+
+
+async def test_broken_json_ends_the_link_with_a_reason(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    await server.say(7, b"{nope")
+    assert server.said(7)[-1] == {
+        "type": "error",
+        "code": "bad_record",
+        "message": server.said(7)[-1]["message"],
+    }
+    assert server.engine.closed == [(7, "bad_record")]
+
+
+async def test_too_many_tunnels_at_once_are_a_bad_record(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    answer = await server.register(7, *(f"t{number}" for number in range(129)))
+    assert answer["code"] == "bad_record"
+    assert await server.store.tunnels() == []
+
+
+async def test_a_link_that_was_never_let_in_is_closed(server: Server) -> None:
+    server.links.on_event((2, 9, 1, "6.6.6.6:6", b""))
+    assert server.engine.closed == [(9, "unknown")]
+
+
+async def test_revoking_a_token_closes_its_links(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    await server.register(7, "web")
+    await server.links.recheck()
+    assert server.engine.closed == []
+    await server.store.token_revoke("pi", 1.0)
+    await server.links.recheck()
+    assert server.engine.closed == [(7, "revoked_token")]
+    assert server.route("web") == ()
+
+
+async def test_blocking_a_device_closes_its_links(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    await block(server.store)
+    await server.links.recheck()
+    assert server.engine.closed == [(7, "blocked_device")]
+
+
+async def test_an_expiring_token_closes_its_links(server: Server, store: SqliteStore) -> None:
+    secret, _ = await tokens.create(store, name="a", now=0.0, expires_in=1010.0)
+    await server.link(7, secret)
+    server.links.expire()
+    assert server.engine.closed == []
+    server.now = 1010.0
+    server.links.expire()
+    server.links.expire()
+    assert server.engine.closed == [(7, "expired_token")]
+
+
+async def test_a_device_that_never_came_is_forgotten(server: Server, secret: str) -> None:
+    await server.ask(head(Authorization=f"Bearer {secret}", **AGENT), "1.2.3.4:7")
+    server.now += 31
+    server.links.expire()
+    server.links.on_event((2, 7, 1, "1.2.3.4:7", b""))
+    assert server.engine.closed == [(7, "unknown")]
+
+
+async def test_a_device_gone_before_the_answer_leaves_nothing(server: Server, secret: str) -> None:
+    server.engine.are_devices_there = False
+    await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+    assert server.links._accepted == {}

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+from proxy_engine.storage import Tunnel
+from proxy_engine.tunnels import TunnelTable, name_refusal
+
+
+def tunnel(number: int, name: str) -> Tunnel:
+    return Tunnel(id=number, name=name, kind="http", device_id=1, created_at=0.0)
+
+
+WEB, API = tunnel(1, "web"), tunnel(2, "api")
+
+
+@pytest.fixture
+def table() -> TunnelTable:
+    return TunnelTable(domain="localhost", port=8080)
+
+
+def test_known_tunnels_have_routes_before_their_device_is_there(table: TunnelTable) -> None:
+    assert table.load([WEB]) == [
+        ("set", "host:web.localhost", 1, (), "web"),
+        ("set", "name:web", 1, (), "web"),
+    ]
+
+
+def test_a_link_serves_its_tunnels(table: TunnelTable) -> None:
+    table.load([WEB])
+    assert table.serve(7, [WEB]) == [
+        ("set", "host:web.localhost", 1, (7,), "web"),
+        ("set", "name:web", 1, (7,), "web"),
+    ]
+    assert table.links(WEB) == (7,)
+
+
+def test_serving_the_same_again_changes_nothing(table: TunnelTable) -> None:
+    table.serve(7, [WEB])
+    assert table.serve(7, [WEB]) == []
+
+
+def test_a_newer_link_takes_over_and_the_older_ones_end_takes_nothing_away(
+    table: TunnelTable,
+) -> None:
+    table.serve(7, [WEB, API])
+    ops = table.serve(8, [WEB])
+    assert ("set", "name:web", 1, (8,), "web") in ops
+    assert table.links(API) == (7,)
+    assert table.withdraw(7) == [
+        ("set", "host:api.localhost", 2, (), "api"),
+        ("set", "name:api", 2, (), "api"),
+    ]
+    assert table.links(WEB) == (8,)
+
+
+def test_registering_fewer_tunnels_withdraws_the_others(table: TunnelTable) -> None:
+    table.serve(7, [WEB, API])
+    assert table.serve(7, [API]) == [
+        ("set", "host:web.localhost", 1, (), "web"),
+        ("set", "name:web", 1, (), "web"),
+    ]
+
+
+def test_the_default_tunnel_has_a_third_key() -> None:
+    table = TunnelTable(domain="localhost", port=80, default_tunnel="web")
+    assert [op[1] for op in table.load([WEB, API])] == [
+        "host:web.localhost",
+        "name:web",
+        "default",
+        "host:api.localhost",
+        "name:api",
+    ]
+
+
+def test_urls_leave_out_the_port_of_http(table: TunnelTable) -> None:
+    assert table.url(WEB) == "http://web.localhost:8080/"
+    assert TunnelTable(domain="example.com", port=80).url(WEB) == "http://web.example.com/"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "code"),
+    [("web", "http", None), ("Web", "http", "bad_name"), ("web", "tcp", "bad_kind")],
+)
+def test_which_tunnels_can_be(name: str, kind: str, code: str | None) -> None:
+    refusal = name_refusal(name, kind)
+    assert (refusal and refusal[0]) == code

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from proxy_engine.values import LABEL, Address, parse_address, parse_duration, parse_pairs
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:80", Address("127.0.0.1", 80)),
+        (":8080", Address("0.0.0.0", 8080)),
+        ("[::1]:80", Address("::1", 80)),
+        ("localhost:0", Address("localhost", 0)),
+    ],
+)
+def test_addresses(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+
+
+def test_an_ipv6_address_is_written_in_brackets() -> None:
+    assert str(Address("::1", 80)) == "[::1]:80"
+    assert str(Address("127.0.0.1", 80)) == "127.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "80", "host:", "host:x", "host:65536", "::1:80", "[x]:1", "a b:1", "h/p:1", "h:٣"]
+)
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("30s", 30),
+        ("5m", 300),
+        ("2h", 7200),
+        ("30d", 2592000),
+        (12, 12),
+        ("1.5s", 1.5),
+    ],
+)
+def test_durations(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1y", "1 s", "٣s", "1e9", "999999w", "inf"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_duration(text)
+
+
+def test_pairs_may_be_repeated_or_joined_by_commas() -> None:
+    assert parse_pairs(["a=1", "b=2,c=3=4"]) == {"a": "1", "b": "2", "c": "3=4"}
+
+
+@pytest.mark.parametrize("items", [["a"], ["=1"], ["a="], ["a=1", "a=2"]])
+def test_what_is_no_pair(items: list[str]) -> None:
+    with pytest.raises(ValueError):
+        parse_pairs(items)
+
+
+@pytest.mark.parametrize("name", ["a", "web", "a-b", "0", "a" * 63])
+def test_labels(name: str) -> None:
+    assert LABEL.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a.b", "a_b", "a" * 64, "é", "a\n"])
+def test_what_is_no_label(name: str) -> None:
+    assert not LABEL.fullmatch(name)

@@ -1,0 +1,40 @@
+"""docs/errors.md holds every reason that the sources can give."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTED = set(re.findall(r"`([a-z0-9_]+)`", (ROOT / "docs" / "errors.md").read_text()))
+
+# How each kind of source spells a reason.
+SPELLINGS = {
+    "engine/**/head_error.h": r'\{\d+, "([a-z_]+)"',
+    "engine/**/*.pyx": r'(?:_fail|_close|protocol_error)\(\s*\w+, (?:\d+, )?b"([a-z_]+)"',
+    "proxy/**/handshake.py": r'Refusal\(\s*(?:\d+|status),\s*"([a-z_]+)"',
+    "proxy/**/links.py": r'(?:Refusal\(\s*\d+,|_close\(\w+,|reason =)\s*"([a-z_]+)"',
+    "proxy/**/tokens.py": r'return "([a-z_]+)"',
+    "proxy/**/tunnels.py": r'return "([a-z_]+)", "',
+    "proxy/**/control.py": r'BadRecord\("([a-z_]+)"',
+    "proxy/**/agent.py": r'link_close\(\w+, "([a-z_]+)"',
+    "proxy/**/api/*.py": r'problem\(\s*\d+,\s*"([a-z_]+)"',
+}
+
+
+def found(pattern: str, spelling: str) -> set[str]:
+    return {
+        reason
+        for path in ROOT.glob(pattern)
+        if "_testing" not in path.parts
+        for reason in re.findall(spelling, path.read_text())
+    }
+
+
+@pytest.mark.parametrize(("pattern", "spelling"), SPELLINGS.items(), ids=SPELLINGS)
+def test_every_reason_is_documented(pattern: str, spelling: str) -> None:
+    reasons = found(pattern, spelling)
+    assert reasons, "the spelling has changed: nothing is found any more"
+    assert not reasons - DOCUMENTED
