@@ -154,7 +154,7 @@ class Links:
             self._engine.auth_reply(ticket, later.response(), accept=False)
             return
         self._accepted[device_id, peer] = _Accepted(token, offer, self._clock())
-        there = self._engine.auth_reply(
+        self._engine.auth_reply(
             ticket,
             handshake.accept_response(offer),
             accept=True,
@@ -164,9 +164,6 @@ class Links:
             streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
             preamble=offer.is_agent,
         )
-        if not there:
-            self._accepted.pop((device_id, peer), None)
-            return
         await self._touch(token)
 
     async def _check(self, head: bytes) -> tuple[Token, int, Offer]:
