@@ -99,7 +99,8 @@ setup(
             "initializedcheck": DEBUG,
             "cdivision": True,
             "embedsignature": True,
-            "autotestdict": False,  # an empty __test__ in each module that no stub has
+            "autotestdict": False,  # these two would add names that no stub has
+            "auto_pickle": False,
         },
     ),
 )
