@@ -62,14 +62,14 @@ class Process:
 
     def log(self, message: str, count: int = 1) -> dict[str, Any]:
         """The count-th log line with this message; waits for it."""
-        return self.wait_for(lambda: self._logged(message, count))  # type: ignore[no-any-return]
+        return self.wait_for(lambda: self._logged(message, count))
 
     def _logged(self, message: str, count: int) -> dict[str, Any] | None:
         found = [line for line in self._json(self.err) if line.get("message") == message]
         return found[count - 1] if len(found) >= count else None
 
     def printed(self, event: str) -> dict[str, Any]:
-        return self.wait_for(  # type: ignore[no-any-return]
+        return self.wait_for(
             lambda: next(
                 (line for line in self._json(self.out) if line.get("event") == event), None
             )
