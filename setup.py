@@ -7,6 +7,8 @@ PROXY_ENGINE_DEBUG=1     CHECK() invariants and Cython's bounds checks on, -O1 -
 PROXY_ENGINE_SANITIZE=1  the debug build under AddressSanitizer and UBSan
 PROXY_ENGINE_TESTING=1   also build proxy_engine_core._testing, the thin
                          def-wrappers that open cdef code to pytest; never in wheels
+PROXY_ENGINE_WERROR=1    a gcc warning is an error. A switch of ours because CFLAGS from
+                         the environment would replace Python's own flags
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ TESTING = switch("PROXY_ENGINE_TESTING")
 
 COMPILE_ARGS = ["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
 LINK_ARGS = ["-pthread"]
+if switch("PROXY_ENGINE_WERROR"):
+    COMPILE_ARGS.append("-Werror")
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     COMPILE_ARGS += ["-O1", "-g", "-fno-omit-frame-pointer", *flags]
@@ -93,6 +97,7 @@ setup(
             "initializedcheck": DEBUG,
             "cdivision": True,
             "embedsignature": True,
+            "autotestdict": False,  # an empty __test__ in each module that no stub has
         },
     ),
 )

@@ -116,15 +116,20 @@ class Engine:
         window: int = 262144,
         streams_max: int = 500,
         preamble: bool = False,
-    ) -> bool:
+    ) -> None:
         """Answer EVENT_AUTH with a whole HTTP response: a 101 when accept, else a refusal.
 
-        False when the device has gone meanwhile.
+        A device that has gone meanwhile is no error.
         """
 
     def routes_apply(self, ops: Sequence[RouteOp]) -> None: ...
-    def link_send(self, link: int, record: bytes) -> bool: ...
-    def link_close(self, link: int, reason: str = "") -> bool: ...
+    def link_send(self, link: int, record: bytes) -> None:
+        """Queue one control record of 1..CONTROL_RECORD_SIZE_MAX bytes; a link that has gone
+        meanwhile is no error, EVENT_LINK_DOWN tells of it."""
+
+    def link_close(self, link: int, reason: str = "") -> None:
+        """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""
+
     def dial(
         self,
         host: str,

@@ -118,13 +118,14 @@ cdef uint8_t field_name_id(const uint8_t *name, uint32_t size) noexcept nogil:
 
 
 cdef int underscore_check(Field *field, const uint8_t *name, bint is_request) noexcept nogil:
-    # A name with "_": what would it be with "-"?
+    # A name with "_": what would it be with "-"? Of longer names than we know only the
+    # prefix "x-forwarded-" is compared.
     cdef uint8_t dashed[KNOWN_NAME_SIZE_MAX]
     cdef uint32_t index
     cdef uint8_t id
-    if not is_request or field.name.size > KNOWN_NAME_SIZE_MAX:
+    if not is_request:
         return 0
-    for index in range(field.name.size):
+    for index in range(min(field.name.size, <uint32_t>KNOWN_NAME_SIZE_MAX)):
         dashed[index] = 45 if name[index] == UNDERSCORE else name[index]
     id = field_name_id(dashed, field.name.size)
     if id == FIELD_CONTENT_LENGTH or id == FIELD_TRANSFER_ENCODING or id == FIELD_HOST:

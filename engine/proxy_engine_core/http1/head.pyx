@@ -88,8 +88,10 @@ cdef int request_head_precheck(const uint8_t *bytes, uint32_t size) noexcept nog
                 return 0
             if cursor[0] != LF:
                 return HEAD_ERROR_BAD_LINE_END
-        elif cursor[0] != LF or (cursor - 1)[0] != CR:
-            return HEAD_ERROR_BAD_LINE_END if cursor[0] == LF else HEAD_ERROR_BAD_FIELD
+        elif cursor[0] != LF and cursor[0] != 0:
+            return HEAD_ERROR_BAD_FIELD
+        elif cursor[0] == 0 or (cursor - 1)[0] != CR:
+            return HEAD_ERROR_BAD_LINE_END
         cursor += 1
 
 

@@ -222,17 +222,19 @@ cdef int request_line_parse(Head *head, const uint8_t *bytes, uint32_t size) noe
     if cursor[0] != SP:
         return HEAD_ERROR_BAD_TARGET
     cursor += 1
-    if end - cursor < VERSION_SIZE + 2:
+    if end - cursor < VERSION_SIZE + 1:
         return HEAD_ERROR_LINE_TOO_LONG if is_cut else HEAD_ERROR_BAD_REQUEST_LINE
     code = version_parse(cursor)
     if code < 0:
         return code
     head.minor_version = <uint8_t>code
     cursor += VERSION_SIZE
-    if cursor[0] != CR or cursor[1] != LF:
-        if cursor[0] == CR or cursor[0] == LF:
-            return HEAD_ERROR_BAD_LINE_END
-        return HEAD_ERROR_BAD_VERSION
+    if cursor[0] != CR:
+        return HEAD_ERROR_BAD_LINE_END if cursor[0] == LF else HEAD_ERROR_BAD_VERSION
+    if end - cursor < 2:
+        return HEAD_ERROR_LINE_TOO_LONG if is_cut else HEAD_ERROR_BAD_LINE_END
+    if cursor[1] != LF:
+        return HEAD_ERROR_BAD_LINE_END
     code = method_parse(bytes, head.method_name.size)
     if code < 0:
         return code

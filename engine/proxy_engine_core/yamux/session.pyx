@@ -152,15 +152,16 @@ cdef int frame_event_take(
             return YAMUX_EVENT_NEED_MORE
         if size > session.payload_remaining:
             size = session.payload_remaining
+        session.payload_remaining -= <uint32_t>size
+        if stream == NULL:
+            cursor[0] += size
+            session.unknown_stream_bytes += size
+            return YAMUX_EVENT_NEED_MORE
         event.data = cursor[0]
         event.size = size
         cursor[0] += size
-        session.payload_remaining -= <uint32_t>size
-        if stream != NULL:
-            window_deliver(stream, <uint32_t>size)
-            return YAMUX_EVENT_DATA
-        session.unknown_stream_bytes += size
-        return YAMUX_EVENT_NEED_MORE
+        window_deliver(stream, <uint32_t>size)
+        return YAMUX_EVENT_DATA
     session.payload_stream = NULL
     if session.payload_flags & YAMUX_RST:
         session.payload_flags = 0
@@ -171,6 +172,7 @@ cdef int frame_event_take(
         session.payload_flags = 0
         stream.flags |= YAMUX_STREAM_FIN_RECEIVED
         return YAMUX_EVENT_FIN
+    event.stream = NULL                  # the next frame may have none
     return YAMUX_EVENT_NEED_MORE
 
 
@@ -284,8 +286,8 @@ cdef int yamux_session_next(
 ) noexcept nogil:
     cdef YamuxHeader header
     cdef int kind
+    memset(event, 0, sizeof(YamuxEvent))
     while session.error == 0:
-        memset(event, 0, sizeof(YamuxEvent))
         kind = frame_event_take(session, cursor, end, event)
         if kind != YAMUX_EVENT_NEED_MORE:
             return kind

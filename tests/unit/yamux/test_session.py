@@ -252,8 +252,8 @@ def test_frame_abandoned_in_place_leaves_nothing_and_owns_no_memory(client):
     stream = opened(client)
     client.output()
     assert client.send_in_place(stream, b"", 65536) == 0
-    assert client.output() == b""
     assert client.state()["bytes_lent"] == 0
+    assert client.output() == b""
 
 
 def test_payload_is_delivered_as_it_arrives(server):
@@ -395,9 +395,7 @@ def test_half_closed_stream_still_receives(client):
 def test_length_of_rst_is_a_code_without_payload_or_delta(client, type_):
     opened(client)
     after = frame(PING, SYN, 0, 9)
-    assert client.receive(frame(type_, RST, 1, UNREACHABLE) + after) == [
-        ("reset", 1, UNREACHABLE)
-    ]
+    assert client.receive(frame(type_, RST, 1, UNREACHABLE) + after) == [("reset", 1, UNREACHABLE)]
     assert client.stream_state(1)["send_window"] == WINDOW_INITIAL
     assert client.is_closed(1)
     assert sent(client)[-1] == (PING, ACK, 0, 9, b"")
@@ -420,6 +418,12 @@ def test_rst_together_with_syn_opens_and_resets(server):
 def test_rst_wins_over_fin_in_one_frame(client):
     opened(client)
     assert client.receive(frame(DATA, ACK | FIN | RST, 1, 0)) == [("ack", 1, 0), ("reset", 1, 0)]
+
+
+def test_rst_wins_over_a_second_fin_too(client):
+    opened(client)
+    client.receive(frame(DATA, FIN, 1, 0))
+    assert client.receive(frame(DATA, FIN | RST, 1, 0)) == [("reset", 1, 0)]
 
 
 def test_rst_after_fin_is_a_reset(client):
@@ -587,6 +591,18 @@ def test_go_away_is_an_event_after_which_nothing_opens(client):
     assert client.open() is None
 
 
+def test_event_of_the_session_names_no_stream(client):
+    opened(client)
+    client.ping(1)
+    events = client.receive(
+        frame(DATA, ACK, 1, 0)
+        + frame(PING, ACK, 0, 1)
+        + frame(DATA, 0, 1, 0)
+        + frame(GO_AWAY, 0, 0, 0)
+    )
+    assert events == [("ack", 1, 0), ("pong", 0, 1), ("go_away", 0, 0)]
+
+
 def test_streams_outlive_a_go_away(client):
     stream = opened(client)
     client.receive(frame(GO_AWAY, 0, 0, 0))
@@ -677,6 +693,20 @@ def test_walk_by_releasing_meets_every_stream_once():
         met.append(stream_id)
         session.release(stream_id)
     assert sorted(met) == sorted([*range(1, 401, 2), *range(2, 802, 2)])
+
+
+def test_walk_meets_streams_opened_behind_it(server):
+    server.receive(b"".join(frame(WINDOW_UPDATE, SYN, id_, 0) for id_ in range(1, 11, 2)))
+    first = [server.any_stream()]
+    server.release(first[0])
+    second = server.any_stream()
+    assert second not in first
+    server.receive(frame(WINDOW_UPDATE, SYN, first[0], 0))
+    met = set()
+    while (stream_id := server.any_stream()) is not None:
+        met.add(stream_id)
+        server.release(stream_id)
+    assert met == set(range(1, 11, 2))
 
 
 def test_free_may_be_called_twice(client):

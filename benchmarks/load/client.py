@@ -1,0 +1,112 @@
+"""The clients: wrk for requests, a plain socket for bulk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load.processes import BenchmarkError, CpuTime
+
+REPORT = Path(__file__).with_name("wrk_report.lua")
+RECEIVE_BYTES = 1 << 20
+STALL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a subject answers on loopback, and by which name."""
+
+    port: int
+    host: str
+
+
+@dataclass(frozen=True)
+class WrkResult:
+    requests: int
+    seconds: float
+    p50_us: int
+    p99_us: int
+    max_us: int
+    errors: int  # statuses of 400 and above, and socket errors
+    cpu: CpuTime  # of wrk itself
+
+
+@dataclass(frozen=True)
+class BulkResult:
+    size: int  # body bytes
+    seconds: float
+
+
+def run_wrk(endpoint: Endpoint, connections: int, seconds: float) -> WrkResult:
+    # wrk takes whole seconds only.
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
+    command += ["-s", str(REPORT), "-H", f"Host: {endpoint.host}"]
+    command += [f"http://127.0.0.1:{endpoint.port}/"]
+    popen = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert popen.stdout is not None
+    output = popen.stdout.read().decode(errors="replace")
+    _, status, usage = os.wait4(popen.pid, 0)
+    popen.returncode = os.waitstatus_to_exitcode(status)
+    match = re.search(r"^RESULT (\{.*\})$", output, re.MULTILINE)
+    if popen.returncode != 0 or match is None:
+        raise BenchmarkError(f"{' '.join(command)} failed: {' | '.join(output.splitlines()[-5:])}")
+    report = json.loads(match[1])
+    return WrkResult(
+        requests=report["requests"],
+        seconds=report["duration_us"] / 1e6,
+        p50_us=report["p50_us"],
+        p99_us=report["p99_us"],
+        max_us=report["max_us"],
+        errors=report["bad_statuses"] + report["socket_errors"],
+        cpu=CpuTime(usage.ru_utime, usage.ru_stime),
+    )
+
+
+def download(endpoint: Endpoint, path: str) -> BulkResult:
+    """Read one response to its end and throw the body away.
+
+    MSG_TRUNC makes the kernel drop what arrived instead of copying it out, so that
+    the client is never what a fast proxy waits for.
+    """
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=STALL_SECONDS) as peer:
+        started = time.monotonic()
+        request = f"GET {path} HTTP/1.1\r\nHost: {endpoint.host}\r\nConnection: close\r\n\r\n"
+        peer.sendall(request.encode())
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = peer.recv(4096)
+            if not piece:
+                raise BenchmarkError(f"{endpoint.host}{path} closed before its head was complete")
+            head += piece
+        head, _, body = head.partition(b"\r\n\r\n")
+        length = re.search(rb"(?mi)^content-length: *(\d+)\r?$", head)
+        if not re.match(rb"HTTP/1\.1 200 ", head) or length is None:
+            raise BenchmarkError(f"{endpoint.host}{path} answered {head[:60]!r}")
+        size = int(length[1])
+        missing = size - len(body)
+        sink = bytearray(RECEIVE_BYTES)
+        while missing:
+            count = peer.recv_into(sink, min(missing, RECEIVE_BYTES), socket.MSG_TRUNC)
+            if count == 0:
+                raise BenchmarkError(f"{endpoint.host}{path} was cut, {missing} bytes missing")
+            missing -= count
+        return BulkResult(size, time.monotonic() - started)
+
+
+def answers(endpoint: Endpoint) -> bool:
+    """Does a request get a 200 already?"""
+    try:
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=1) as peer:
+            request = f"GET / HTTP/1.1\r\nHost: {endpoint.host}\r\nConnection: close\r\n\r\n"
+            peer.sendall(request.encode())
+            return peer.recv(64).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False

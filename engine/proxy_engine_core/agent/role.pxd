@@ -1,0 +1,22 @@
+# The agent role of a worker: links it dials, targets it connects streams to.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from proxy_engine_core.io.worker cimport Worker
+from proxy_engine_core.link cimport LinkHost
+from proxy_engine_core.messages cimport TargetEntry
+
+
+cdef struct AgentRole:
+    LinkHost host                         # must be first
+    TargetEntry *targets                  # (tunnel, address); several addresses of one tunnel in order
+    uint32_t target_count
+    uint32_t table_version                # changes with `targets`
+    uint32_t open_targets                 # connections to targets
+    bint drained
+
+cdef inline AgentRole *agent_of(Worker *worker) noexcept nogil:
+    return <AgentRole *>worker.role
+
+cdef int agent_init(Worker *worker) noexcept nogil             # 0, -ENOMEM
+cdef void agent_free(Worker *worker) noexcept nogil            # before worker_free

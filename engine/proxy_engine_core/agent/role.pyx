@@ -1,0 +1,92 @@
+# See role.pxd.
+
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
+from proxy_engine_core.agent.target cimport target_init_worker, target_open
+from proxy_engine_core.events cimport EVENT_DRAINED
+from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.worker cimport CONN_LINK, Worker, worker_emit
+from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
+from proxy_engine_core.messages cimport (
+    MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND, MESSAGE_TARGETS,
+    DialMessage, DrainMessage, LinkMessage, TargetsMessage,
+)
+
+
+cdef int agent_init(Worker *worker) noexcept nogil:
+    cdef AgentRole *role = <AgentRole *>calloc(1, sizeof(AgentRole))
+    if role == NULL:
+        return -ENOMEM
+    worker.role = role
+    worker.on_message = agent_message
+    worker.on_turn = agent_turn
+    link_init_worker(worker)
+    dial_init_worker(worker)
+    target_init_worker(worker)
+    role.host.opened = target_open
+    role.host.housekeep = nothing
+    role.host.closed = nothing
+    return 0
+
+
+cdef void agent_free(Worker *worker) noexcept nogil:
+    cdef AgentRole *role = agent_of(worker)
+    if role == NULL:
+        return
+    free(role.targets)
+    free(role)
+    worker.role = NULL
+
+
+cdef void nothing(Link *link) noexcept nogil:
+    pass
+
+
+cdef Link *find_link(Worker *worker, uint64_t id) noexcept nogil:
+    # An agent has a handful of links and looks one up per control record only.
+    cdef uint32_t slot
+    for slot in range(worker.slot_count):
+        if worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_LINK:
+            if (<Link *>worker.conns[slot]).id == id:
+                return <Link *>worker.conns[slot]
+    return NULL
+
+
+cdef void agent_message(Worker *worker, MailboxNode *message) noexcept nogil:
+    cdef AgentRole *role = agent_of(worker)
+    cdef TargetsMessage *targets
+    cdef LinkMessage *for_link
+    cdef Link *link
+    if message.kind == MESSAGE_DIAL:
+        dial_start(worker, <const DialMessage *>message)
+    elif message.kind == MESSAGE_TARGETS:
+        targets = <TargetsMessage *>message
+        free(role.targets)
+        role.targets = targets.targets
+        role.target_count = targets.target_count
+        role.table_version += 1
+    elif message.kind == MESSAGE_DRAIN:
+        worker.is_draining = True
+        worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
+    elif message.kind == MESSAGE_LINK_SEND or message.kind == MESSAGE_LINK_CLOSE:
+        for_link = <LinkMessage *>message
+        link = find_link(worker, for_link.link)
+        if link == NULL:
+            return
+        if message.kind == MESSAGE_LINK_SEND:
+            link_send_control(link, <const uint8_t *>(for_link + 1), for_link.size)
+        else:
+            link_close(link, <const char *>(for_link + 1))
+
+
+cdef void agent_turn(Worker *worker) noexcept nogil:
+    cdef AgentRole *role = agent_of(worker)
+    if not worker.is_draining or role.drained:
+        return
+    # Streams the server keeps idle in its pool close by themselves within seconds.
+    if role.open_targets == 0 or worker.now_ms >= worker.drain_deadline_ms:
+        role.drained = True
+        worker_emit(worker, EVENT_DRAINED, role.open_targets, 0, 0, 0, 0, NULL, 0, NULL, 0)

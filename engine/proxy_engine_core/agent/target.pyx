@@ -1,0 +1,349 @@
+# See target.pxd. Backpressure: towards the target, credit is granted only for what its
+# socket took; from the target, nothing is read without window and room in the link.
+
+from libc.errno cimport (
+    EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EMFILE, ENETUNREACH, ENFILE, ENOMEM,
+    ETIMEDOUT,
+)
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+
+from proxy_engine_core.agent.role cimport AgentRole, agent_of
+from proxy_engine_core.buffer cimport (
+    Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
+)
+from proxy_engine_core.counters cimport (
+    COUNT_MEMORY_ERRORS, COUNT_STREAMS_OPENED, COUNT_TARGETS_CONNECTED, COUNT_TARGETS_FAILED,
+    COUNT_TIMEOUTS, count,
+)
+from proxy_engine_core.events cimport EVENT_TARGET_FAILED
+from proxy_engine_core.io.conn cimport (
+    conn_attach, conn_close, conn_deadline, conn_finish_writing, conn_flush_out, conn_gather,
+    conn_recv, conn_requeue, conn_wait, gather_flush,
+)
+from proxy_engine_core.io.socket cimport socket_connect, socket_error
+from proxy_engine_core.io.worker cimport (
+    CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
+)
+from proxy_engine_core.link cimport (
+    LINK_OUT_LOW, OWNER_TARGET, Link, LinkHost, link_host, link_is_full, link_of, link_touch,
+)
+from proxy_engine_core.messages cimport TargetEntry
+from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
+from proxy_engine_core.yamux.session cimport (
+    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_FRAME_PAYLOAD_SHARED, YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
+    YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST, YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL,
+    YAMUX_RESET_UNREACHABLE, YamuxStream, yamux_stream_accept, yamux_stream_commit,
+    yamux_stream_consume, yamux_stream_finish, yamux_stream_release, yamux_stream_reserve,
+)
+
+cdef enum TargetState:
+    TARGET_PREAMBLE = 0
+    TARGET_CONNECTING
+    TARGET_OPEN
+
+cdef enum:
+    READ_BUDGET = 256 * 1024              # bytes moved before others get a turn
+
+cdef struct Target:
+    Conn conn
+    Buffer preamble                       # a split one
+    YamuxStream *stream                   # NULL: given back
+    uint32_t entry                        # of the role's table: the address being tried
+    uint32_t table_version                # ... of this version
+    uint8_t state
+    bint target_done                      # the target finished writing
+    bint stream_done                      # the visitor's side did
+
+
+cdef void target_init_worker(Worker *worker) noexcept nogil:
+    cdef LinkHost *host = link_host(worker)
+    worker.ops[<int>CONN_TARGET].ready = target_ready
+    worker.ops[<int>CONN_TARGET].timeout = target_timeout
+    worker.ops[<int>CONN_TARGET].flush = NULL
+    worker.ops[<int>CONN_TARGET].sent = target_sent
+    worker.ops[<int>CONN_TARGET].release = target_release
+    host.ops[<int>OWNER_TARGET].data = stream_data
+    host.ops[<int>OWNER_TARGET].writable = stream_writable
+    host.ops[<int>OWNER_TARGET].accepted = stream_writable     # never: we open none
+    host.ops[<int>OWNER_TARGET].finished = stream_finished
+    host.ops[<int>OWNER_TARGET].reset = stream_reset
+
+
+# --- opening ----------------------------------------------------------------------------
+
+cdef Target *target_new(Worker *worker, YamuxStream *stream) noexcept nogil:
+    cdef Target *target = <Target *>calloc(1, sizeof(Target))
+    if target == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return NULL
+    target.conn.worker = worker
+    target.conn.fd = -1
+    target.conn.kind = CONN_TARGET
+    buffer_init(&target.conn.out, &worker.pool, 0)
+    buffer_init(&target.preamble, &worker.pool, 0)
+    target.stream = stream
+    stream.owner = target
+    stream.owner_kind = OWNER_TARGET
+    agent_of(worker).open_targets += 1
+    return target
+
+
+cdef void target_open(Link *link, YamuxStream *stream) noexcept nogil:
+    if target_new(link.conn.worker, stream) == NULL:
+        yamux_stream_release(stream, YAMUX_RESET_REFUSED)
+        link_touch(link)
+        return
+    count(link.conn.worker.counters, COUNT_STREAMS_OPENED, 1)
+
+
+cdef void target_end(Target *target, uint32_t code) noexcept nogil:
+    """Give the stream back (reset with `code` unless both sides are done) and close."""
+    cdef Link *link
+    if target.stream != NULL:
+        link = link_of(target.stream)
+        yamux_stream_release(target.stream, code)
+        target.stream = NULL
+        link_touch(link)
+    if target.conn.fd < 0:
+        target_release(&target.conn)      # never had a connection
+    else:
+        conn_close(&target.conn)
+
+
+cdef void target_release(Conn *conn) noexcept nogil:
+    cdef Target *target = <Target *>conn
+    agent_of(conn.worker).open_targets -= 1
+    buffer_free(&conn.out)
+    buffer_free(&target.preamble)
+    free(target)
+
+
+cdef int find_entry(
+    const AgentRole *role, const uint8_t *name, uint32_t size, uint32_t start
+) noexcept nogil:
+    cdef uint32_t index
+    for index in range(start, role.target_count):
+        if role.targets[index].name_size == size and memcmp(
+            role.targets[index].name, name, size
+        ) == 0:
+            return <int>index
+    return -1
+
+
+cdef uint32_t reset_code(int error) noexcept nogil:
+    if error == ETIMEDOUT:
+        return YAMUX_RESET_TIMEOUT
+    if error in (EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL, EMFILE, ENFILE, ENOMEM):
+        return YAMUX_RESET_UNREACHABLE
+    return YAMUX_RESET_REFUSED
+
+
+cdef void target_connect(Target *target) noexcept nogil:
+    """Connect to the entry's address; on failure to the next one of the same tunnel."""
+    cdef Worker *worker = target.conn.worker
+    cdef AgentRole *role = agent_of(worker)
+    cdef int fd
+    target.state = TARGET_CONNECTING
+    target.table_version = role.table_version
+    fd = socket_connect(&role.targets[target.entry].address)
+    if fd >= 0:
+        fd = conn_attach(worker, &target.conn, fd, CONN_TARGET)
+        if fd < 0:
+            target.conn.fd = -1
+    if fd < 0:
+        connect_failed(target, -fd)
+        return
+    conn_deadline(&target.conn, worker.options.target_timeout_ms)
+
+
+cdef void connect_failed(Target *target, int error) noexcept nogil:
+    cdef Worker *worker = target.conn.worker
+    cdef AgentRole *role = agent_of(worker)
+    cdef const TargetEntry *entry
+    cdef Target *successor
+    cdef int following = -1
+    count(worker.counters, COUNT_TARGETS_FAILED, 1)
+    if target.table_version == role.table_version:
+        entry = &role.targets[target.entry]
+        following = find_entry(role, entry.name, entry.name_size, target.entry + 1)
+        if following < 0:
+            worker_emit(
+                worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name,
+                entry.name_size, NULL, 0,
+            )
+    if following >= 0:
+        successor = target_new(worker, target.stream)
+        if successor != NULL:
+            # A closed connection keeps its slot to the end of the turn, so the next
+            # address gets a Target of its own, with the bytes that wait.
+            successor.conn.out = target.conn.out
+            buffer_init(&target.conn.out, &worker.pool, 0)
+            successor.stream_done = target.stream_done
+            successor.entry = <uint32_t>following
+            target.stream = NULL
+            target_end(target, 0)
+            target_connect(successor)
+            return
+    target_end(target, reset_code(error))
+
+
+cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept nogil:
+    """Read the preamble off the front of [*bytes, *size); True: the target is connecting."""
+    cdef Preamble preamble
+    cdef Worker *worker = target.conn.worker
+    cdef uint8_t *head = bytes[0]
+    cdef uint32_t before = buffer_size(&target.preamble)
+    cdef uint32_t head_size = <uint32_t>size[0]
+    cdef int used, entry
+    if before:
+        if buffer_append(&target.preamble, bytes[0], <uint32_t>size[0]) < 0:
+            target_end(target, YAMUX_RESET_REFUSED)
+            return False
+        head = buffer_head(&target.preamble)
+        head_size = buffer_size(&target.preamble)
+    used = preamble_decode(head, head_size, &preamble)
+    if used < 0 or (used > 0 and preamble.tunnel == NULL):
+        target_end(target, YAMUX_RESET_PROTOCOL)
+        return False
+    if used == 0:
+        if before == 0 and buffer_append(&target.preamble, head, head_size) < 0:
+            target_end(target, YAMUX_RESET_REFUSED)
+        return False
+    entry = find_entry(agent_of(worker), preamble.tunnel, preamble.tunnel_size, 0)
+    if entry < 0:
+        target_end(target, YAMUX_RESET_UNKNOWN_TUNNEL)
+        return False
+    target.entry = <uint32_t>entry
+    bytes[0] += used - before
+    size[0] -= used - before
+    buffer_free(&target.preamble)
+    yamux_stream_consume(target.stream, <uint32_t>used)
+    return True
+
+
+# --- from the stream ------------------------------------------------------------------------
+
+cdef void stream_data(
+    Link *link, YamuxStream *stream, uint8_t *bytes, size_t size
+) noexcept nogil:
+    cdef Target *target = <Target *>stream.owner
+    if target.state == TARGET_PREAMBLE:
+        if not take_preamble(target, &bytes, &size):
+            return
+        # Queued before the connect starts: a failing one may hand the bytes on.
+        if size and buffer_append(&target.conn.out, bytes, <uint32_t>size) < 0:
+            target_end(target, YAMUX_RESET_REFUSED)
+            return
+        target_connect(target)
+        return
+    conn_gather(&target.conn, bytes, size)
+
+
+cdef void stream_writable(Link *link, YamuxStream *stream) noexcept nogil:
+    cdef Target *target = <Target *>stream.owner
+    if target.state == TARGET_OPEN:
+        conn_requeue(&target.conn)
+
+
+cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
+    cdef Target *target = <Target *>stream.owner
+    target.stream_done = True
+    if target.state == TARGET_PREAMBLE:
+        target_end(target, YAMUX_RESET_PROTOCOL)
+        return
+    gather_flush(link.conn.worker)
+    conn_requeue(&target.conn)
+
+
+cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept nogil:
+    target_end(<Target *>stream.owner, YAMUX_RESET_CANCEL)
+
+
+# --- from and to the target -------------------------------------------------------------------
+
+cdef void target_ready(Conn *conn) noexcept nogil:
+    cdef Target *target = <Target *>conn
+    cdef Worker *worker = conn.worker
+    cdef int error
+    if target.state == TARGET_CONNECTING:
+        if not conn.flags & (CONN_WRITABLE | CONN_BROKEN):
+            return
+        error = -socket_error(conn.fd)
+        if error or conn.flags & CONN_BROKEN:
+            connect_failed(target, error if error else ECONNREFUSED)
+            return
+        target.state = TARGET_OPEN
+        conn_deadline(conn, 0)
+        count(worker.counters, COUNT_TARGETS_CONNECTED, 1)
+        yamux_stream_accept(target.stream)
+        link_touch(link_of(target.stream))
+    if buffer_size(&conn.out):
+        conn_flush_out(conn)
+    if target.stream_done and buffer_size(&conn.out) == 0 and not conn.flags & CONN_BROKEN:
+        conn_finish_writing(conn)
+    read_target(target)
+    if conn.flags & CONN_CLOSED:
+        return
+    if target.target_done and target.stream_done and buffer_size(&conn.out) == 0:
+        target_end(target, YAMUX_RESET_CANCEL)
+    elif conn.flags & CONN_BROKEN and not conn.flags & CONN_READABLE:
+        target_end(target, YAMUX_RESET_TARGET_LOST)
+
+
+cdef void read_target(Target *target) noexcept nogil:
+    """Read straight into the link's output, behind a reserved frame header."""
+    cdef Conn *conn = &target.conn
+    cdef YamuxStream *stream = target.stream
+    cdef Link *link = link_of(stream)
+    cdef uint8_t *place
+    cdef int64_t received
+    cdef uint32_t allowed, moved = 0
+    while conn.flags & CONN_READABLE and not target.target_done:
+        if link_is_full(link):
+            conn_wait(conn, &link.waiting)
+            return
+        if moved >= READ_BUDGET:
+            conn_requeue(conn)
+            return
+        # Behind a congested link small frames let others in between.
+        allowed = YAMUX_FRAME_PAYLOAD_MAX
+        if buffer_size(&link.conn.out) > LINK_OUT_LOW:
+            allowed = YAMUX_FRAME_PAYLOAD_SHARED
+        if allowed > stream.send_window:
+            allowed = stream.send_window
+        if allowed == 0:
+            return
+        place = yamux_stream_reserve(stream, allowed)
+        if place == NULL:
+            count(conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
+            target_end(target, YAMUX_RESET_TARGET_LOST)
+            return
+        received = conn_recv(conn, place, allowed)
+        yamux_stream_commit(stream, <uint32_t>received if received > 0 else 0)
+        if received > 0:
+            moved += <uint32_t>received
+            link_touch(link)
+        elif received == 0:
+            target.target_done = True
+            yamux_stream_finish(stream)
+            link_touch(link)
+        elif received != -EAGAIN:
+            target_end(target, YAMUX_RESET_TARGET_LOST)
+            return
+
+
+cdef void target_sent(Conn *conn) noexcept nogil:
+    cdef Target *target = <Target *>conn
+    cdef uint32_t owed = buffer_size(&conn.out)
+    if target.stream != NULL and target.stream.unconsumed > owed:
+        yamux_stream_consume(target.stream, target.stream.unconsumed - owed)
+        link_touch(link_of(target.stream))
+
+
+cdef void target_timeout(Conn *conn) noexcept nogil:
+    cdef Target *target = <Target *>conn
+    count(conn.worker.counters, COUNT_TIMEOUTS, 1)
+    if target.state == TARGET_CONNECTING:
+        connect_failed(target, ETIMEDOUT)

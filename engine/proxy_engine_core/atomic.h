@@ -1,0 +1,63 @@
+/* The few atomic operations that cross threads, by the ordering they need.
+ *
+ * MPSC mailbox: many producers push, one worker takes everything (io/mailbox).
+ * SPSC ring:    one worker writes, Python reads (spsc).
+ * Counters:     one worker writes, anybody reads (relaxed). */
+#ifndef PROXY_ENGINE_ATOMIC_H
+#define PROXY_ENGINE_ATOMIC_H
+
+#include <stdint.h>
+
+static inline uint64_t atomic_load_acquire(const uint64_t *value)
+{
+    return __atomic_load_n(value, __ATOMIC_ACQUIRE);
+}
+
+static inline void atomic_store_release(uint64_t *value, uint64_t to)
+{
+    __atomic_store_n(value, to, __ATOMIC_RELEASE);
+}
+
+static inline uint64_t atomic_load_relaxed(const uint64_t *value)
+{
+    return __atomic_load_n(value, __ATOMIC_RELAXED);
+}
+
+/* One writer only: a plain add made visible as one store. */
+static inline void counter_add(uint64_t *value, uint64_t amount)
+{
+    __atomic_store_n(value, __atomic_load_n(value, __ATOMIC_RELAXED) + amount,
+                     __ATOMIC_RELAXED);
+}
+
+static inline int atomic_exchange_flag(int *flag, int to)
+{
+    return __atomic_exchange_n(flag, to, __ATOMIC_SEQ_CST);
+}
+
+static inline void atomic_store_flag(int *flag, int to)
+{
+    __atomic_store_n(flag, to, __ATOMIC_SEQ_CST);
+}
+
+/* Push a node whose first word is its link onto a lock-free stack. */
+static inline void atomic_stack_push(void **top, void *node)
+{
+    void *old = __atomic_load_n(top, __ATOMIC_RELAXED);
+    do {
+        *(void **)node = old;
+    } while (!__atomic_compare_exchange_n(top, &old, node, 1, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED));
+}
+
+static inline void *atomic_stack_take_all(void **top)
+{
+    return __atomic_exchange_n(top, (void *)0, __ATOMIC_SEQ_CST);
+}
+
+static inline int atomic_stack_is_empty(void **top)
+{
+    return __atomic_load_n(top, __ATOMIC_SEQ_CST) == (void *)0;
+}
+
+#endif

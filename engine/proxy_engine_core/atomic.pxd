@@ -1,0 +1,13 @@
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "atomic.h" nogil:
+    uint64_t atomic_load_acquire(const uint64_t *value)
+    void atomic_store_release(uint64_t *value, uint64_t to)
+    uint64_t atomic_load_relaxed(const uint64_t *value)
+    void counter_add(uint64_t *value, uint64_t amount)
+    int atomic_exchange_flag(int *flag, int to)
+    void atomic_store_flag(int *flag, int to)
+    void atomic_stack_push(void **top, void *node)
+    void *atomic_stack_take_all(void **top)
+    bint atomic_stack_is_empty(void **top)

@@ -1,0 +1,10 @@
+# Kinds of control events towards Python; core.pyi describes their fields.
+
+cdef enum EventKind:
+    EVENT_AUTH = 1
+    EVENT_LINK_UP = 2
+    EVENT_LINK_DOWN = 3
+    EVENT_CONTROL = 4
+    EVENT_DIAL_FAILED = 5
+    EVENT_TARGET_FAILED = 6
+    EVENT_DRAINED = 7

@@ -1,0 +1,28 @@
+# The record of a finished request in the worker's log ring, and its layout for the
+# reader in core.pyx: a packed header, then the strings in the order of the sizes.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from proxy_engine_core.forward.transaction cimport Transaction, Visitor
+
+
+cdef struct LogHeader:
+    uint64_t time_us                      # wall clock
+    uint64_t device
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t total_us
+    uint64_t first_byte_us
+    uint64_t target_us
+    uint32_t route
+    uint32_t flags
+    uint16_t status
+    uint16_t path_size
+    uint16_t request_id_size
+    uint8_t address_size
+    uint8_t method_size
+    uint8_t host_size
+    uint8_t reason_size
+    uint8_t padding[6]
+
+cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil

@@ -1,0 +1,65 @@
+# See log.pxd.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset, strlen
+
+from proxy_engine_core.counters cimport (
+    COUNT_LOG_DROPPED, COUNT_LOG_RECORDS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
+)
+from proxy_engine_core.forward.transaction cimport Transaction, Visitor
+from proxy_engine_core.io.sys cimport CLOCK_REALTIME, clock_gettime, timespec
+from proxy_engine_core.io.worker cimport Worker, worker_log_written
+from proxy_engine_core.spsc cimport spsc_publish, spsc_reserve
+
+
+cdef inline uint8_t *put(uint8_t *place, const void *source, uint32_t size) noexcept nogil:
+    memcpy(place, source, size)
+    return place + size
+
+
+cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
+    cdef Worker *worker = visitor.conn.worker
+    cdef Transaction *transaction = visitor.transaction
+    cdef LogHeader header
+    cdef timespec now
+    cdef uint8_t *place
+    cdef uint32_t size
+    count(worker.counters, COUNT_VISITOR_BYTES_IN, transaction.bytes_in)
+    count(worker.counters, COUNT_VISITOR_BYTES_OUT, transaction.bytes_out)
+    memset(&header, 0, sizeof(header))
+    header.reason_size = <uint8_t>strlen(reason)
+    header.address_size = visitor.address_size
+    header.method_size = transaction.method_size
+    header.host_size = transaction.host_size
+    header.path_size = transaction.path_size
+    header.request_id_size = transaction.request_id_size
+    size = (
+        sizeof(LogHeader) + header.reason_size + header.address_size + header.method_size
+        + header.host_size + header.path_size + header.request_id_size
+    )
+    place = spsc_reserve(&worker.log_ring, size)
+    if place == NULL:
+        count(worker.counters, COUNT_LOG_DROPPED, 1)
+        return
+    clock_gettime(CLOCK_REALTIME, &now)
+    header.time_us = <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000
+    header.device = transaction.device
+    header.route = transaction.route
+    header.flags = transaction.log_flags
+    header.status = transaction.status
+    header.bytes_in = transaction.bytes_in
+    header.bytes_out = transaction.bytes_out
+    header.total_us = worker.now_us - transaction.started_us
+    if transaction.first_byte_us:
+        header.first_byte_us = transaction.first_byte_us - transaction.started_us
+        header.target_us = transaction.first_byte_us - transaction.sent_us
+    place = put(place, &header, sizeof(LogHeader))
+    place = put(place, transaction.request_id, header.request_id_size)
+    place = put(place, visitor.address, header.address_size)
+    place = put(place, transaction.method_name, header.method_size)
+    place = put(place, transaction.host, header.host_size)
+    place = put(place, transaction.path, header.path_size)
+    put(place, reason, header.reason_size)
+    spsc_publish(&worker.log_ring)
+    count(worker.counters, COUNT_LOG_RECORDS, 1)
+    worker_log_written(worker, size)

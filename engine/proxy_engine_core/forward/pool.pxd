@@ -1,0 +1,24 @@
+# HTTP streams to a tunnel's target: opened, reused, pooled idle per (link, tunnel).
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from proxy_engine_core.forward.route cimport Route
+from proxy_engine_core.forward.transaction cimport HttpStream, StreamPool, Visitor
+from proxy_engine_core.link cimport Link
+
+
+# A stream for a request whose head takes `head_size` bytes of window: the most recently
+# used idle one that was idle less than `idle_us_max` (0: none), else a new one. NULL: none
+# to be had now, wait for pool_wake().
+cdef HttpStream *pool_take(
+    Link *link, const Route *route, uint32_t head_size, uint64_t idle_us_max
+) noexcept nogil
+cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
+cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
+cdef void pool_trim(Link *link) noexcept nogil                     # close what was idle too long
+cdef void pools_free(Link *link) noexcept nogil
+
+# Visitors waiting for a stream of this link, oldest first.
+cdef void pool_wait(Link *link, Visitor *visitor) noexcept nogil
+cdef void pool_stop_waiting(Visitor *visitor) noexcept nogil
+cdef void pool_wake(Link *link) noexcept nogil                     # the oldest may try again

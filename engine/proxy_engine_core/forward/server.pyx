@@ -1,0 +1,119 @@
+# See server.pxd.
+
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
+from proxy_engine_core.events cimport EVENT_DRAINED
+from proxy_engine_core.forward.pool cimport pool_trim, pools_free
+from proxy_engine_core.forward.response cimport response_init_worker
+from proxy_engine_core.forward.route cimport (
+    route_table_delete, route_table_free, route_table_init, route_table_set,
+)
+from proxy_engine_core.forward.transaction cimport (
+    ServerRole, Visitor, server_free_transactions, server_of,
+)
+from proxy_engine_core.forward.visitor cimport (
+    visitor_auth_reply, visitor_init_worker, visitors_drain,
+)
+from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.worker cimport (
+    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_emit,
+    worker_random,
+)
+from proxy_engine_core.link cimport (
+    Link, link_close, link_init_worker, link_send_control, link_touch,
+)
+from proxy_engine_core.messages cimport (
+    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND,
+    MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage, LinkMessage,
+    RouteDeleteMessage, RouteMessage,
+)
+from proxy_engine_core.yamux.session cimport (
+    YAMUX_RESET_REFUSED, YamuxStream, yamux_stream_release,
+)
+
+
+cdef int server_init(Worker *worker) noexcept nogil:
+    cdef ServerRole *role = <ServerRole *>calloc(1, sizeof(ServerRole))
+    if role == NULL:
+        return -ENOMEM
+    role.worker = worker
+    role.request_id_prefix = worker_random(worker)
+    role.request_id_next = worker_random(worker)
+    route_table_init(&role.routes)
+    worker.role = role
+    worker.on_message = server_message
+    worker.on_turn = server_turn
+    link_init_worker(worker)
+    visitor_init_worker(worker)
+    response_init_worker(worker)
+    role.host.opened = refuse_stream
+    role.host.housekeep = pool_trim
+    role.host.closed = pools_free
+    return 0
+
+
+cdef void server_free(Worker *worker) noexcept nogil:
+    cdef ServerRole *role = server_of(worker)
+    if role == NULL:
+        return
+    route_table_free(&role.routes)
+    server_free_transactions(role)
+    free(role)
+    worker.role = NULL
+
+
+cdef void refuse_stream(Link *link, YamuxStream *stream) noexcept nogil:
+    # Devices serve streams, they do not open any but the control stream.
+    count(link.conn.worker.counters, COUNT_STREAMS_REFUSED, 1)
+    yamux_stream_release(stream, YAMUX_RESET_REFUSED)
+    link_touch(link)
+
+
+cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
+    cdef ServerRole *role = server_of(worker)
+    cdef AuthReplyMessage *reply
+    cdef RouteMessage *route
+    cdef RouteDeleteMessage *deleted
+    cdef LinkMessage *for_link
+    cdef Conn *conn
+    if message.kind == MESSAGE_AUTH_REPLY:
+        reply = <AuthReplyMessage *>message
+        conn = worker_conn(worker, reply.ticket)
+        if conn != NULL and conn.kind == CONN_VISITOR:
+            visitor_auth_reply(
+                <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.accept,
+                &reply.setup,
+            )
+    elif message.kind == MESSAGE_ROUTE_SET:
+        route = <RouteMessage *>message
+        if route_table_set(&role.routes, route.route) < 0:
+            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+    elif message.kind == MESSAGE_ROUTE_DELETE:
+        deleted = <RouteDeleteMessage *>message
+        route_table_delete(&role.routes, <const uint8_t *>(deleted + 1), deleted.size)
+    elif message.kind == MESSAGE_DRAIN:
+        worker.is_draining = True
+        worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
+        worker_close_listeners(worker)
+        visitors_drain(worker)
+    elif message.kind == MESSAGE_LINK_SEND or message.kind == MESSAGE_LINK_CLOSE:
+        for_link = <LinkMessage *>message
+        conn = worker_conn(worker, for_link.link)
+        if conn == NULL or conn.kind != CONN_LINK:
+            return
+        if message.kind == MESSAGE_LINK_SEND:
+            link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
+        else:
+            link_close(<Link *>conn, <const char *>(for_link + 1))
+
+
+cdef void server_turn(Worker *worker) noexcept nogil:
+    cdef ServerRole *role = server_of(worker)
+    if not worker.is_draining or role.drained:
+        return
+    if role.active == 0 or worker.now_ms >= worker.drain_deadline_ms:
+        role.drained = True
+        worker_emit(worker, EVENT_DRAINED, role.active, 0, 0, 0, 0, NULL, 0, NULL, 0)

@@ -1,0 +1,163 @@
+# Public HTTP: the structs of a visitor's connection and of one request on it, and the
+# verbs that begin and end a request. The life of a request:
+#
+#   visitor.pyx   HEAD --parse, route--> pool.pyx: a stream --rewritten head--> ACTIVE
+#   visitor.pyx   request body: visitor -> stream, as far as window and link allow
+#   response.pyx  stream -> head parse, rewrite -> visitor; body as framed
+#   transaction   finish (log, stream back to the pool, next request), fail (an answer of
+#                 our own, or an abort once the head is out)
+#
+#   HEAD -> WAITING -> HEAD      no stream free: the head stays in visitor.input
+#   HEAD -> ACTIVE -> HEAD       keep-alive
+#   ACTIVE -> TUNNEL             after 101
+#   HEAD -> AUTH -> (link)       a device asks for a link
+#   any -> LINGER -> closed      last bytes out, then the rest of the input is read off
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from proxy_engine_core.buffer cimport Buffer
+from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, RouteTable
+from proxy_engine_core.http1.chunked cimport ChunkReader
+from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
+from proxy_engine_core.io.worker cimport Conn, Worker
+from proxy_engine_core.link cimport Link, LinkHost
+from proxy_engine_core.yamux.session cimport YamuxStream
+
+
+cdef enum VisitorState:
+    VISITOR_HEAD = 0
+    VISITOR_WAITING
+    VISITOR_ACTIVE
+    VISITOR_TUNNEL
+    VISITOR_AUTH
+    VISITOR_LINGER
+
+cdef enum ResponseState:
+    RESPONSE_HEAD = 0
+    RESPONSE_BODY
+    RESPONSE_DONE
+
+cdef enum LogFlag:                        # core.pyi LOG_*
+    LOG_REUSED = 1
+    LOG_RETRIED = 2
+    LOG_ABORTED = 4
+    LOG_TUNNEL = 8
+    LOG_LOCAL = 16
+
+cdef enum:
+    LOG_METHOD_SIZE_MAX = 24
+    LOG_HOST_SIZE_MAX = 255
+    LOG_PATH_SIZE_MAX = 1024
+    REQUEST_ID_MAX = 128
+    VISITOR_OUT_HIGH = 128 * 1024         # bytes a slow visitor may owe before its next request
+
+cdef struct StreamPool:                   # idle HTTP streams of one tunnel of one link
+    StreamPool *next
+    HttpStream *newest                    # LIFO: the warmest is used first
+    HttpStream *oldest                    # trimmed from here
+    uint32_t count
+    uint32_t route
+
+cdef struct HttpStream:                   # a stream to a target, over many requests
+    YamuxStream *stream
+    Visitor *visitor                      # NULL: idle, in its pool
+    StreamPool *pool
+    HttpStream *newer
+    HttpStream *older
+    uint64_t idle_since_us
+    bint is_reused
+
+cdef struct Transaction:
+    HttpStream *http
+    Link *link
+    uint64_t device
+    uint32_t route
+    uint32_t log_flags
+    # the request, towards the target
+    int64_t request_remaining             # BODY_LENGTH: bytes still to come
+    uint64_t request_size                 # body bytes so far
+    ChunkReader request_chunks
+    uint8_t request_framing
+    bint request_done
+    uint8_t method
+    uint8_t minor_version
+    bint wants_upgrade
+    bint accepts_html
+    bint keep_alive                       # the visitor's connection outlives this request
+    bint may_retry                        # idempotent, no body, nothing came back yet
+    Buffer retry_head                     # the head as it came, while may_retry
+    # the response, towards the visitor
+    Buffer response_head                  # of a head split over frames
+    uint32_t response_scanned
+    uint8_t response_state
+    uint8_t response_framing
+    uint8_t reframe
+    bint head_sent                        # a final status line is on its way to the visitor
+    bint target_keep_alive
+    bint tunnel_visitor_done              # TUNNEL: the visitor finished writing
+    bint tunnel_target_done
+    int64_t response_remaining
+    ChunkReader response_chunks
+    # what the log tells
+    uint64_t started_us
+    uint64_t sent_us                      # request head on its way
+    uint64_t first_byte_us                # response head in
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint16_t status
+    uint8_t method_size
+    uint8_t host_size
+    uint16_t path_size
+    uint16_t request_id_size
+    uint8_t method_name[LOG_METHOD_SIZE_MAX]
+    uint8_t host[LOG_HOST_SIZE_MAX]
+    uint8_t path[LOG_PATH_SIZE_MAX]
+    uint8_t request_id[REQUEST_ID_MAX]
+
+cdef struct Visitor:
+    Conn conn
+    Buffer input                          # bytes read but not used yet
+    Transaction *transaction
+    Visitor *opening_next                 # WAITING: in opening_link's queue
+    Visitor *opening_previous
+    Link *opening_link
+    uint32_t scanned                      # of input, for the end of its head
+    uint32_t lingered                     # bytes read off so far
+    uint16_t port
+    uint8_t state
+    uint8_t address_size
+    char address[ADDRESS_TEXT_SIZE]
+
+cdef struct ServerRole:
+    LinkHost host                         # must be first
+    Worker *worker
+    RouteTable routes
+    Head head                             # scratch of the parse under way
+    Transaction *free_transactions        # linked through `http`
+    uint32_t active                       # visitors between head and last byte
+    bint drained                          # EVENT_DRAINED went out
+    uint64_t request_id_prefix
+    uint64_t request_id_next
+
+cdef inline ServerRole *server_of(Worker *worker) noexcept nogil:
+    return <ServerRole *>worker.role
+
+# A transaction for the visitor's next request (kept over waiting and retry); NULL: no memory.
+cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil
+cdef void transaction_free(Visitor *visitor) noexcept nogil      # without a log record
+# The response is complete: log it, give the stream back, go on with the connection.
+cdef void transaction_finish(Visitor *visitor) noexcept nogil
+# End it for `reason` (docs/errors.md): an answer of our own with `status` while nothing was
+# sent, else an abort. `code` is what the stream is reset with.
+cdef void transaction_fail(
+    Visitor *visitor, int status, const char *reason, const char *text
+) noexcept nogil
+# Try once more on a fresh stream, if nothing forbids it; True: under way.
+cdef bint transaction_retry(Visitor *visitor) noexcept nogil
+cdef void transaction_deadline(Visitor *visitor) noexcept nogil
+# Stop after the bytes already queued; read off the rest of the input if it may still come.
+cdef void visitor_finish(Visitor *visitor) noexcept nogil
+cdef void visitor_linger(Visitor *visitor) noexcept nogil       # one step of LINGER
+cdef void visitor_close(Visitor *visitor) noexcept nogil        # at once; no log
+cdef void server_free_transactions(ServerRole *role) noexcept nogil

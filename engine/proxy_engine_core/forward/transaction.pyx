@@ -1,0 +1,258 @@
+# How a request on a visitor's connection begins and ends. See transaction.pxd.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from proxy_engine_core.buffer cimport (
+    Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
+)
+from proxy_engine_core.counters cimport (
+    COUNT_MEMORY_ERRORS, COUNT_REQUESTS, COUNT_REQUESTS_ABORTED, COUNT_REQUESTS_RETRIED,
+    COUNT_RESPONSES, COUNT_RESPONSES_LOCAL, count,
+)
+from proxy_engine_core.forward.log cimport log_write
+from proxy_engine_core.forward.pool cimport http_stream_release, pool_put, pool_stop_waiting
+from proxy_engine_core.forward.reply cimport Reply, reply_write
+from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
+from proxy_engine_core.http1.rewrite cimport REFRAME_CLOSE
+from proxy_engine_core.io.conn cimport (
+    conn_close, conn_deadline, conn_finish_writing, conn_recv, conn_requeue, conn_stop_waiting, gather_flush,
+)
+from proxy_engine_core.io.socket cimport socket_reset_on_close
+from proxy_engine_core.io.worker cimport (
+    CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
+)
+from proxy_engine_core.yamux.session cimport (
+    YAMUX_RESET_CANCEL, YAMUX_STREAM_ACK_RECEIVED, yamux_stream_consume, yamux_stream_is_closed,
+    YAMUX_STREAM_FIN_RECEIVED,
+)
+from proxy_engine_core.link cimport link_touch
+
+cdef enum:
+    LINGER_SIZE_MAX = 64 * 1024           # bytes read off a refused visitor
+
+
+cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
+    cdef Worker *worker = visitor.conn.worker
+    cdef ServerRole *role = server_of(worker)
+    cdef Transaction *transaction = visitor.transaction
+    if transaction != NULL:
+        return transaction
+    transaction = role.free_transactions
+    if transaction != NULL:
+        role.free_transactions = <Transaction *>transaction.http
+    else:
+        transaction = <Transaction *>calloc(1, sizeof(Transaction))
+        if transaction == NULL:
+            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+            return NULL
+    # The text arrays behind have their own sizes and need no clearing.
+    memset(transaction, 0, <size_t>&(<Transaction *>NULL).method_name)
+    buffer_init(&transaction.retry_head, &worker.pool, 0)
+    buffer_init(&transaction.response_head, &worker.pool, 0)
+    transaction.started_us = worker.now_us
+    visitor.transaction = transaction
+    role.active += 1
+    count(worker.counters, COUNT_REQUESTS, 1)
+    return transaction
+
+
+cdef void transaction_free(Visitor *visitor) noexcept nogil:
+    cdef ServerRole *role = server_of(visitor.conn.worker)
+    cdef Transaction *transaction = visitor.transaction
+    buffer_free(&transaction.retry_head)
+    buffer_free(&transaction.response_head)
+    visitor.transaction = NULL
+    transaction.http = <HttpStream *>role.free_transactions
+    role.free_transactions = transaction
+    role.active -= 1
+
+
+cdef void server_free_transactions(ServerRole *role) noexcept nogil:
+    cdef Transaction *transaction
+    while role.free_transactions != NULL:
+        transaction = role.free_transactions
+        role.free_transactions = <Transaction *>transaction.http
+        free(transaction)
+
+
+cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
+    """What this request may wait for next, and how long (docs/architecture.md)."""
+    cdef Transaction *transaction = visitor.transaction
+    cdef Worker *worker = visitor.conn.worker
+    cdef uint64_t after_ms = worker.options.body_timeout_ms
+    if visitor.state == VISITOR_TUNNEL:
+        after_ms = worker.options.tunnel_timeout_ms
+    elif transaction.response_state == RESPONSE_HEAD:
+        if not transaction.http.stream.flags & YAMUX_STREAM_ACK_RECEIVED:
+            after_ms = worker.options.open_timeout_ms
+        elif transaction.request_done:
+            after_ms = worker.options.response_timeout_ms
+    conn_deadline(&visitor.conn, after_ms)
+
+
+cdef void next_request(Visitor *visitor) noexcept nogil:
+    visitor.state = VISITOR_HEAD
+    visitor.scanned = 0
+    conn_deadline(&visitor.conn, visitor.conn.worker.options.keepalive_timeout_ms)
+    if buffer_size(&visitor.input) or visitor.conn.flags & (
+        CONN_READABLE | CONN_HUP | CONN_BROKEN
+    ):
+        conn_requeue(&visitor.conn)
+
+
+cdef void transaction_finish(Visitor *visitor) noexcept nogil:
+    cdef Transaction *transaction = visitor.transaction
+    cdef HttpStream *http = transaction.http
+    cdef Worker *worker = visitor.conn.worker
+    cdef bint keep_alive = transaction.keep_alive and transaction.request_done
+    transaction.response_state = RESPONSE_DONE
+    gather_flush(worker)
+    transaction.http = NULL
+    # What a slow visitor still owes is in its own output now, bounded by one window;
+    # the stream is whole again for the next request.
+    yamux_stream_consume(http.stream, http.stream.unconsumed)
+    link_touch(transaction.link)
+    if (
+        transaction.request_done and transaction.target_keep_alive
+        and not http.stream.flags & YAMUX_STREAM_FIN_RECEIVED
+        and not yamux_stream_is_closed(http.stream)
+    ):
+        pool_put(http)
+    else:
+        http_stream_release(http, YAMUX_RESET_CANCEL)
+    count(worker.counters, COUNT_RESPONSES, 1)
+    log_write(visitor, b"")
+    transaction_free(visitor)
+    if keep_alive and not worker.is_draining:
+        next_request(visitor)
+    else:
+        visitor_finish(visitor)
+
+
+cdef void transaction_fail(
+    Visitor *visitor, int status, const char *reason, const char *text
+) noexcept nogil:
+    cdef Transaction *transaction = visitor.transaction
+    cdef Worker *worker = visitor.conn.worker
+    cdef HttpStream *http = transaction.http
+    cdef Reply reply
+    cdef bint keep_alive
+    if http != NULL:
+        transaction.http = NULL
+        http.visitor = NULL
+        http_stream_release(http, YAMUX_RESET_CANCEL)
+    pool_stop_waiting(visitor)
+    conn_stop_waiting(&visitor.conn)
+    if transaction.head_sent or status == 0 or visitor.conn.flags & (CONN_BROKEN | CONN_CLOSED):
+        gather_flush(worker)
+        transaction.log_flags |= LOG_ABORTED
+        count(worker.counters, COUNT_REQUESTS_ABORTED, 1)
+        log_write(visitor, reason)
+        # Never a clean end: a body that ends with the connection would look complete.
+        if transaction.head_sent and (
+            transaction.reframe == REFRAME_CLOSE or transaction.response_framing == BODY_CLOSE
+        ):
+            socket_reset_on_close(visitor.conn.fd)
+        transaction_free(visitor)
+        visitor_close(visitor)
+        return
+    keep_alive = transaction.keep_alive and transaction.request_done and not worker.is_draining
+    reply.status = status
+    reply.reason = reason
+    reply.text = text
+    reply.request_id = transaction.request_id
+    reply.request_id_size = transaction.request_id_size
+    reply.is_html = transaction.accepts_html
+    reply.keep_alive = keep_alive
+    reply.is_head = transaction.method == METHOD_HEAD
+    transaction.status = <unsigned short>status
+    transaction.log_flags |= LOG_LOCAL
+    transaction.head_sent = True
+    transaction.bytes_out += reply_write(&visitor.conn, &reply)
+    count(worker.counters, COUNT_RESPONSES_LOCAL, 1)
+    log_write(visitor, reason)
+    transaction_free(visitor)
+    if keep_alive:
+        next_request(visitor)
+    else:
+        visitor_finish(visitor)
+
+
+cdef bint transaction_retry(Visitor *visitor) noexcept nogil:
+    cdef Transaction *transaction = visitor.transaction
+    cdef Worker *worker = visitor.conn.worker
+    cdef HttpStream *http = transaction.http
+    cdef Buffer merged
+    if (
+        not transaction.may_retry or not http.is_reused or transaction.head_sent
+        or transaction.first_byte_us or buffer_size(&transaction.response_head)
+        or transaction.log_flags & LOG_RETRIED
+    ):
+        return False
+    # Back to where the head had just come in: it is parsed and routed anew.
+    merged = transaction.retry_head
+    if buffer_append(
+        &merged, buffer_head(&visitor.input), buffer_size(&visitor.input)
+    ) < 0:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return False
+    buffer_free(&visitor.input)
+    visitor.input = merged
+    buffer_init(&transaction.retry_head, &worker.pool, 0)
+    transaction.http = NULL
+    http.visitor = NULL
+    http_stream_release(http, YAMUX_RESET_CANCEL)
+    transaction.log_flags = (transaction.log_flags | LOG_RETRIED) & ~<uint32_t>LOG_REUSED
+    transaction.may_retry = False
+    visitor.state = VISITOR_HEAD
+    visitor.scanned = 0
+    count(worker.counters, COUNT_REQUESTS_RETRIED, 1)
+    conn_requeue(&visitor.conn)
+    return True
+
+
+# --- the end of a connection --------------------------------------------------------------
+
+cdef void visitor_close(Visitor *visitor) noexcept nogil:
+    if visitor.conn.flags & CONN_CLOSED:
+        return
+    pool_stop_waiting(visitor)
+    if visitor.transaction != NULL:
+        if visitor.transaction.http != NULL:
+            visitor.transaction.http.visitor = NULL
+            http_stream_release(visitor.transaction.http, YAMUX_RESET_CANCEL)
+        transaction_free(visitor)
+    buffer_free(&visitor.input)
+    conn_close(&visitor.conn)
+
+
+cdef void visitor_finish(Visitor *visitor) noexcept nogil:
+    visitor.state = VISITOR_LINGER
+    buffer_free(&visitor.input)
+    conn_deadline(&visitor.conn, visitor.conn.worker.options.linger_timeout_ms)
+    visitor_linger(visitor)
+
+
+cdef void visitor_linger(Visitor *visitor) noexcept nogil:
+    # Closing with unread input would send RST, which can overtake our answer and destroy
+    # it; so the answer goes out, then what the visitor still sends is read off.
+    cdef Worker *worker = visitor.conn.worker
+    cdef int64_t received
+    if visitor.conn.flags & CONN_BROKEN:
+        visitor_close(visitor)
+        return
+    if buffer_size(&visitor.conn.out):
+        return
+    conn_finish_writing(&visitor.conn)
+    while visitor.conn.flags & CONN_READABLE:
+        received = conn_recv(&visitor.conn, worker.scratch, WORKER_SCRATCH_SIZE)
+        if received <= 0:
+            break
+        visitor.lingered += <uint32_t>received
+        if visitor.lingered > LINGER_SIZE_MAX:
+            visitor_close(visitor)
+            return
+    if visitor.conn.flags & CONN_HUP and not visitor.conn.flags & CONN_READABLE:
+        visitor_close(visitor)

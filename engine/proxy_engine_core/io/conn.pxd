@@ -1,0 +1,42 @@
+# One TCP connection of a worker: reading, gathered writing, closing. The only way the
+# layers above move bytes.
+#
+# Gathered writing: spans handed to conn_gather() point into the worker's receive
+# scratch or arena and leave together in one sendmsg when the connection changes, the
+# table is full or the reader is done with the scratch. Only what the socket refuses is
+# copied, into conn.out.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from proxy_engine_core.io.worker cimport Conn, Worker
+
+
+# Register a new connection (memory of the caller's kind, Conn first). 0 or -errno; on
+# failure the fd is closed and the memory is still the caller's.
+cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil
+# `successor` takes over fd, slot and generation; `conn` is released at the end of the turn.
+cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil
+cdef void conn_close(Conn *conn) noexcept nogil                  # idempotent
+cdef void conn_requeue(Conn *conn) noexcept nogil                # ready() again this or next turn
+cdef void conn_mark_dirty(Conn *conn) noexcept nogil             # flush() at the end of the turn
+
+# Bytes read (> 0); 0: the peer finished; -EAGAIN; other -errno (CONN_BROKEN is set).
+cdef int64_t conn_recv(Conn *conn, uint8_t *target, size_t size) noexcept nogil
+# Bytes taken (>= 0; 0 with CONN_WRITABLE clear: full); -errno (CONN_BROKEN is set).
+cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept nogil
+
+cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept nogil
+# Memory for a head that will be gathered; valid until the gather is flushed. NULL only if
+# size > WORKER_ARENA_SIZE.
+cdef uint8_t *conn_arena(Worker *worker, uint32_t size) noexcept nogil
+cdef void gather_flush(Worker *worker) noexcept nogil
+cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept nogil  # gather + flush
+cdef void conn_finish_writing(Conn *conn) noexcept nogil         # FIN; once conn.out is empty
+cdef void conn_flush_out(Conn *conn) noexcept nogil              # push conn.out; calls sent()
+
+cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil  # 0: none
+
+# Wait lists: a connection waits for room in another; at most one list at a time.
+cdef void conn_wait(Conn *conn, Conn **waiting) noexcept nogil
+cdef void conn_stop_waiting(Conn *conn) noexcept nogil
+cdef void conn_wake_all(Conn **waiting) noexcept nogil

@@ -1,0 +1,352 @@
+# See conn.pxd.
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memset
+
+from proxy_engine_core.buffer cimport (
+    buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
+)
+from proxy_engine_core.check cimport CHECK
+from proxy_engine_core.counters cimport COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.io.socket cimport socket_finish_writing
+from proxy_engine_core.io.sys cimport (
+    EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, close, epoll_ctl,
+    epoll_event, iovec, msghdr, recv, send, sendmsg,
+)
+from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
+from proxy_engine_core.io.worker cimport (
+    CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE, CONN_WRITABLE,
+    GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather, Worker,
+)
+
+
+# --- table ---------------------------------------------------------------------------
+
+cdef int grow_table(Worker *worker) noexcept nogil:
+    cdef uint32_t count_new = 64 if worker.slot_count == 0 else worker.slot_count * 2
+    cdef uint32_t slot
+    cdef void *block
+    block = realloc(worker.conns, count_new * sizeof(Conn *))
+    if block == NULL:
+        return -12
+    worker.conns = <Conn **>block
+    block = realloc(worker.generations, count_new * sizeof(uint32_t))
+    if block == NULL:
+        return -12
+    worker.generations = <uint32_t *>block
+    block = realloc(worker.free_slots, count_new * sizeof(uint32_t))
+    if block == NULL:
+        return -12
+    worker.free_slots = <uint32_t *>block
+    for slot in range(worker.slot_count, count_new):
+        worker.conns[slot] = NULL
+        worker.generations[slot] = 1
+        # Lowest slots first: the table stays dense.
+        worker.free_slots[worker.free_count] = count_new - 1 - (slot - worker.slot_count)
+        worker.free_count += 1
+    worker.slot_count = count_new
+    return 0
+
+
+cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil:
+    cdef epoll_event event
+    cdef uint32_t slot
+    if worker.free_count == 0 and grow_table(worker) < 0:
+        close(fd)
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return -12
+    slot = worker.free_slots[worker.free_count - 1]
+    conn.worker = worker
+    conn.fd = fd
+    conn.kind = kind
+    conn.slot = slot
+    conn.generation = worker.generations[slot]
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    event.data.u64 = (<uint64_t>conn.generation << 32) | slot
+    if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        close(fd)
+        return -errno
+    worker.free_count -= 1
+    worker.conns[slot] = conn
+    worker.conn_count += 1
+    return 0
+
+
+cdef void leave_lists(Conn *conn) noexcept nogil:
+    # The ready and dirty lists are walked with CONN_CLOSED in view, so a closed
+    # connection may stay in them until the end of the turn; timers and waits may not.
+    timer_remove(&conn.worker.wheel, &conn.timer)
+    conn_stop_waiting(conn)
+    conn.flags |= CONN_CLOSED
+    conn.next_closed = conn.worker.closed_first
+    conn.worker.closed_first = conn
+
+
+cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil:
+    cdef Worker *worker = conn.worker
+    if worker.gather.conn == conn:
+        gather_flush(worker)
+    successor.worker = worker
+    successor.fd = conn.fd
+    successor.slot = conn.slot
+    successor.generation = conn.generation
+    successor.kind = kind
+    successor.flags = conn.flags & (CONN_READABLE | CONN_WRITABLE | CONN_HUP | CONN_BROKEN)
+    worker.conns[conn.slot] = successor
+    conn.fd = -1
+    buffer_free(&conn.out)
+    leave_lists(conn)
+
+
+cdef void conn_close(Conn *conn) noexcept nogil:
+    cdef Worker *worker = conn.worker
+    if conn.flags & CONN_CLOSED:
+        return
+    if worker.gather.conn == conn:
+        if conn.flags & CONN_BROKEN:
+            worker.gather.conn = NULL
+            worker.gather.count = 0
+            worker.gather.arena_used = 0
+        else:
+            gather_flush(worker)
+    close(conn.fd)             # leaves the epoll set by itself: nobody dups our fds
+    conn.fd = -1
+    buffer_free(&conn.out)
+    leave_lists(conn)
+    worker.conns[conn.slot] = NULL
+    worker.generations[conn.slot] = (worker.generations[conn.slot] + 1) & GENERATION_MASK
+    worker.free_slots[worker.free_count] = conn.slot
+    worker.free_count += 1
+    worker.conn_count -= 1
+    count(worker.counters, COUNT_CONNECTIONS_CLOSED, 1)
+
+
+cdef void conn_requeue(Conn *conn) noexcept nogil:
+    cdef Worker *worker = conn.worker
+    if conn.flags & (CONN_QUEUED | CONN_CLOSED):
+        return
+    conn.flags |= CONN_QUEUED
+    conn.next_ready = NULL
+    if worker.ready_last == NULL:
+        worker.ready_first = conn
+    else:
+        worker.ready_last.next_ready = conn
+    worker.ready_last = conn
+
+
+cdef void conn_mark_dirty(Conn *conn) noexcept nogil:
+    if conn.flags & (CONN_DIRTY | CONN_CLOSED):
+        return
+    conn.flags |= CONN_DIRTY
+    conn.next_dirty = conn.worker.dirty_first
+    conn.worker.dirty_first = conn
+
+
+# --- reading and writing --------------------------------------------------------------
+
+cdef int64_t conn_recv(Conn *conn, uint8_t *target, size_t size) noexcept nogil:
+    cdef ssize_t received
+    while True:
+        received = recv(conn.fd, target, size, 0)
+        if received > 0:
+            # A short read means the socket is drained; with HUP seen there may be an
+            # end of file behind the bytes that raises no further edge.
+            if <size_t>received < size and not conn.flags & CONN_HUP:
+                conn.flags &= ~CONN_READABLE
+            return received
+        if received == 0:
+            conn.flags &= ~CONN_READABLE
+            conn.flags |= CONN_HUP
+            return 0
+        if errno == EINTR:
+            continue
+        conn.flags &= ~CONN_READABLE
+        if errno != EAGAIN:
+            conn.flags |= CONN_BROKEN
+        return -errno
+
+
+cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
+    cdef ssize_t sent
+    while True:
+        sent = send(conn.fd, source, size, MSG_NOSIGNAL)
+        if sent >= 0:
+            if <size_t>sent < size:
+                conn.flags &= ~CONN_WRITABLE
+            return sent
+        if errno == EINTR:
+            continue
+        conn.flags &= ~CONN_WRITABLE
+        if errno == EAGAIN:
+            return 0
+        broken(conn)
+        return -errno
+
+
+cdef void broken(Conn *conn) noexcept nogil:
+    # Found while writing, often deep in another connection's turn: the owner learns of
+    # it from ready().
+    conn.flags |= CONN_BROKEN
+    conn_requeue(conn)
+
+
+cdef void keep(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
+    if conn.flags & CONN_BROKEN:
+        return
+    if size > 0xFFFFFFF or buffer_append(&conn.out, source, <uint32_t>size) < 0:
+        count(conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
+        broken(conn)
+
+
+cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
+    cdef Gather *gather = &conn.worker.gather
+    cdef iovec *last
+    if size == 0 or conn.flags & (CONN_CLOSED | CONN_BROKEN):
+        return
+    if buffer_size(&conn.out) or not conn.flags & CONN_WRITABLE:
+        if gather.conn == conn:
+            gather_flush(conn.worker)
+        keep(conn, source, size)
+        return
+    if gather.conn != conn or gather.count == GATHER_MAX:
+        gather_flush(conn.worker)
+        gather.conn = conn
+    elif gather.count:
+        last = &gather.spans[gather.count - 1]
+        if <uint8_t *>last.iov_base + last.iov_len == source:
+            last.iov_len += size
+            return
+    gather.spans[gather.count].iov_base = <void *>source
+    gather.spans[gather.count].iov_len = size
+    gather.count += 1
+
+
+cdef uint8_t *conn_arena(Worker *worker, uint32_t size) noexcept nogil:
+    cdef uint8_t *place
+    if size > WORKER_ARENA_SIZE:
+        return NULL
+    if worker.gather.arena_used + size > WORKER_ARENA_SIZE:
+        gather_flush(worker)
+    place = worker.arena + worker.gather.arena_used
+    worker.gather.arena_used += size
+    return place
+
+
+cdef void gather_flush(Worker *worker) noexcept nogil:
+    cdef Gather *gather = &worker.gather
+    cdef Conn *conn = gather.conn
+    cdef msghdr message
+    cdef uint32_t index
+    cdef ssize_t sent
+    cdef size_t total = 0
+    cdef size_t left
+    gather.conn = NULL
+    gather.arena_used = 0
+    if conn == NULL or gather.count == 0:
+        return
+    for index in range(gather.count):
+        total += gather.spans[index].iov_len
+    if gather.count == 1:
+        sent = conn_send(conn, <uint8_t *>gather.spans[0].iov_base, total)
+    else:
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = gather.spans
+        message.msg_iovlen = gather.count
+        sent = send_message(conn, &message, total)
+    if sent >= 0 and <size_t>sent < total:
+        left = <size_t>sent
+        for index in range(gather.count):
+            if left >= gather.spans[index].iov_len:
+                left -= gather.spans[index].iov_len
+                continue
+            keep(
+                conn, <uint8_t *>gather.spans[index].iov_base + left,
+                gather.spans[index].iov_len - left,
+            )
+            left = 0
+    gather.count = 0
+    conn.worker.ops[conn.kind].sent(conn)
+
+
+cdef ssize_t send_message(Conn *conn, msghdr *message, size_t total) noexcept nogil:
+    # conn_send() for several spans.
+    cdef ssize_t sent
+    while True:
+        sent = sendmsg(conn.fd, message, MSG_NOSIGNAL)
+        if sent >= 0:
+            if <size_t>sent < total:
+                conn.flags &= ~CONN_WRITABLE
+            return sent
+        if errno == EINTR:
+            continue
+        conn.flags &= ~CONN_WRITABLE
+        if errno == EAGAIN:
+            return 0
+        broken(conn)
+        return -errno
+
+
+cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
+    conn_gather(conn, source, size)
+    if conn.worker.gather.conn == conn:
+        gather_flush(conn.worker)
+
+
+cdef void conn_finish_writing(Conn *conn) noexcept nogil:
+    CHECK(buffer_size(&conn.out) == 0)
+    if not conn.flags & CONN_FINISHED:
+        conn.flags |= CONN_FINISHED
+        socket_finish_writing(conn.fd)
+
+
+cdef void conn_flush_out(Conn *conn) noexcept nogil:
+    cdef int64_t sent
+    cdef bint moved = False
+    while buffer_size(&conn.out) and conn.flags & CONN_WRITABLE:
+        sent = conn_send(conn, buffer_head(&conn.out), buffer_size(&conn.out))
+        if sent < 0:
+            return
+        if sent > 0:
+            buffer_consume(&conn.out, <uint32_t>sent)
+            moved = True
+    if moved:
+        conn.worker.ops[conn.kind].sent(conn)
+
+
+# --- time and waiting -------------------------------------------------------------------
+
+cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil:
+    if after_ms == 0:
+        timer_cancel(&conn.timer)
+    else:
+        timer_set(&conn.worker.wheel, &conn.timer, conn.worker.now_ms + after_ms)
+
+
+cdef void conn_wait(Conn *conn, Conn **waiting) noexcept nogil:
+    if conn.wait_link != NULL:
+        return
+    conn.wait_next = waiting[0]
+    if conn.wait_next != NULL:
+        conn.wait_next.wait_link = &conn.wait_next
+    conn.wait_link = waiting
+    waiting[0] = conn
+
+
+cdef void conn_stop_waiting(Conn *conn) noexcept nogil:
+    if conn.wait_link == NULL:
+        return
+    conn.wait_link[0] = conn.wait_next
+    if conn.wait_next != NULL:
+        conn.wait_next.wait_link = conn.wait_link
+    conn.wait_next = NULL
+    conn.wait_link = NULL
+
+
+cdef void conn_wake_all(Conn **waiting) noexcept nogil:
+    cdef Conn *conn
+    while waiting[0] != NULL:
+        conn = waiting[0]
+        conn_stop_waiting(conn)
+        conn_requeue(conn)

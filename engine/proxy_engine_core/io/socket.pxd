@@ -1,0 +1,32 @@
+# Sockets: addresses, options, opening. Every function returns >= 0 or -errno.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from proxy_engine_core.io.sys cimport sockaddr_storage
+
+
+cdef enum:
+    ADDRESS_TEXT_SIZE = 48        # an IPv6 address as text, NUL included
+
+cdef struct Address:
+    sockaddr_storage storage
+    uint32_t size                 # bytes of `storage` in use; 0: none
+
+cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept nogil  # 0, -EINVAL
+# IP literal as text (IPv4-mapped IPv6 as plain IPv4); returns its length.
+cdef int address_text(const Address *address, char *target) noexcept nogil
+cdef uint16_t address_port(const Address *address) noexcept nogil
+cdef bint address_is_loopback(const Address *address) noexcept nogil
+
+# A non-blocking listening socket with SO_REUSEPORT when `is_shared` (one per worker).
+cdef int socket_listen(const Address *address, int backlog, bint is_shared) noexcept nogil
+cdef int socket_local_port(int fd) noexcept nogil
+cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil
+# A non-blocking connect: the fd, connecting or connected (writable tells).
+cdef int socket_connect(const Address *address) noexcept nogil
+cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR as -errno; 0
+cdef void socket_tune(int fd, const Address *peer) noexcept nogil
+cdef void socket_tune_link(int fd) noexcept nogil
+cdef void socket_finish_writing(int fd) noexcept nogil            # shutdown(SHUT_WR)
+cdef void socket_reset_on_close(int fd) noexcept nogil            # close() will send RST, not FIN
+cdef void socket_close(int fd) noexcept nogil

@@ -1,0 +1,172 @@
+# See socket.pxd.
+
+from libc.errno cimport EAFNOSUPPORT, EINPROGRESS, EINVAL, errno
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcmp, memcpy, memset, strlen
+
+from proxy_engine_core.io.sys cimport (
+    AF_INET, AF_INET6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR, SO_LINGER, SO_REUSEADDR,
+    SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION,
+    TCP_NODELAY, TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname, getsockopt,
+    htons, inet_ntop, inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, socket, socklen_t,
+)
+
+cdef enum:
+    # Bytes a link may hold unsent in the kernel: what goes in front of a ping or a
+    # small stream. More only adds delay; our own buffer orders what waits.
+    LINK_NOTSENT_LOWAT = 128 * 1024
+
+cdef uint8_t[12] MAPPED_PREFIX = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]
+
+
+cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept nogil:
+    cdef sockaddr_in *v4 = <sockaddr_in *>&address.storage
+    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>&address.storage
+    memset(address, 0, sizeof(Address))
+    if inet_pton(AF_INET, ip, &v4.sin_addr) == 1:
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(port)
+        address.size = sizeof(sockaddr_in)
+        return 0
+    if inet_pton(AF_INET6, ip, &v6.sin6_addr) == 1:
+        v6.sin6_family = AF_INET6
+        v6.sin6_port = htons(port)
+        address.size = sizeof(sockaddr_in6)
+        return 0
+    return -EINVAL
+
+
+cdef int address_text(const Address *address, char *target) noexcept nogil:
+    cdef const sockaddr_in *v4 = <const sockaddr_in *>&address.storage
+    cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *>&address.storage
+    cdef const char *text = NULL
+    if address.storage.ss_family == AF_INET:
+        text = inet_ntop(AF_INET, &v4.sin_addr, target, ADDRESS_TEXT_SIZE)
+    elif address.storage.ss_family == AF_INET6:
+        if memcmp(v6.sin6_addr.s6_addr, MAPPED_PREFIX, 12) == 0:
+            text = inet_ntop(AF_INET, v6.sin6_addr.s6_addr + 12, target, ADDRESS_TEXT_SIZE)
+        else:
+            text = inet_ntop(AF_INET6, &v6.sin6_addr, target, ADDRESS_TEXT_SIZE)
+    if text == NULL:
+        memcpy(target, b"unknown", 8)
+    return <int>strlen(target)
+
+
+cdef uint16_t address_port(const Address *address) noexcept nogil:
+    # sin_port and sin6_port share their place.
+    return ntohs((<const sockaddr_in *>&address.storage).sin_port)
+
+
+cdef bint address_is_loopback(const Address *address) noexcept nogil:
+    cdef const sockaddr_in *v4 = <const sockaddr_in *>&address.storage
+    cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *>&address.storage
+    cdef const uint8_t *bytes
+    cdef int index
+    if address.storage.ss_family == AF_INET:
+        return (<const uint8_t *>&v4.sin_addr)[0] == 127
+    if address.storage.ss_family != AF_INET6:
+        return False
+    bytes = <const uint8_t *>&v6.sin6_addr
+    if memcmp(bytes, MAPPED_PREFIX, 12) == 0:
+        return bytes[12] == 127
+    for index in range(15):
+        if bytes[index]:
+            return False
+    return bytes[15] == 1
+
+
+cdef int set_option(int fd, int level, int option, int value) noexcept nogil:
+    return setsockopt(fd, level, option, &value, sizeof(value))
+
+
+cdef int socket_listen(const Address *address, int backlog, bint is_shared) noexcept nogil:
+    cdef int fd = socket(
+        address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
+    )
+    cdef int error
+    if fd < 0:
+        return -errno
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1)
+    if is_shared:
+        set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)
+    if address.storage.ss_family == AF_INET6:
+        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)
+    if (
+        bind(fd, <const sockaddr *>&address.storage, address.size) < 0
+        or listen(fd, backlog) < 0
+    ):
+        error = errno
+        close(fd)
+        return -error
+    return fd
+
+
+cdef int socket_local_port(int fd) noexcept nogil:
+    cdef Address address
+    cdef socklen_t size = sizeof(sockaddr_storage)
+    if getsockname(fd, <sockaddr *>&address.storage, &size) < 0:
+        return -errno
+    return address_port(&address)
+
+
+cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil:
+    cdef socklen_t size = sizeof(sockaddr_storage)
+    cdef int fd = accept4(
+        listener_fd, <sockaddr *>&peer.storage, &size, SOCK_NONBLOCK | SOCK_CLOEXEC
+    )
+    if fd < 0:
+        return -errno
+    peer.size = size
+    return fd
+
+
+cdef int socket_connect(const Address *address) noexcept nogil:
+    cdef int fd, error
+    if address.size == 0:
+        return -EAFNOSUPPORT
+    fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        return -errno
+    socket_tune(fd, address)
+    if connect(fd, <const sockaddr *>&address.storage, address.size) < 0 and errno != EINPROGRESS:
+        error = errno
+        close(fd)
+        return -error
+    return fd
+
+
+cdef int socket_error(int fd) noexcept nogil:
+    cdef int error = 0
+    cdef socklen_t size = sizeof(error)
+    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0:
+        return -errno
+    return -error
+
+
+cdef void socket_tune(int fd, const Address *peer) noexcept nogil:
+    # We batch by ourselves, so Nagle only adds delay. Some systems default to bbr,
+    # which paces on loopback and halves its throughput: reno there, which any process
+    # may choose. On real networks the system's choice stands. Best effort, both.
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+    if address_is_loopback(peer):
+        setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
+
+
+cdef void socket_tune_link(int fd) noexcept nogil:
+    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, LINK_NOTSENT_LOWAT)
+
+
+cdef void socket_finish_writing(int fd) noexcept nogil:
+    shutdown(fd, SHUT_WR)
+
+
+cdef void socket_reset_on_close(int fd) noexcept nogil:
+    cdef linger value
+    value.l_onoff = 1
+    value.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &value, sizeof(value))
+
+
+cdef void socket_close(int fd) noexcept nogil:
+    close(fd)

@@ -1,0 +1,172 @@
+# A worker: one thread, one epoll, everything below it. Shared with no other thread
+# but through its mailbox (in), its two rings (out) and relaxed counters.
+#
+# A turn:
+#   epoll_wait -> events -> mailbox -> ready list -> timers -> flush dirty
+#   connections (one send per link) -> wake Python if it has news -> free closed
+#
+# Connections are edge-triggered and registered once. An event only sets flags and
+# calls ops.ready(); whoever stops early (budget, window, backpressure) leaves the
+# flags set and comes back through the ready list or a wait list. Closed connections
+# are freed at the end of the turn, and a stale event finds a newer generation.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from proxy_engine_core.buffer cimport Buffer, BufferPool
+from proxy_engine_core.counters cimport COUNTER_COUNT
+from proxy_engine_core.io.mailbox cimport Mailbox, MailboxNode
+from proxy_engine_core.io.socket cimport Address
+from proxy_engine_core.io.sys cimport epoll_event, iovec, pthread_t
+from proxy_engine_core.io.timer cimport Timer, TimerWheel
+from proxy_engine_core.options cimport Options
+from proxy_engine_core.spsc cimport SpscRing
+
+
+cdef enum:
+    WORKER_EVENTS_MAX = 512               # epoll events a turn
+    WORKER_SCRATCH_SIZE = 64 * 1024       # bytes a visitor or target is read into
+    WORKER_LINK_READ_SIZE = 256 * 1024    # bytes a link is read into; more gains nothing
+    WORKER_ARENA_SIZE = 128 * 1024        # rewritten heads waiting for their send
+    GATHER_MAX = 64                       # spans sent together
+    CONTROL_RING_SIZE = 256 * 1024
+    GENERATION_MASK = 0xFFFFFF
+
+cdef enum ConnKind:
+    CONN_LISTENER = 0
+    CONN_VISITOR                          # server: a visitor, or a device asking for a link
+    CONN_LINK                             # both: an established link
+    CONN_DIAL                             # agent: a link being dialled
+    CONN_TARGET                           # agent: a connection to a target
+    CONN_KIND_COUNT
+
+cdef enum ConnFlag:
+    CONN_READABLE = 1                     # recv may have something
+    CONN_WRITABLE = 2                     # send may take something
+    CONN_HUP = 4                          # the peer finished writing or is gone: read on to 0
+    CONN_BROKEN = 8                       # gone both ways (error, hang-up, failed send)
+    CONN_QUEUED = 16                      # in the ready list
+    CONN_DIRTY = 32                       # in the dirty list
+    CONN_CLOSED = 64
+    CONN_FINISHED = 128                   # we shut down our writing side
+
+cdef struct Conn:
+    Worker *worker
+    Conn *next_ready
+    Conn *next_dirty
+    Conn *next_closed
+    Conn *wait_next                       # in another connection's wait list
+    Conn **wait_link
+    Timer timer
+    Buffer out                            # what the socket did not take yet
+    int fd
+    uint32_t slot
+    uint32_t generation
+    uint8_t kind
+    uint8_t flags
+
+cdef struct ConnOps:
+    void (*ready)(Conn *conn) noexcept nogil       # flags changed, or requeued
+    void (*timeout)(Conn *conn) noexcept nogil
+    void (*flush)(Conn *conn) noexcept nogil       # end of turn, if dirty
+    void (*sent)(Conn *conn) noexcept nogil        # gathered or queued output moved
+    void (*release)(Conn *conn) noexcept nogil     # end of turn after conn_close: free it
+
+cdef struct Gather:
+    Conn *conn
+    uint32_t count
+    uint32_t arena_used
+    iovec spans[GATHER_MAX]
+
+cdef struct EventRecord:                  # in the control ring, followed by its two byte strings
+    uint32_t kind
+    uint32_t first_size
+    uint32_t second_size
+    uint32_t reserved
+    uint64_t a
+    uint64_t b
+    uint64_t c
+    uint64_t d
+    uint64_t e
+
+cdef struct EventOverflow:                # control events that found the ring full
+    EventOverflow *next
+    uint32_t size                         # followed by the record
+
+cdef struct Worker:
+    uint32_t index
+    int epoll_fd
+    int python_fd                         # the engine's eventfd; shared, not owned
+    bint is_stopping
+    bint is_draining
+    uint64_t now_ms                       # monotonic, read once a turn
+    uint64_t now_us
+    uint64_t drain_deadline_ms
+    const Options *options
+    void *role                            # ServerWorker or AgentWorker
+    void (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
+    void (*on_accept)(Worker *worker, int fd, Address *peer) noexcept nogil
+    void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
+    ConnOps ops[CONN_KIND_COUNT]
+    Conn **conns                          # by slot
+    uint32_t *generations
+    uint32_t *free_slots
+    uint32_t slot_count
+    uint32_t free_count
+    uint32_t conn_count
+    Conn *ready_first
+    Conn *ready_last
+    Conn *dirty_first
+    Conn *closed_first
+    Gather gather
+    TimerWheel wheel
+    BufferPool pool
+    Mailbox mailbox
+    SpscRing control_ring
+    SpscRing log_ring
+    EventOverflow *overflow_first
+    EventOverflow *overflow_last
+    bint control_news                     # Python must be woken at the end of this turn
+    uint64_t log_news_since_us            # 0: Python knows of everything in the log ring
+    uint64_t log_news_bytes
+    uint64_t random_state
+    uint64_t counters[COUNTER_COUNT]
+    pthread_t thread
+    bint has_thread
+    uint8_t *scratch
+    uint8_t *link_scratch
+    uint8_t *arena
+    epoll_event events[WORKER_EVENTS_MAX]
+
+cdef Worker *worker_new(uint32_t index, int python_fd, const Options *options) noexcept nogil
+# Close and release all connections; the thread must have been joined. Their roles' structs
+# must still be there, so this comes before the role's free and that before worker_free.
+cdef void worker_close_conns(Worker *worker) noexcept nogil
+cdef void worker_free(Worker *worker) noexcept nogil
+cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
+cdef void worker_stop(Worker *worker) noexcept nogil          # from another thread; joins
+cdef void worker_run(Worker *worker) noexcept nogil
+cdef int worker_listen(Worker *worker, int fd) noexcept nogil # takes the fd over
+cdef void worker_close_listeners(Worker *worker) noexcept nogil
+cdef uint64_t worker_random(Worker *worker) noexcept nogil    # not for secrets
+# A control event for Python; never lost.
+cdef void worker_emit(
+    Worker *worker, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+    const void *first, uint32_t first_size, const void *second, uint32_t second_size
+) noexcept nogil
+cdef void worker_log_written(Worker *worker, uint32_t size) noexcept nogil
+
+cdef inline uint64_t conn_handle(const Conn *conn) noexcept nogil:
+    # worker 8 | generation 24 | slot 32: what other threads may hold.
+    return (
+        (<uint64_t>conn.worker.index << 56) | (<uint64_t>conn.generation << 32) | conn.slot
+    )
+
+cdef inline Conn *worker_conn(Worker *worker, uint64_t handle) noexcept nogil:
+    # The live connection of a handle; NULL: gone.
+    cdef uint32_t slot = <uint32_t>handle
+    cdef uint32_t generation = <uint32_t>(handle >> 32) & GENERATION_MASK
+    if (handle >> 56) != worker.index or slot >= worker.slot_count:
+        return NULL
+    if worker.conns[slot] == NULL or worker.conns[slot].generation != generation:
+        return NULL
+    return worker.conns[slot]

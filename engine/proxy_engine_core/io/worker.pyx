@@ -1,0 +1,416 @@
+# See worker.pxd.
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENOMEM, EPROTO
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from proxy_engine_core.buffer cimport buffer_init, buffer_pool_free, buffer_pool_init
+from proxy_engine_core.counters cimport (
+    COUNT_ACCEPT_ERRORS, COUNT_ACCEPTED, COUNT_MEMORY_ERRORS, COUNT_TURNS, count,
+)
+from proxy_engine_core.io.conn cimport conn_attach, conn_close, conn_deadline, conn_requeue, gather_flush
+from proxy_engine_core.io.mailbox cimport (
+    MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
+)
+from proxy_engine_core.io.socket cimport Address, socket_accept
+from proxy_engine_core.io.sys cimport (
+    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
+    EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create, pthread_join,
+    pthread_sigmask, sigdelset, sigfillset, sigset_t, timespec, write,
+)
+from proxy_engine_core.io.timer cimport (
+    Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
+)
+from proxy_engine_core.options cimport Options
+from proxy_engine_core.spsc cimport spsc_free, spsc_init, spsc_publish, spsc_reserve
+
+cdef enum:
+    MAILBOX_TOKEN = 0xFFFFFFFF        # epoll data of the mailbox's eventfd: no slot
+    MESSAGE_STOP = 0                  # kinds above belong to the role
+    ACCEPT_BATCH = 64                 # connections accepted before others get a turn
+    ACCEPT_PAUSE_MS = 100             # out of file descriptors: try again, never spin
+    LOG_WAKE_BYTES = 64 * 1024        # wake Python for logs at this much ...
+    LOG_WAKE_US = 10_000              # ... or this long after the first
+
+
+# --- life -----------------------------------------------------------------------------
+
+cdef void read_clock(Worker *worker) noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    worker.now_us = <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000
+    worker.now_ms = worker.now_us // 1000
+
+
+cdef Worker *worker_new(uint32_t index, int python_fd, const Options *options) noexcept nogil:
+    """A worker with everything it needs, not running; NULL: errno tells."""
+    cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
+    cdef epoll_event event
+    if worker == NULL:
+        return NULL
+    worker.index = index
+    worker.python_fd = python_fd
+    worker.options = options
+    worker.mailbox.event_fd = -1
+    worker.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    worker.scratch = <uint8_t *>malloc(WORKER_SCRATCH_SIZE)
+    worker.link_scratch = <uint8_t *>malloc(WORKER_LINK_READ_SIZE)
+    worker.arena = <uint8_t *>malloc(WORKER_ARENA_SIZE)
+    if (
+        worker.epoll_fd < 0 or worker.scratch == NULL or worker.link_scratch == NULL
+        or worker.arena == NULL or mailbox_init(&worker.mailbox) < 0
+        or spsc_init(&worker.control_ring, CONTROL_RING_SIZE) < 0
+        or spsc_init(&worker.log_ring, options.log_ring_size) < 0
+        or getrandom(&worker.random_state, 8, 0) != 8
+    ):
+        worker_free(worker)
+        return NULL
+    event.events = EPOLLIN | EPOLLET
+    event.data.u64 = MAILBOX_TOKEN
+    if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, worker.mailbox.event_fd, &event) < 0:
+        worker_free(worker)
+        return NULL
+    buffer_pool_init(&worker.pool)
+    read_clock(worker)
+    timer_wheel_init(&worker.wheel, worker.now_ms)
+    worker.ops[<int>CONN_LISTENER].ready = listener_ready
+    worker.ops[<int>CONN_LISTENER].timeout = listener_ready
+    worker.ops[<int>CONN_LISTENER].release = listener_release
+    return worker
+
+
+cdef void worker_close_conns(Worker *worker) noexcept nogil:
+    cdef uint32_t slot
+    worker.is_stopping = True
+    for slot in range(worker.slot_count):
+        if worker.conns[slot] != NULL:
+            conn_close(worker.conns[slot])
+    free_closed(worker)
+
+
+cdef void worker_free(Worker *worker) noexcept nogil:
+    cdef EventOverflow *event
+    worker_close_conns(worker)
+    while worker.overflow_first != NULL:
+        event = worker.overflow_first
+        worker.overflow_first = event.next
+        free(event)
+    mailbox_close(&worker.mailbox)
+    if worker.epoll_fd >= 0:
+        close(worker.epoll_fd)
+    spsc_free(&worker.control_ring)
+    spsc_free(&worker.log_ring)
+    buffer_pool_free(&worker.pool)
+    free(worker.conns)
+    free(worker.generations)
+    free(worker.free_slots)
+    free(worker.scratch)
+    free(worker.link_scratch)
+    free(worker.arena)
+    free(worker)
+
+
+cdef void *thread_main(void *argument) noexcept nogil:
+    cdef sigset_t blocked
+    # Signals are the control plane's; only crashes may hit a worker.
+    sigfillset(&blocked)
+    sigdelset(&blocked, SIGSEGV)
+    sigdelset(&blocked, SIGBUS)
+    sigdelset(&blocked, SIGFPE)
+    sigdelset(&blocked, SIGILL)
+    sigdelset(&blocked, SIGABRT)
+    pthread_sigmask(SIG_SETMASK, &blocked, NULL)
+    worker_run(<Worker *>argument)
+    return NULL
+
+
+cdef int worker_start(Worker *worker) noexcept nogil:
+    cdef int error = pthread_create(&worker.thread, NULL, thread_main, worker)
+    if error:
+        return -error
+    worker.has_thread = True
+    return 0
+
+
+cdef void worker_stop(Worker *worker) noexcept nogil:
+    cdef MailboxNode *message
+    if not worker.has_thread:
+        return
+    message = <MailboxNode *>calloc(1, sizeof(MailboxNode))
+    if message == NULL:
+        # No memory even for this: the flag is seen at the next turn.
+        worker.is_stopping = True
+    else:
+        message.kind = MESSAGE_STOP
+        mailbox_post(&worker.mailbox, message)
+    pthread_join(worker.thread, NULL)
+    worker.has_thread = False
+
+
+cdef uint64_t worker_random(Worker *worker) noexcept nogil:
+    # splitmix64, seeded by getrandom.
+    cdef uint64_t z
+    worker.random_state += <uint64_t>0x9E3779B97F4A7C15
+    z = worker.random_state
+    z = (z ^ (z >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
+    return z ^ (z >> 31)
+
+
+# --- the turn -------------------------------------------------------------------------
+
+cdef void dispatch(Worker *worker, epoll_event *event) noexcept nogil:
+    cdef uint32_t slot = <uint32_t>event.data.u64
+    cdef uint32_t generation = <uint32_t>(event.data.u64 >> 32)
+    cdef uint32_t events = event.events
+    cdef Conn *conn
+    if slot >= worker.slot_count:
+        return                                  # the mailbox
+    conn = worker.conns[slot]
+    if conn == NULL or conn.generation != generation:
+        return                                  # closed earlier in this batch
+    if events & EPOLLIN:
+        conn.flags |= CONN_READABLE
+    if events & EPOLLOUT:
+        conn.flags |= CONN_WRITABLE
+    if events & EPOLLRDHUP:
+        conn.flags |= CONN_READABLE | CONN_HUP
+    if events & (EPOLLHUP | EPOLLERR):
+        conn.flags |= CONN_READABLE | CONN_HUP
+        # A hang-up after our own shutdown is the peer's ordinary end of file, with bytes
+        # perhaps still to be read.
+        if events & EPOLLERR or not conn.flags & CONN_FINISHED:
+            conn.flags |= CONN_BROKEN
+    worker.ops[conn.kind].ready(conn)
+
+
+cdef void run_ready(Worker *worker) noexcept nogil:
+    # What is requeued while this runs waits for the next turn: epoll gets its chance.
+    cdef Conn *conn = worker.ready_first
+    cdef Conn *following
+    worker.ready_first = NULL
+    worker.ready_last = NULL
+    while conn != NULL:
+        following = conn.next_ready
+        conn.flags &= ~CONN_QUEUED
+        if not conn.flags & CONN_CLOSED:
+            worker.ops[conn.kind].ready(conn)
+        conn = following
+
+
+cdef void run_timers(Worker *worker) noexcept nogil:
+    cdef Timer *timer
+    cdef Conn *conn
+    while True:
+        timer = timer_wheel_expire(&worker.wheel, worker.now_ms)
+        if timer == NULL:
+            return
+        conn = <Conn *>(<char *>timer - <size_t>&(<Conn *>NULL).timer)
+        worker.ops[conn.kind].timeout(conn)
+
+
+cdef void flush_dirty(Worker *worker) noexcept nogil:
+    cdef Conn *conn
+    gather_flush(worker)
+    while worker.dirty_first != NULL:
+        conn = worker.dirty_first
+        worker.dirty_first = conn.next_dirty
+        conn.flags &= ~CONN_DIRTY
+        if not conn.flags & CONN_CLOSED:
+            worker.ops[conn.kind].flush(conn)
+
+
+cdef void free_closed(Worker *worker) noexcept nogil:
+    cdef Conn *conn
+    cdef Conn *kept = NULL
+    while worker.closed_first != NULL:
+        conn = worker.closed_first
+        worker.closed_first = conn.next_closed
+        if conn.flags & (CONN_QUEUED | CONN_DIRTY) and not worker.is_stopping:
+            conn.next_closed = kept              # still in the list of the next turn
+            kept = conn
+        else:
+            worker.ops[conn.kind].release(conn)
+    worker.closed_first = kept
+
+
+cdef void run_mailbox(Worker *worker) noexcept nogil:
+    cdef MailboxNode *message = mailbox_take(&worker.mailbox)
+    cdef MailboxNode *following
+    while message != NULL:
+        following = message.next
+        if message.kind == MESSAGE_STOP:
+            worker.is_stopping = True
+        else:
+            worker.on_message(worker, message)
+        free(message)
+        message = following
+
+
+cdef int sleep_ms(Worker *worker) noexcept nogil:
+    # How long epoll_wait may block: 0 when there is work, -1 for ever.
+    cdef int wait = timer_wheel_wait_ms(&worker.wheel, worker.now_ms)
+    if worker.ready_first != NULL or not mailbox_arm(&worker.mailbox):
+        return 0
+    if worker.log_news_since_us and (wait < 0 or wait > LOG_WAKE_US // 1000):
+        wait = LOG_WAKE_US // 1000
+    if (worker.overflow_first != NULL or worker.is_draining) and (wait < 0 or wait > 10):
+        wait = 10
+    return wait
+
+
+cdef void worker_run(Worker *worker) noexcept nogil:
+    cdef int ready, index
+    while not worker.is_stopping:
+        ready = epoll_wait(worker.epoll_fd, worker.events, WORKER_EVENTS_MAX, sleep_ms(worker))
+        read_clock(worker)
+        count(worker.counters, COUNT_TURNS, 1)
+        for index in range(ready):
+            dispatch(worker, &worker.events[index])
+        run_mailbox(worker)
+        run_ready(worker)
+        run_timers(worker)
+        if worker.on_turn != NULL:
+            worker.on_turn(worker)
+        flush_dirty(worker)
+        tell_python(worker)
+        free_closed(worker)
+
+
+# --- listeners --------------------------------------------------------------------------
+
+cdef int worker_listen(Worker *worker, int fd) noexcept nogil:
+    """Accept connections from a listening socket; takes the fd over. 0 or -errno."""
+    cdef Conn *conn = <Conn *>calloc(1, sizeof(Conn))
+    cdef int error
+    if conn == NULL:
+        close(fd)
+        return -ENOMEM
+    buffer_init(&conn.out, &worker.pool, 0)
+    error = conn_attach(worker, conn, fd, CONN_LISTENER)
+    if error < 0:
+        free(conn)
+    return error
+
+
+cdef void listener_ready(Conn *conn) noexcept nogil:
+    cdef Worker *worker = conn.worker
+    cdef Address peer
+    cdef int fd, accepted
+    for accepted in range(ACCEPT_BATCH):
+        fd = socket_accept(conn.fd, &peer)
+        if fd == -EAGAIN:
+            return
+        if fd == -EINTR or fd == -ECONNABORTED or fd == -EPROTO:
+            continue
+        if fd < 0:
+            # EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing to do but wait. Edge-triggered,
+            # so this does not spin; the timer looks again.
+            count(worker.counters, COUNT_ACCEPT_ERRORS, 1)
+            conn_deadline(conn, ACCEPT_PAUSE_MS)
+            return
+        count(worker.counters, COUNT_ACCEPTED, 1)
+        worker.on_accept(worker, fd, &peer)
+    conn_requeue(conn)          # more may be waiting, and the edge will not come again
+
+
+cdef void listener_release(Conn *conn) noexcept nogil:
+    free(conn)
+
+
+cdef void worker_close_listeners(Worker *worker) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(worker.slot_count):
+        if worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_LISTENER:
+            conn_close(worker.conns[slot])
+
+
+# --- news for Python --------------------------------------------------------------------
+
+cdef void fill_record(
+    uint8_t *place, const EventRecord *record, const void *first, const void *second
+) noexcept nogil:
+    memcpy(place, record, sizeof(EventRecord))
+    memcpy(place + sizeof(EventRecord), first, record.first_size)
+    memcpy(place + sizeof(EventRecord) + record.first_size, second, record.second_size)
+
+
+cdef void worker_emit(
+    Worker *worker, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+    const void *first, uint32_t first_size, const void *second, uint32_t second_size
+) noexcept nogil:
+    cdef EventRecord record
+    cdef uint32_t size = sizeof(EventRecord) + first_size + second_size
+    cdef uint8_t *place = NULL
+    cdef EventOverflow *kept
+    record.kind = kind
+    record.first_size = first_size
+    record.second_size = second_size
+    record.reserved = 0
+    record.a = a
+    record.b = b
+    record.c = c
+    record.d = d
+    record.e = e
+    worker.control_news = True
+    if worker.overflow_first == NULL:
+        place = spsc_reserve(&worker.control_ring, size)
+    if place != NULL:
+        fill_record(place, &record, first, second)
+        spsc_publish(&worker.control_ring)
+        return
+    kept = <EventOverflow *>malloc(sizeof(EventOverflow) + size)
+    if kept == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return
+    kept.next = NULL
+    kept.size = size
+    fill_record(<uint8_t *>(kept + 1), &record, first, second)
+    if worker.overflow_last == NULL:
+        worker.overflow_first = kept
+    else:
+        worker.overflow_last.next = kept
+    worker.overflow_last = kept
+
+
+cdef void move_overflow(Worker *worker) noexcept nogil:
+    cdef EventOverflow *kept
+    cdef uint8_t *place
+    while worker.overflow_first != NULL:
+        kept = worker.overflow_first
+        place = spsc_reserve(&worker.control_ring, kept.size)
+        if place == NULL:
+            return
+        memcpy(place, kept + 1, kept.size)
+        spsc_publish(&worker.control_ring)
+        worker.overflow_first = kept.next
+        if kept.next == NULL:
+            worker.overflow_last = NULL
+        free(kept)
+        worker.control_news = True
+
+
+cdef void worker_log_written(Worker *worker, uint32_t size) noexcept nogil:
+    if worker.log_news_since_us == 0:
+        worker.log_news_since_us = worker.now_us
+    worker.log_news_bytes += size
+
+
+cdef void tell_python(Worker *worker) noexcept nogil:
+    # One eventfd write for all that this turn produced: control events at once, logs when
+    # they are worth a wake-up.
+    cdef uint64_t one = 1
+    if worker.overflow_first != NULL:
+        move_overflow(worker)
+    if worker.log_news_since_us and (
+        worker.log_news_bytes >= LOG_WAKE_BYTES
+        or worker.now_us - worker.log_news_since_us >= LOG_WAKE_US
+    ):
+        worker.control_news = True
+    if worker.control_news:
+        worker.control_news = False
+        worker.log_news_since_us = 0
+        worker.log_news_bytes = 0
+        write(worker.python_fd, &one, sizeof(one))

@@ -1,0 +1,62 @@
+# Messages from the control plane to a worker. One malloc'ed block each, MailboxNode
+# first, variable bytes behind; the worker frees it after on_message().
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from proxy_engine_core.forward.route cimport Route
+from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.socket cimport Address
+from proxy_engine_core.link cimport LinkSetup
+
+
+cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
+    MESSAGE_DRAIN = 1
+    MESSAGE_LINK_SEND
+    MESSAGE_LINK_CLOSE
+    MESSAGE_AUTH_REPLY                    # server
+    MESSAGE_ROUTE_SET
+    MESSAGE_ROUTE_DELETE
+    MESSAGE_DIAL                          # agent
+    MESSAGE_TARGETS
+
+cdef struct DrainMessage:
+    MailboxNode node
+    uint64_t grace_ms
+
+cdef struct LinkMessage:                  # LINK_SEND: a record; LINK_CLOSE: a reason, NUL-ended
+    MailboxNode node
+    uint64_t link
+    uint32_t size
+
+cdef struct AuthReplyMessage:             # then the response bytes
+    MailboxNode node
+    uint64_t ticket
+    LinkSetup setup
+    bint accept
+    uint32_t size
+
+cdef struct RouteMessage:                 # SET: the receiver takes `route` over
+    MailboxNode node
+    Route *route
+
+cdef struct RouteDeleteMessage:           # then the key
+    MailboxNode node
+    uint32_t size
+
+cdef struct DialMessage:                  # then the request bytes
+    MailboxNode node
+    Address address
+    uint64_t dial                         # what the caller was told: see agent.pyx
+    uint64_t timeout_ms
+    uint32_t size
+    uint8_t carrier
+
+cdef struct TargetEntry:
+    Address address
+    uint8_t name_size
+    uint8_t name[63]
+
+cdef struct TargetsMessage:               # the receiver takes `targets` over
+    MailboxNode node
+    TargetEntry *targets
+    uint32_t target_count

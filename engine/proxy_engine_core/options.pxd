@@ -1,0 +1,25 @@
+# Every limit and timeout of the engine, set once before start.
+
+from libc.stdint cimport uint64_t
+
+
+cdef struct Options:
+    uint64_t head_timeout_ms          # first byte of a request to the end of its head
+    uint64_t keepalive_timeout_ms     # idle visitor connection between requests
+    uint64_t open_timeout_ms          # waiting for a stream, or for the device's ACK -> 504
+    uint64_t response_timeout_ms      # request sent to response head -> 504
+    uint64_t body_timeout_ms          # no byte of a body either way
+    uint64_t tunnel_timeout_ms        # no byte either way after 101
+    uint64_t linger_timeout_ms        # reading off what a refused visitor still sends
+    uint64_t auth_timeout_ms          # for the control plane to answer EVENT_AUTH
+    uint64_t target_timeout_ms        # agent: connect to a target
+    uint64_t pool_idle_ms             # an idle HTTP stream is reused only this long
+    uint64_t pool_streams_max         # idle HTTP streams a tunnel of a link
+    uint64_t ping_interval_ms         # ping a link after this much silence
+    uint64_t link_stall_ms            # a link whose writes make no progress is dropped
+    uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
+    uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
+    uint64_t backlog                  # listen(2)
+
+cdef void options_default(Options *options) noexcept
+cdef int options_set(Options *options, str name, object value) except -1

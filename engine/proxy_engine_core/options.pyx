@@ -1,0 +1,83 @@
+# The option table: name, default, smallest, largest. See options.pxd for meanings.
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+cdef dict TABLE = {
+    "head_timeout_ms": (10_000, 1, 3_600_000),
+    "keepalive_timeout_ms": (60_000, 1, 3_600_000),
+    "open_timeout_ms": (10_000, 1, 3_600_000),
+    "response_timeout_ms": (60_000, 1, 86_400_000),
+    "body_timeout_ms": (60_000, 1, 86_400_000),
+    "tunnel_timeout_ms": (3_600_000, 1, 7 * 86_400_000),
+    "linger_timeout_ms": (5_000, 1, 60_000),
+    "auth_timeout_ms": (10_000, 1, 60_000),
+    "target_timeout_ms": (5_000, 1, 60_000),
+    # Popular servers close idle connections after 5 s; reusing one later loses races.
+    "pool_idle_ms": (4_000, 0, 600_000),
+    "pool_streams_max": (1_024, 0, 65_000),
+    "ping_interval_ms": (15_000, 50, 600_000),
+    "link_stall_ms": (15_000, 50, 600_000),
+    "body_size_max": (0, 0, 2**62),
+    "log_ring_size": (4 << 20, 64 << 10, 1 << 30),
+    "backlog": (4_096, 1, 65_535),
+}
+DEFAULTS = {name: row[0] for name, row in TABLE.items()}
+
+
+cdef uint64_t *field(Options *options, str name):
+    if name == "head_timeout_ms":
+        return &options.head_timeout_ms
+    if name == "keepalive_timeout_ms":
+        return &options.keepalive_timeout_ms
+    if name == "open_timeout_ms":
+        return &options.open_timeout_ms
+    if name == "response_timeout_ms":
+        return &options.response_timeout_ms
+    if name == "body_timeout_ms":
+        return &options.body_timeout_ms
+    if name == "tunnel_timeout_ms":
+        return &options.tunnel_timeout_ms
+    if name == "linger_timeout_ms":
+        return &options.linger_timeout_ms
+    if name == "auth_timeout_ms":
+        return &options.auth_timeout_ms
+    if name == "target_timeout_ms":
+        return &options.target_timeout_ms
+    if name == "pool_idle_ms":
+        return &options.pool_idle_ms
+    if name == "pool_streams_max":
+        return &options.pool_streams_max
+    if name == "ping_interval_ms":
+        return &options.ping_interval_ms
+    if name == "link_stall_ms":
+        return &options.link_stall_ms
+    if name == "body_size_max":
+        return &options.body_size_max
+    if name == "log_ring_size":
+        return &options.log_ring_size
+    if name == "backlog":
+        return &options.backlog
+    return NULL
+
+
+cdef void options_default(Options *options) noexcept:
+    memset(options, 0, sizeof(Options))
+    for name, value in DEFAULTS.items():
+        field(options, name)[0] = value
+
+
+cdef int options_set(Options *options, str name, object value) except -1:
+    """Raises TypeError for an unknown name or a non-integer, ValueError out of range."""
+    cdef uint64_t *place = field(options, name)
+    if place == NULL:
+        raise TypeError(f"unknown engine option {name!r}")
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"engine option {name!r} takes an int, not {type(value).__name__}")
+    _, smallest, largest = TABLE[name]
+    if not smallest <= value <= largest:
+        raise ValueError(f"engine option {name!r} takes {smallest} to {largest}, not {value}")
+    if name == "log_ring_size" and value & (value - 1):
+        raise ValueError("engine option 'log_ring_size' takes a power of two")
+    place[0] = value
+    return 0

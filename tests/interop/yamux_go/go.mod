@@ -1,0 +1,5 @@
+module yamux_go
+
+go 1.23
+
+require github.com/hashicorp/yamux v0.1.2
