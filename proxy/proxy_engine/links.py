@@ -154,7 +154,8 @@ class Links:
             self._engine.auth_reply(ticket, later.response(), accept=False)
             return
         self._accepted[device_id, peer] = _Accepted(token, offer, self._clock())
-        there = self._engine.auth_reply(
+        # A device that has gone meanwhile never comes up: expire() forgets it.
+        self._engine.auth_reply(
             ticket,
             handshake.accept_response(offer),
             accept=True,
@@ -164,9 +165,6 @@ class Links:
             streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
             preamble=offer.is_agent,
         )
-        if not there:
-            self._accepted.pop((device_id, peer), None)
-            return
         await self._touch(token)
 
     async def _check(self, head: bytes) -> tuple[Token, int, Offer]:
@@ -212,7 +210,8 @@ class Links:
 
     def _up(self, link_id: int, device_id: int, peer: str, head: bytes) -> None:
         accepted = self._accepted.pop((device_id, peer), None)
-        if accepted is None:  # not one we let in
+        if accepted is None:  # not one we let in, or far too late
+            _log.warning("unknown link closed", link=link_id, device=device_id, peer=peer)
             self._engine.link_close(link_id, "unknown")
             return
         link = Link(
