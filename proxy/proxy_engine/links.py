@@ -24,6 +24,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from proxy_engine import control, handshake, logs, tokens
+from proxy_engine.errors import StorageError
+from proxy_engine.handshake import Offer, Refusal
+from proxy_engine.storage import NameTaken, Store, Token, Tunnel
+from proxy_engine.tunnels import TunnelTable, name_refusal
 from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
@@ -31,12 +37,6 @@ from proxy_engine_core.core import (
     EVENT_LINK_UP,
     parse_request_head,
 )
-
-from proxy_engine import control, handshake, logs, tokens
-from proxy_engine.errors import StorageError
-from proxy_engine.handshake import Offer, Refusal
-from proxy_engine.storage import NameTaken, Store, Token, Tunnel
-from proxy_engine.tunnels import TunnelTable, name_refusal
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event

@@ -5,12 +5,12 @@ import json
 from typing import Any
 
 import pytest
+
 from proxy_engine import tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.links import Links
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
-
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
 
 RAW = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
