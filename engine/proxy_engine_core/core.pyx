@@ -418,7 +418,7 @@ cdef class Engine:
     def stats(self):
         cdef int index
         cdef dict stats = {}
-        for index in range(COUNTER_COUNT):
+        for index in range(<int>COUNTER_COUNT):
             stats[counter_name(index)] = atomic_load_relaxed(&self.worker.counters[index])
         # Not counters, but plain words one thread writes: good enough to look at.
         stats["connections"] = self.worker.conn_count
