@@ -23,6 +23,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+import proxy_engine
+from proxy_engine import control, handshake, logs
+from proxy_engine.backoff import Backoff
+from proxy_engine.errors import UsageError, error_text
+from proxy_engine.handshake import Carrier
+from proxy_engine.targets import REFRESH_INTERVAL, Resolve, Targets
 from proxy_engine_core.core import (
     EVENT_CONTROL,
     EVENT_DIAL_FAILED,
@@ -31,13 +37,6 @@ from proxy_engine_core.core import (
     EVENT_TARGET_FAILED,
 )
 from proxy_engine_core.websocket.handshake import new_key
-
-import proxy_engine
-from proxy_engine import control, handshake, logs
-from proxy_engine.backoff import Backoff
-from proxy_engine.errors import UsageError, error_text
-from proxy_engine.handshake import Carrier
-from proxy_engine.targets import REFRESH_INTERVAL, Resolve, Targets
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+
 from proxy_engine_core.websocket.handshake import (
     HandshakeError,
     accept_key,

@@ -24,6 +24,12 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from proxy_engine import control, handshake, logs, tokens
+from proxy_engine.errors import StorageError
+from proxy_engine.handshake import Offer, Refusal
+from proxy_engine.storage import NameTaken, Store, Token, Tunnel
+from proxy_engine.tunnels import TunnelTable, name_refusal
 from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
@@ -31,12 +37,6 @@ from proxy_engine_core.core import (
     EVENT_LINK_UP,
     parse_request_head,
 )
-
-from proxy_engine import control, handshake, logs, tokens
-from proxy_engine.errors import StorageError
-from proxy_engine.handshake import Offer, Refusal
-from proxy_engine.storage import NameTaken, Store, Token, Tunnel
-from proxy_engine.tunnels import TunnelTable, name_refusal
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
@@ -154,6 +154,7 @@ class Links:
             self._engine.auth_reply(ticket, later.response(), accept=False)
             return
         self._accepted[device_id, peer] = _Accepted(token, offer, self._clock())
+        # A device that has gone meanwhile never comes up: expire() forgets it.
         self._engine.auth_reply(
             ticket,
             handshake.accept_response(offer),
@@ -209,7 +210,8 @@ class Links:
 
     def _up(self, link_id: int, device_id: int, peer: str, head: bytes) -> None:
         accepted = self._accepted.pop((device_id, peer), None)
-        if accepted is None:  # not one we let in
+        if accepted is None:  # not one we let in, or far too late
+            _log.warning("unknown link closed", link=link_id, device=device_id, peer=peer)
             self._engine.link_close(link_id, "unknown")
             return
         link = Link(

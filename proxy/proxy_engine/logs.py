@@ -95,11 +95,12 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         for key, value in getattr(record, "fields", {}).items():
-            line.setdefault(key, value)
+            plain = value is None or type(value) in (str, int, float, bool)
+            line.setdefault(key, value if plain else str(value))
         if record.exc_info and record.exc_info[1] is not None:
             line.setdefault("error", repr(record.exc_info[1]))
         # ASCII only: no raw C1 or separator reaches a terminal; DEL is the one left over.
-        return scrub(json.dumps(line, default=str).replace("\x7f", "\\u007f"))
+        return scrub(json.dumps(line).replace("\x7f", "\\u007f"))
 
 
 def setup(log_format: str, stream: IO[str] | None = None, level: int = logging.INFO) -> None:

@@ -11,17 +11,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, Engine
-
 from proxy_engine import logs
 from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
+from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from proxy_engine_core.core import Event, LogRecord
-
     from proxy_engine.config import Settings
+    from proxy_engine_core.core import Event, LogRecord
 
 EVENTS_PER_TURN = 512
 LOGS_PER_TURN = 4096

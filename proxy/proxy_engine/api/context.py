@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from aiohttp import web
-from proxy_engine_core.core import Engine
 
 from proxy_engine.config import Settings
 from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage import Store
 from proxy_engine.tunnels import TunnelTable
+from proxy_engine_core.core import Engine
 
 
 class Service(Protocol):

@@ -10,21 +10,20 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def box(title: str, lines: Sequence[str]) -> None:
-    """A titled box on a terminal, the bare lines otherwise."""
-    if not is_terminal():
-        print("\n".join(lines), flush=True)
-        return
-    from rich.console import Console
-    from rich.panel import Panel
-    from rich.text import Text
+def box(title: str, lines: Sequence[str], below: Sequence[str] = ()) -> None:
+    """A titled box on a terminal, the bare lines otherwise.
 
-    # A line that is to be copied must not be broken: then it goes without a box.
-    console = Console(highlight=False)
-    if max(map(len, lines)) + 4 > console.width:
-        print("\n".join([f"{title}:", *lines]), flush=True)
-        return
-    console.print(Panel(Text("\n".join(lines)), title=title, expand=False))
+    below: lines to be copied, which a box would break or frame.
+    """
+    if is_terminal():
+        from rich.console import Console
+        from rich.panel import Panel
+        from rich.text import Text
+
+        panel = Panel(Text("\n".join(lines)), title=title, expand=False, padding=(0, 1))
+        Console(highlight=False).print(panel)
+        lines = ()
+    print("\n".join([*lines, *below]), end="\n" if lines or below else "", flush=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

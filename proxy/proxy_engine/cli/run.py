@@ -91,11 +91,6 @@ def _show_first_run(server: Server, made: FirstRun) -> None:
         return
     box(
         "proxy-engine is ready",
-        [
-            "Admin token, shown only now:",
-            made.admin_token,
-            "",
-            "On the device, with a service on port 3000:",
-            connect,
-        ],
+        ["Admin token, shown only now:", made.admin_token],
+        ["On the device, with a service on port 3000:", connect],
     )

@@ -97,10 +97,9 @@ def _show(server: Server, public: list[PublicTunnel], admin_token: str) -> None:
     name = f"{TUNNEL}.{server.settings.domain}:{server.listen.port}"
     output.box(
         "try it",
+        [f"In a browser:  {tunnel.url}", f"Admin API:     http://{server.admin}/api/v1/requests"],
         [
-            f"In a browser:  {tunnel.url}",
-            f"With curl:     curl -H 'Host: {name}' http://{server.listen}/",
-            f"The API:       curl -H 'Authorization: Bearer {admin_token}' "
-            f"http://{server.admin}/api/v1/requests",
+            f"curl -H 'Host: {name}' http://{server.listen}/",
+            f"curl -H 'Authorization: Bearer {admin_token}' http://{server.admin}/api/v1/requests",
         ],
     )

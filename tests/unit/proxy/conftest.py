@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from proxy_engine.storage.sqlite import SqliteStore
 
+from proxy_engine.storage.sqlite import SqliteStore
 from tests.unit.proxy.fake_engine import FakeEngine, install_core_if_missing
 
 install_core_if_missing()

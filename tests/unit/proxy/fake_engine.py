@@ -17,11 +17,10 @@ class FakeEngine:
         self.replies: list[tuple[int, bytes, dict[str, Any]]] = []
         self.dials: list[tuple[str, int, bytes, str]] = []
         self.targets: list[tuple[str, str, int]] = []
-        self.are_devices_there = True
 
     def auth_reply(self, ticket: int, response: bytes, **options: Any) -> bool:
         self.replies.append((ticket, response, options))
-        return self.are_devices_there
+        return True
 
     def routes_apply(self, ops: Any) -> None:
         for op in ops:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+
 from proxy_engine import handshake
 from proxy_engine.agent import REGISTER_TIMEOUT, Agent, parse_server
 from proxy_engine.backoff import Backoff
@@ -13,7 +14,6 @@ from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
 from proxy_engine.targets import Targets
 from proxy_engine.values import Address
-
 from tests.unit.proxy.fake_engine import FakeEngine, fields
 
 

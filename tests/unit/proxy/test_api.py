@@ -4,9 +4,10 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import proxy_engine
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+
+import proxy_engine
 from proxy_engine import tokens
 from proxy_engine.api import create_app
 from proxy_engine.config import Settings
@@ -15,7 +16,6 @@ from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
-
 from tests.unit.proxy.fake_engine import FakeEngine
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from proxy_engine.cli import main
 from proxy_engine.storage.sqlite import DATABASE_NAME
 

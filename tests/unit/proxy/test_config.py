@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from proxy_engine import config
 from proxy_engine.errors import UsageError
 from proxy_engine.values import Address

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from proxy_engine import control
 
 

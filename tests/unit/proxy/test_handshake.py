@@ -3,10 +3,10 @@ from __future__ import annotations
 import email.utils
 
 import pytest
+
 from proxy_engine import handshake
 from proxy_engine.handshake import Refusal
 from proxy_engine_core.websocket.handshake import new_key
-
 from tests.unit.proxy.fake_engine import body, fields, parse_request_head, status
 
 WEBSOCKET = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import proxy_engine
 import pytest
 
+import proxy_engine
 from tests.unit.test_layers import imported_modules, is_within
 
 PACKAGE = Path(proxy_engine.__file__).parent

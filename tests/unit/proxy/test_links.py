@@ -5,12 +5,12 @@ import json
 from typing import Any
 
 import pytest
+
 from proxy_engine import tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.links import Links
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
-
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
 
 RAW = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
@@ -346,9 +346,3 @@ async def test_a_device_that_never_came_is_forgotten(server: Server, secret: str
     server.links.expire()
     server.links.on_event((2, 7, 1, "1.2.3.4:7", b""))
     assert server.engine.closed == [(7, "unknown")]
-
-
-async def test_a_device_gone_before_the_answer_leaves_nothing(server: Server, secret: str) -> None:
-    server.engine.are_devices_there = False
-    await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
-    assert server.links._accepted == {}

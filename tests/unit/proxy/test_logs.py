@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
 from proxy_engine import logs
 from proxy_engine.text import duration_text, escape, size_text
 from proxy_engine.tokens import new_secret

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
 from proxy_engine import request_log
 from proxy_engine.errors import StorageError
 from proxy_engine.request_log import FLUSH_ROWS, RequestLog, redact

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from proxy_engine.errors import StorageError
 from proxy_engine.storage import NameTaken, RequestRow
 from proxy_engine.storage.migrations import MIGRATIONS

@@ -4,7 +4,6 @@ from typing import Any
 
 from proxy_engine.targets import Targets, resolve
 from proxy_engine.values import Address
-
 from tests.unit.proxy.fake_engine import FakeEngine
 
 

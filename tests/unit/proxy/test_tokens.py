@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from proxy_engine import tokens
 from proxy_engine.errors import UsageError
 from proxy_engine.storage import NameTaken

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from proxy_engine.storage import Tunnel
 from proxy_engine.tunnels import TunnelTable, name_refusal
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from proxy_engine.values import LABEL, Address, parse_address, parse_duration, parse_pairs
 
 
