@@ -21,14 +21,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from proxy_engine import control, handshake, logs, tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Offer, Refusal
-from proxy_engine.storage import NameTaken, Store, Token, Tunnel
+from proxy_engine.storage import Store, Token, Tunnel
 from proxy_engine.tunnels import TunnelTable, name_refusal
 from proxy_engine_core.core import (
     EVENT_AUTH,
@@ -41,8 +41,9 @@ from proxy_engine_core.core import (
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
 
-TOUCH_INTERVAL = 60.0  # seconds between writes of a token's last use
+AUTH_BATCH = 256  # requests for links looked up at once
 LINK_UP_TIMEOUT = 30.0  # seconds from our answer to EVENT_LINK_UP; it is usually at once
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 RETRY_AFTER = "2"  # seconds a refused agent waits at least, while we drain or the store fails
 
 _log = logs.get("links")
@@ -60,6 +61,21 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     agent: str = ""
     platform: str = ""
     is_closing: bool = False
+
+
+class _Ask(NamedTuple):
+    """A request for a link: EVENT_AUTH."""
+
+    ticket: int
+    peer: str
+    head: bytes
+
+
+class _Request(NamedTuple):
+    method: str
+    target: str
+    fields: list[tuple[str, bytes]]
+    secret: str
 
 
 class _Accepted(msgspec.Struct, eq=False):
@@ -86,7 +102,10 @@ class Links:
         self._links: dict[int, Link] = {}
         self._accepted: dict[tuple[int, str], _Accepted] = {}  # by device and peer
         self._queues: dict[int, asyncio.Lock] = {}  # by device
-        self._touched: dict[int, float] = {}  # token id -> when its last use was written
+        self._asking: list[_Ask] = []  # not looked at yet
+        self._is_answering = False
+        self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
+        self._devices_seen: dict[int, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
@@ -98,7 +117,10 @@ class Links:
 
     def on_event(self, event: Event) -> None:
         if event[0] == EVENT_AUTH:
-            self._spawn(self._authorise(*event[1:]))
+            self._asking.append(_Ask(*event[1:]))
+            if not self._is_answering:
+                self._is_answering = True
+                self._spawn(self._answer_all())
         elif event[0] == EVENT_LINK_UP:
             self._up(*event[1:])
         elif event[0] == EVENT_CONTROL:
@@ -119,55 +141,65 @@ class Links:
 
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more."""
-        live = {token.id: token for token in await self._store.tokens()}
-        blocked = {device.id for device in await self._store.devices() if device.is_blocked}
+        known = {token.id: token for token in await self._store.tokens()}
         now = self._clock()
         for link in list(self._links.values()):
-            reason = tokens.refusal(live.get(link.token.id), now)
-            if link.device_id in blocked:
+            token = known.get(link.token.id)
+            reason = tokens.refusal(token, now)
+            if reason is None and token is not None and token.is_blocked:
                 reason = "blocked_device"
             if reason is not None:
                 self._close(link, reason, "the server took back this device's permission")
 
-    def expire(self) -> None:
-        """Close links whose token has expired, forget devices that never came."""
+    async def tick(self) -> None:
+        """Once a second: what time does to links, and what is written now and then."""
         now = self._clock()
-        for key, accepted in list(self._accepted.items()):
-            if now - accepted.at > LINK_UP_TIMEOUT:
-                del self._accepted[key]
         for link in list(self._links.values()):
             if link.token.expires_at is not None and link.token.expires_at <= now:
                 self._close(link, "expired_token", "the token has expired")
+        for key, accepted in list(self._accepted.items()):
+            if now - accepted.at > LINK_UP_TIMEOUT:
+                del self._accepted[key]
+        used, self._tokens_used = self._tokens_used, {}
+        seen, self._devices_seen = self._devices_seen, {}
+        if used or seen:
+            await self._store.seen(used, seen)
 
     # Handshake
 
-    async def _authorise(self, ticket: int, peer: str, head: bytes) -> None:
+    async def _answer_all(self) -> None:
+        """Answer all who ask, many for each look into the store."""
         try:
-            token, device_id, offer = await self._check(head)
-        except Refusal as refusal:
-            _log.info("link refused", peer=peer, status=refusal.status, code=refusal.code)
-            self._engine.auth_reply(ticket, refusal.response(), accept=False)
-            return
-        except StorageError as error:
-            _log.error("link refused, the store fails", peer=peer, error=error)
-            later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
-            self._engine.auth_reply(ticket, later.response(), accept=False)
-            return
-        self._accepted[device_id, peer] = _Accepted(token, offer, self._clock())
-        # A device that has gone meanwhile never comes up: expire() forgets it.
-        self._engine.auth_reply(
-            ticket,
-            handshake.accept_response(offer),
-            accept=True,
-            device=device_id,
-            carrier=offer.carrier,
-            window=offer.window,
-            streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
-            preamble=offer.is_agent,
-        )
-        await self._touch(token)
+            while self._asking:
+                batch = self._asking[:AUTH_BATCH]
+                del self._asking[:AUTH_BATCH]
+                await self._answer(batch)
+        finally:
+            self._is_answering = False
 
-    async def _check(self, head: bytes) -> tuple[Token, int, Offer]:
+    async def _answer(self, batch: list[_Ask]) -> None:
+        read: list[tuple[_Ask, _Request]] = []
+        for ask in batch:
+            try:
+                read.append((ask, self._read(ask.head)))
+            except Refusal as refusal:
+                self._refuse(ask, refusal)
+        try:
+            found = await tokens.find_all(self._store, [request.secret for _, request in read])
+        except StorageError as error:
+            _log.error("links refused, the store fails", count=len(read), error=error)
+            later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
+            for ask, _ in read:
+                self._refuse(ask, later)
+            return
+        for ask, request in read:
+            try:
+                self._accept(ask, request, found.get(request.secret))
+            except Refusal as refusal:
+                self._refuse(ask, refusal)
+
+    def _read(self, head: bytes) -> _Request:
+        """What needs no store. Raises Refusal."""
         try:
             method, target, fields = parse_request_head(head)
         except ValueError as error:
@@ -178,33 +210,41 @@ class Links:
             )
         credentials = [value for name, value in fields if name == "authorization"]
         secret = tokens.bearer(credentials[0]) if len(credentials) == 1 else None
-        challenge = {"WWW-Authenticate": "Bearer"}
         if secret is None:
-            raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", challenge)
-        token = await tokens.find(self._store, secret)
+            raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", CHALLENGE)
+        return _Request(method, target, fields, secret)
+
+    def _accept(self, ask: _Ask, request: _Request, token: Token | None) -> None:
+        """Let the device in, or raise Refusal."""
         code = tokens.refusal(token, self._clock())
         if code is not None or token is None:
             message = {
                 "expired_token": "the token has expired",
                 "revoked_token": "the token was revoked",
             }.get(code or "", "the token is not known here")
-            raise Refusal(401, code or "unknown_token", message, challenge)
+            raise Refusal(401, code or "unknown_token", message, CHALLENGE)
         if token.kind != "device" or token.device_id is None:
             raise Refusal(403, "wrong_kind", "this is an admin token; links need a device token")
-        device = await self._store.device(token.device_id)
-        if device is None or device.is_blocked:
+        if token.is_blocked:
             raise Refusal(403, "blocked_device", "this device is blocked")
-        return token, token.device_id, handshake.read_request(method, target, fields)
+        offer = handshake.read_request(request.method, request.target, request.fields)
+        self._tokens_used[token.id] = self._devices_seen[token.device_id] = self._clock()
+        # A device that has gone meanwhile never comes up: tick() forgets it.
+        self._accepted[token.device_id, ask.peer] = _Accepted(token, offer, self._clock())
+        self._engine.auth_reply(
+            ask.ticket,
+            handshake.accept_response(offer),
+            accept=True,
+            device=token.device_id,
+            carrier=offer.carrier,
+            window=offer.window,
+            streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
+            preamble=offer.is_agent,
+        )
 
-    async def _touch(self, token: Token) -> None:
-        now = self._clock()
-        if now - self._touched.get(token.id, -TOUCH_INTERVAL) < TOUCH_INTERVAL:
-            return
-        self._touched[token.id] = now
-        try:
-            await self._store.token_used(token.id, now)
-        except StorageError as error:
-            _log.warning("last use of a token not written", token=token.name, error=error)
+    def _refuse(self, ask: _Ask, refusal: Refusal) -> None:
+        _log.info("link refused", peer=ask.peer, status=refusal.status, code=refusal.code)
+        self._engine.auth_reply(ask.ticket, refusal.response(), accept=False)
 
     # Up and down
 
@@ -254,13 +294,7 @@ class Links:
             bytes_out=bytes_out,
             seconds=round(seconds, 3),
         )
-        self._spawn(self._seen(link))
-
-    async def _seen(self, link: Link) -> None:
-        try:
-            await self._store.device_seen(link.device_id, self._clock())
-        except StorageError as error:
-            _log.warning("last sight of a device not written", device=link.device, error=error)
+        self._devices_seen[link.device_id] = self._clock()
 
     def _close(self, link: Link, code: str, message: str) -> None:
         """End a link: no new requests from now on, the agent is told why."""
@@ -333,24 +367,26 @@ class Links:
     async def _claim(
         self, link: Link, specs: list[control.TunnelSpec]
     ) -> tuple[list[Tunnel], list[control.RefusedTunnel]]:
-        granted: dict[int, Tunnel] = {}
         refused = []
+        wanted = {}
         for spec in specs:
             reason = name_refusal(spec.name, spec.kind)
             if reason is None:
-                try:
-                    tunnel = await self._store.tunnel_claim(
-                        spec.name, spec.kind, link.device_id, self._clock()
-                    )
-                    granted[tunnel.id] = tunnel
-                except NameTaken:
-                    reason = "tunnel_taken", "the name belongs to another device"
-                except StorageError as error:
-                    _log.error("tunnel not registered, the store fails", error=error)
-                    reason = "store_failed", "the server's store fails; try again later"
-            if reason is not None:
+                wanted[spec.name] = spec.kind
+            else:
                 refused.append(control.RefusedTunnel(spec.name[:63], *reason))
-        return list(granted.values()), refused
+        try:
+            found = await self._store.tunnels_claim(
+                list(wanted.items()), link.device_id, self._clock()
+            )
+        except StorageError as error:
+            _log.error("tunnels not registered, the store fails", error=error)
+            reason = "store_failed", "the server's store fails; try again later"
+            return [], [*refused, *(control.RefusedTunnel(name, *reason) for name in wanted)]
+        granted = {tunnel.name: tunnel for tunnel in found if tunnel.device_id == link.device_id}
+        reason = "tunnel_taken", "the name belongs to another device"
+        refused += [control.RefusedTunnel(x, *reason) for x in wanted if x not in granted]
+        return [granted[name] for name in wanted if name in granted], refused
 
     def _replace_older(self, link: Link) -> None:
         """The newest link of a device wins; its routes have moved already."""
