@@ -145,10 +145,8 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
 cdef void read_head(Visitor *visitor) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef Conn *conn = &visitor.conn
-    cdef uint8_t *bytes
     cdef int64_t received
     cdef uint32_t size, head_size
-    cdef int error
     if buffer_size(&conn.out) >= VISITOR_OUT_HIGH:
         return                            # a slow reader pays before it asks again
     if buffer_size(&visitor.input):
@@ -168,21 +166,24 @@ cdef void read_head(Visitor *visitor) noexcept nogil:
         return
     size = <uint32_t>received
     if buffer_size(&visitor.input) == 0:
-        bytes = worker.scratch
-        head_size = head_find_end(bytes, size, &visitor.scanned)
+        head_size = head_find_end(worker.scratch, size, &visitor.scanned)
         if head_size:
+            # The usual case: a whole head in one read, used where it stands.
             visitor.scanned = 0
-            if use_head(visitor, bytes, head_size, size):
-                return
-        # Kept: not complete, or it has to wait.
-    error = buffer_append(&visitor.input, worker.scratch, size)
-    if error < 0:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        visitor_close(visitor)
-        return
-    use_input(visitor)
-    if visitor.state == VISITOR_HEAD and conn.flags & CONN_READABLE:
+            if not use_head(visitor, worker.scratch, head_size, size):
+                keep_input(visitor, size)
+            return
+    if keep_input(visitor, size) and not use_input(visitor) and conn.flags & CONN_READABLE:
         conn_requeue(conn)
+
+
+cdef bint keep_input(Visitor *visitor, uint32_t size) noexcept nogil:
+    """Keep `size` bytes of the worker's scratch; False: no memory, the visitor is closed."""
+    if buffer_append(&visitor.input, visitor.conn.worker.scratch, size) == 0:
+        return True
+    count(visitor.conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
+    visitor_close(visitor)
+    return False
 
 
 cdef bint use_input(Visitor *visitor) noexcept nogil:
