@@ -100,6 +100,7 @@ class Links:
         self._table = table
         self._clock = clock
         self._links: dict[int, Link] = {}
+        self._by_device: dict[int, list[Link]] = {}
         self._accepted: dict[tuple[int, str], _Accepted] = {}  # by device and peer
         self._queues: dict[int, asyncio.Lock] = {}  # by device
         self._asking: list[_Ask] = []  # not looked at yet
@@ -113,7 +114,8 @@ class Links:
         return len(self._links)
 
     def of_device(self, device_id: int) -> list[Link]:
-        return [link for link in self._links.values() if link.device_id == device_id]
+        """In the order they came up."""
+        return list(self._by_device.get(device_id, ()))
 
     def on_event(self, event: Event) -> None:
         if event[0] == EVENT_AUTH:
@@ -265,6 +267,7 @@ class Links:
             since=self._clock(),
         )
         self._links[link_id] = link
+        self._by_device.setdefault(device_id, []).append(link)
         _log.info("link up", device=link.device, link=link_id, peer=peer)
         if self.is_draining:
             self._engine.link_send(link_id, control.encode(control.Drain()))
@@ -294,6 +297,10 @@ class Links:
             bytes_out=bytes_out,
             seconds=round(seconds, 3),
         )
+        siblings = self._by_device[link.device_id]
+        siblings.remove(link)
+        if not siblings:
+            del self._by_device[link.device_id]
         self._devices_seen[link.device_id] = self._clock()
 
     def _close(self, link: Link, code: str, message: str) -> None:
@@ -390,7 +397,7 @@ class Links:
 
     def _replace_older(self, link: Link) -> None:
         """The newest link of a device wins; its routes have moved already."""
-        for other in self.of_device(link.device_id):  # in the order they came up
+        for other in self.of_device(link.device_id):
             if other is link:
                 break
             same = other.instance == link.instance and other.instance != ""
