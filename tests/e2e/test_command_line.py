@@ -51,7 +51,7 @@ def service() -> Iterator[int]:
     Service.release.clear()
     Service.entered.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_port
     Service.release.set()
     server.shutdown()
@@ -78,7 +78,9 @@ class Site:
     def __init__(self, start: Callable[..., Process], data_dir: Path, *args: str) -> None:
         self.start = start
         self.data_dir = data_dir
-        where = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+        # A drain waits for idle streams too; not as long as usual here.
+        where = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        where += ["--engine", "pool_idle_ms=200"]
         self.server = start("run", *where, "--data-dir", str(data_dir), *args)
         ready = self.server.log("listening")
         self.port = int(ready["listen"].rpartition(":")[2])
