@@ -1,9 +1,8 @@
-"""Device links on the server: who may have one, what it serves, when it ends.
+"""Device links on the server: what each serves, and when it ends.
 
 The life of a link:
 
-    EVENT_AUTH     the request is checked (token, device, upgrade) and answered; the engine
-                   goes on with the session by itself
+    EVENT_AUTH     the request is checked and answered (admission.py)
     EVENT_LINK_UP  the link exists; it serves nothing yet
     "register"     its tunnels are claimed and routed to it; only then are older links of the
                    same device closed ("replaced"), so that visitors never fall between two
@@ -20,31 +19,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxy_engine import control, handshake, logs, tokens
+from proxy_engine import control, logs, tokens
+from proxy_engine.admission import Admission, Ask
 from proxy_engine.errors import StorageError
-from proxy_engine.handshake import Offer, Refusal
 from proxy_engine.storage import Store, Token, Tunnel
+from proxy_engine.tasks import Tasks
 from proxy_engine.tunnels import TunnelTable, name_refusal
 from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
     EVENT_LINK_DOWN,
     EVENT_LINK_UP,
-    parse_request_head,
 )
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
-
-AUTH_BATCH = 256  # requests for links looked up at once
-LINK_UP_TIMEOUT = 30.0  # seconds from our answer to EVENT_LINK_UP; it is usually at once
-CHALLENGE = {"WWW-Authenticate": "Bearer"}
-RETRY_AFTER = "2"  # seconds a refused agent waits at least, while we drain or the store fails
 
 _log = logs.get("links")
 
@@ -63,27 +57,6 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     is_closing: bool = False
 
 
-class _Ask(NamedTuple):
-    """A request for a link: EVENT_AUTH."""
-
-    ticket: int
-    peer: str
-    head: bytes
-
-
-class _Request(NamedTuple):
-    method: str
-    target: str
-    fields: list[tuple[str, bytes]]
-    secret: str
-
-
-class _Accepted(msgspec.Struct, eq=False):
-    token: Token
-    offer: Offer
-    at: float
-
-
 class Links:
     """Implements the life above for one engine."""
 
@@ -99,16 +72,11 @@ class Links:
         self._store = store
         self._table = table
         self._clock = clock
+        self._tasks = Tasks()
+        self._admission = Admission(engine, store, self._tasks, clock=clock)
         self._links: dict[int, Link] = {}
         self._by_device: dict[int, list[Link]] = {}
-        self._accepted: dict[tuple[int, str], _Accepted] = {}  # by device and peer
         self._queues: dict[int, asyncio.Lock] = {}  # by device
-        self._asking: list[_Ask] = []  # not looked at yet
-        self._is_answering = False
-        self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
-        self._devices_seen: dict[int, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.is_draining = False
 
     def __len__(self) -> int:
         return len(self._links)
@@ -119,10 +87,7 @@ class Links:
 
     def on_event(self, event: Event) -> None:
         if event[0] == EVENT_AUTH:
-            self._asking.append(_Ask(*event[1:]))
-            if not self._is_answering:
-                self._is_answering = True
-                self._spawn(self._answer_all())
+            self._admission.ask(Ask(*event[1:]))
         elif event[0] == EVENT_LINK_UP:
             self._up(*event[1:])
         elif event[0] == EVENT_CONTROL:
@@ -132,14 +97,16 @@ class Links:
 
     def drain(self) -> None:
         """Refuse new links and tell the present ones to look elsewhere."""
-        self.is_draining = True
+        self._admission.is_draining = True
         for link in self._links.values():
             self._engine.link_send(link.id, control.encode(control.Drain()))
 
+    async def settle(self) -> None:
+        """Until every request and record so far has its answer."""
+        await self._tasks.settle()
+
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more."""
@@ -159,99 +126,12 @@ class Links:
         for link in list(self._links.values()):
             if link.token.expires_at is not None and link.token.expires_at <= now:
                 self._close(link, "expired_token", "the token has expired")
-        for key, accepted in list(self._accepted.items()):
-            if now - accepted.at > LINK_UP_TIMEOUT:
-                del self._accepted[key]
-        used, self._tokens_used = self._tokens_used, {}
-        seen, self._devices_seen = self._devices_seen, {}
-        if used or seen:
-            await self._store.seen(used, seen)
-
-    # Handshake
-
-    async def _answer_all(self) -> None:
-        """Answer all who ask, many for each look into the store."""
-        try:
-            while self._asking:
-                batch = self._asking[:AUTH_BATCH]
-                del self._asking[:AUTH_BATCH]
-                await self._answer(batch)
-        finally:
-            self._is_answering = False
-
-    async def _answer(self, batch: list[_Ask]) -> None:
-        read: list[tuple[_Ask, _Request]] = []
-        for ask in batch:
-            try:
-                read.append((ask, self._read(ask.head)))
-            except Refusal as refusal:
-                self._refuse(ask, refusal)
-        try:
-            found = await tokens.find_all(self._store, [request.secret for _, request in read])
-        except StorageError as error:
-            _log.error("links refused, the store fails", count=len(read), error=error)
-            later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
-            for ask, _ in read:
-                self._refuse(ask, later)
-            return
-        for ask, request in read:
-            try:
-                self._accept(ask, request, found.get(request.secret))
-            except Refusal as refusal:
-                self._refuse(ask, refusal)
-
-    def _read(self, head: bytes) -> _Request:
-        """What needs no store. Raises Refusal."""
-        try:
-            method, target, fields = parse_request_head(head)
-        except ValueError as error:
-            raise Refusal(400, "bad_request", str(error)) from None
-        if self.is_draining:
-            raise Refusal(
-                503, "draining", "the server is shutting down", {"Retry-After": RETRY_AFTER}
-            )
-        credentials = [value for name, value in fields if name == "authorization"]
-        secret = tokens.bearer(credentials[0]) if len(credentials) == 1 else None
-        if secret is None:
-            raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", CHALLENGE)
-        return _Request(method, target, fields, secret)
-
-    def _accept(self, ask: _Ask, request: _Request, token: Token | None) -> None:
-        """Let the device in, or raise Refusal."""
-        code = tokens.refusal(token, self._clock())
-        if code is not None or token is None:
-            message = {
-                "expired_token": "the token has expired",
-                "revoked_token": "the token was revoked",
-            }.get(code or "", "the token is not known here")
-            raise Refusal(401, code or "unknown_token", message, CHALLENGE)
-        if token.kind != "device" or token.device_id is None:
-            raise Refusal(403, "wrong_kind", "this is an admin token; links need a device token")
-        if token.is_blocked:
-            raise Refusal(403, "blocked_device", "this device is blocked")
-        offer = handshake.read_request(request.method, request.target, request.fields)
-        self._tokens_used[token.id] = self._devices_seen[token.device_id] = self._clock()
-        # A device that has gone meanwhile never comes up: tick() forgets it.
-        self._accepted[token.device_id, ask.peer] = _Accepted(token, offer, self._clock())
-        self._engine.auth_reply(
-            ask.ticket,
-            handshake.accept_response(offer),
-            accept=True,
-            device=token.device_id,
-            carrier=offer.carrier,
-            window=offer.window,
-            streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
-            preamble=offer.is_agent,
-        )
-
-    def _refuse(self, ask: _Ask, refusal: Refusal) -> None:
-        _log.info("link refused", peer=ask.peer, status=refusal.status, code=refusal.code)
-        self._engine.auth_reply(ask.ticket, refusal.response(), accept=False)
+        await self._admission.tick()
 
     # Up and down
 
     def _up(self, link_id: int, device_id: int, peer: str, head: bytes) -> None:
-        accepted = self._accepted.pop((device_id, peer), None)
+        accepted = self._admission.take(device_id, peer)
         if accepted is None:  # not one we let in, or far too late
             _log.warning("unknown link closed", link=link_id, device=device_id, peer=peer)
             self._engine.link_close(link_id, "unknown")
@@ -269,11 +149,11 @@ class Links:
         self._links[link_id] = link
         self._by_device.setdefault(device_id, []).append(link)
         _log.info("link up", device=link.device, link=link_id, peer=peer)
-        if self.is_draining:
+        if self._admission.is_draining:
             self._engine.link_send(link_id, control.encode(control.Drain()))
         if not link.is_agent:
             specs = [control.TunnelSpec(name=link.device.lower())]
-            self._spawn(self._register(link, control.Register(tunnels=specs), answer=False))
+            self._tasks.spawn(self._register(link, control.Register(tunnels=specs), answer=False))
 
     def _down(
         self,
@@ -301,7 +181,7 @@ class Links:
         siblings.remove(link)
         if not siblings:
             del self._by_device[link.device_id]
-        self._devices_seen[link.device_id] = self._clock()
+        self._admission.seen(link.device_id)
 
     def _close(self, link: Link, code: str, message: str) -> None:
         """End a link: no new requests from now on, the agent is told why."""
@@ -332,7 +212,7 @@ class Links:
                 )
             return
         if isinstance(record, control.Register):
-            self._spawn(self._register(link, record))
+            self._tasks.spawn(self._register(link, record))
         elif isinstance(record, control.Drain):
             _log.info("device drains", device=link.device, link=link_id)
             self._engine.routes_apply(self._table.withdraw(link_id))
@@ -406,15 +286,3 @@ class Links:
 
     def _is_live(self, link: Link) -> bool:
         return link.id in self._links and not link.is_closing
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._guard(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    @staticmethod
-    async def _guard(work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            _log.exception("task failed", error)

@@ -46,7 +46,7 @@ def make_engine(role: str, settings: Settings) -> Engine:
             return Engine("server", workers=settings.workers, **settings.engine)
         return Engine("agent", workers=settings.workers, **settings.engine)
     except ValueError as error:
-        raise UsageError(f"engine option: {error}") from None
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise ProxyEngineError(f"the engine can not start: {error_text(error)}") from None
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -30,8 +29,7 @@ class Server:
         self._ticket = 0
 
     async def settle(self) -> None:
-        while self.links._tasks:
-            await asyncio.gather(*self.links._tasks)
+        await self.links.settle()
 
     async def ask(self, request: bytes, peer: str = "1.2.3.4:5") -> bytes:
         self._ticket += 1
