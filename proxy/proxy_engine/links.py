@@ -214,8 +214,8 @@ class Links:
         if isinstance(record, control.Register):
             self._tasks.spawn(self._register(link, record))
         elif isinstance(record, control.Drain):
-            _log.info("device drains", device=link.device, link=link_id)
             self._engine.routes_apply(self._table.withdraw(link_id))
+            _log.info("device drains", device=link.device, link=link_id)
         else:
             _log.warning(
                 "device reports", device=link.device, code=record.code, error=record.message
