@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transport: str = "ws"
     # both
     log_format: str = "text"
-    engine: dict[str, int] = {}  # options of the native engine, see docs/operations.md
+    engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
