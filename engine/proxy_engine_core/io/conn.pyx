@@ -204,6 +204,7 @@ cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept n
     cdef Gather *gather = &conn.worker.gather
     cdef iovec *last
     cdef uint8_t *last_end
+    cdef uint32_t arena_used
     if size == 0 or conn.flags & (CONN_CLOSED | CONN_BROKEN):
         return
     if buffer_size(&conn.out) or not conn.flags & CONN_WRITABLE:
@@ -212,7 +213,10 @@ cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept n
         keep(conn, source, size)
         return
     if gather.conn != conn or gather.count == GATHER_MAX:
+        # The source may be the arena's newest piece, so what is used stays used.
+        arena_used = gather.arena_used
         gather_flush(conn.worker)
+        gather.arena_used = arena_used
         gather.conn = conn
     elif gather.count:
         last = &gather.spans[gather.count - 1]
