@@ -187,8 +187,9 @@ cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept 
 
 cdef void broken(Conn *conn) noexcept nogil:
     # Found while writing, often deep in another connection's turn: the owner learns of
-    # it from ready().
-    conn.flags |= CONN_BROKEN
+    # it from ready(). The peer may have answered before it broke off, so there may be
+    # something to read that epoll has not told us of yet.
+    conn.flags |= CONN_BROKEN | CONN_READABLE
     conn_requeue(conn)
 
 
@@ -204,6 +205,7 @@ cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept n
     cdef Gather *gather = &conn.worker.gather
     cdef iovec *last
     cdef uint8_t *last_end
+    cdef uint32_t arena_used
     if size == 0 or conn.flags & (CONN_CLOSED | CONN_BROKEN):
         return
     if buffer_size(&conn.out) or not conn.flags & CONN_WRITABLE:
@@ -212,7 +214,10 @@ cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept n
         keep(conn, source, size)
         return
     if gather.conn != conn or gather.count == GATHER_MAX:
+        # `source` may be the head written to the arena last: its place stays taken.
+        arena_used = gather.arena_used
         gather_flush(conn.worker)
+        gather.arena_used = arena_used
         gather.conn = conn
     elif gather.count:
         last = &gather.spans[gather.count - 1]
