@@ -47,7 +47,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="per http-1k sample")
     parser.add_argument("--bulk-mib", type=int, default=1024, help="size of one download")
-    parser.add_argument("--workers", type=int, default=1, help="of our server")
     parser.add_argument("--check", action="store_true", help="exit 1 when over a budget")
     parser.add_argument(
         "--smoke", action="store_true", help="does it all still run? one short round, no result"
@@ -156,7 +155,7 @@ def benchmark(chosen: argparse.Namespace, folder: Path) -> list[report.Sample]:
     subjects: list[Subject] = []
     try:
         running = {}
-        for subject in all_subjects(chosen.workers):
+        for subject in all_subjects():
             if wanted is not None and subject.name not in wanted:
                 continue
             reason = subject.unavailable()

@@ -43,8 +43,8 @@ def make_engine(role: str, settings: Settings) -> Engine:
             raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
     try:
         if role == "server":
-            return Engine("server", workers=settings.workers, **settings.engine)
-        return Engine("agent", workers=settings.workers, **settings.engine)
+            return Engine("server", **settings.engine)
+        return Engine("agent", **settings.engine)
     except ValueError as error:
         raise UsageError(str(error)) from None
     except OSError as error:
