@@ -40,7 +40,7 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load benchmark: ours beside nginx, interleaved.")
-    names = ",".join(subject.name for subject in all_subjects(1))
+    names = ",".join(subject.name for subject in all_subjects())
     parser.add_argument("--only", metavar="A,B", help=f"subjects to run, of {names}")
     parser.add_argument("--cases", metavar="A,B", default="http-1k,bulk", help="http-1k, bulk")
     parser.add_argument("--clients", metavar="N,N", default="8,64,512", help="for http-1k")

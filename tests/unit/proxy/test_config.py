@@ -44,7 +44,6 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "admin_hosts": "a.example,b.example",
         "domain": "example.com",
         "data_dir": "/data",
-        "keep_requests": "2",
         "grace": "5s",
         "default_tunnel": "web",
         "keep_requests": "10",
