@@ -187,8 +187,9 @@ cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept 
 
 cdef void broken(Conn *conn) noexcept nogil:
     # Found while writing, often deep in another connection's turn: the owner learns of
-    # it from ready().
-    conn.flags |= CONN_BROKEN
+    # it from ready(). The peer may have answered before it broke off, so there may be
+    # something to read that epoll has not told us of yet.
+    conn.flags |= CONN_BROKEN | CONN_READABLE
     conn_requeue(conn)
 
 

@@ -238,6 +238,11 @@ cdef void free_closed(Worker *worker) noexcept nogil:
         else:
             worker.ops[conn.kind].release(conn)
     worker.closed_first = kept
+    if worker.is_stopping:
+        # They may name what has just been freed, and nobody walks them again.
+        worker.ready_first = NULL
+        worker.ready_last = NULL
+        worker.dirty_first = NULL
 
 
 cdef void run_mailbox(Worker *worker) noexcept nogil:
