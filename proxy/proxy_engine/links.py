@@ -86,6 +86,8 @@ class Links:
         self._links: dict[int, Link] = {}
         self._accepted: dict[tuple[int, str], _Accepted] = {}  # by device and peer
         self._queues: dict[int, asyncio.Lock] = {}  # by device
+        # Instances that another one took over from, by device, while that one is here.
+        self._replaced: dict[int, set[str]] = {}
         self._touched: dict[int, float] = {}  # token id -> when its last use was written
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_draining = False
@@ -194,7 +196,11 @@ class Links:
         device = await self._store.device(token.device_id)
         if device is None or device.is_blocked:
             raise Refusal(403, "blocked_device", "this device is blocked")
-        return token, token.device_id, handshake.read_request(method, target, fields)
+        offer = handshake.read_request(method, target, fields)
+        if offer.instance in self._replaced.get(token.device_id, ()):
+            # It was told so, but the record may not have reached it.
+            raise Refusal(409, "replaced", "replaced by another agent run")
+        return token, token.device_id, offer
 
     async def _touch(self, token: Token) -> None:
         now = self._clock()
@@ -245,6 +251,8 @@ class Links:
         self._engine.routes_apply(self._table.withdraw(link_id))
         if link is None:
             return
+        if not self.of_device(link.device_id):
+            self._replaced.pop(link.device_id, None)
         _log.info(
             "link down",
             device=link.device,
@@ -358,6 +366,8 @@ class Links:
             if other is link:
                 break
             same = other.instance == link.instance and other.instance != ""
+            if not same and other.instance:
+                self._replaced.setdefault(link.device_id, set()).add(other.instance)
             newer = "a newer link of this agent" if same else "another agent run"
             self._close(other, "replaced", f"replaced by {newer} from {link.peer}")
 
