@@ -193,7 +193,12 @@ cdef void link_timeout(Conn *conn) noexcept nogil:
     cdef Link *link = <Link *>conn
     cdef Worker *worker = conn.worker
     cdef uint64_t interval = worker.options.ping_interval_ms
-    if buffer_size(&conn.out) and worker.now_ms - link.progress_ms >= worker.options.link_stall_ms:
+    # Only what the socket has refused counts: frames of this very turn may be waiting for
+    # their first flush after a long silence.
+    if (
+        buffer_size(&conn.out) and not conn.flags & CONN_WRITABLE
+        and worker.now_ms - link.progress_ms >= worker.options.link_stall_ms
+    ):
         link_fail(link, b"stalled")
         return
     if worker.now_ms - link.input_ms >= interval * 4 // 5:

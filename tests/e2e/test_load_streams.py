@@ -36,9 +36,7 @@ def target() -> Iterator[TargetProcess]:
 
 
 @pytest.fixture(params=["tcp", "ws"])
-def site(
-    tmp_path: Path, target: TargetProcess, request: pytest.FixtureRequest
-) -> Iterator[Site]:
+def site(tmp_path: Path, target: TargetProcess, request: pytest.FixtureRequest) -> Iterator[Site]:
     site = Site(tmp_path / "data")
     site.connect({"web": target.port}, transport=request.param)
     yield site

@@ -27,7 +27,7 @@ from proxy_engine_core.http1.rewrite cimport (
     REFRAME_CHUNK, REFRAME_CLOSE, REFRAME_NONE, ResponseRewrite, response_head_bound,
     response_head_write,
 )
-from proxy_engine_core.io.conn cimport conn_arena, conn_gather, conn_requeue, gather_flush
+from proxy_engine_core.io.conn cimport conn_arena, conn_arena_trim, conn_gather, conn_requeue, gather_flush
 from proxy_engine_core.io.socket cimport socket_finish_writing
 from proxy_engine_core.io.worker cimport CONN_BROKEN, Worker
 from proxy_engine_core.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost, link_touch
@@ -160,6 +160,7 @@ cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
         bad_response(visitor, b"The service answered with a head that is too large.")
         return False
     size = response_head_write(place, head, &rewrite)
+    conn_arena_trim(visitor.conn.worker, place + size)
     pass_on(visitor, transaction, place, size)
     return True
 

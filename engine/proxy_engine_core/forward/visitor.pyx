@@ -407,6 +407,9 @@ cdef void take_head_off(
 
 
 cdef void too_big(Visitor *visitor) noexcept nogil:
+    # Its body, even one that has wholly come, is not taken off our input: never to be
+    # read as the next request.
+    visitor.transaction.request_done = False
     transaction_fail(
         visitor, 413, b"body_too_large", b"The request body is larger than this server takes."
     )
@@ -458,6 +461,7 @@ cdef bint forward_head(
     link_touch(transaction.link)
     if place == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        transaction.request_done = False  # the head is still in our input
         transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
         return False
     yamux_stream_commit(http.stream, request_head_write(place, head, rewrite))
@@ -623,6 +627,7 @@ cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         return -1
     if yamux_stream_send(transaction.http.stream, bytes, size) < 0:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        transaction.request_done = False  # this part of it is still in our input
         transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
         return -1
     link_touch(transaction.link)

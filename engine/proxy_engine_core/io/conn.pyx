@@ -3,7 +3,7 @@
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
@@ -18,7 +18,7 @@ from proxy_engine_core.io.sys cimport (
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE, CONN_WRITABLE,
-    GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather, Worker,
+    GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather, Worker,
 )
 
 
@@ -187,8 +187,9 @@ cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept 
 
 cdef void broken(Conn *conn) noexcept nogil:
     # Found while writing, often deep in another connection's turn: the owner learns of
-    # it from ready().
-    conn.flags |= CONN_BROKEN
+    # it from ready(). The peer may have answered before it broke off, so there may be
+    # something to read that epoll has not told us of yet.
+    conn.flags |= CONN_BROKEN | CONN_READABLE
     conn_requeue(conn)
 
 
@@ -203,6 +204,8 @@ cdef void keep(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
 cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
     cdef Gather *gather = &conn.worker.gather
     cdef iovec *last
+    cdef uint8_t *last_end
+    cdef uint32_t arena_used
     if size == 0 or conn.flags & (CONN_CLOSED | CONN_BROKEN):
         return
     if buffer_size(&conn.out) or not conn.flags & CONN_WRITABLE:
@@ -211,11 +214,25 @@ cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept n
         keep(conn, source, size)
         return
     if gather.conn != conn or gather.count == GATHER_MAX:
+        # The source may be the arena's newest piece, so what is used stays used.
+        arena_used = gather.arena_used
         gather_flush(conn.worker)
+        gather.arena_used = arena_used
         gather.conn = conn
     elif gather.count:
         last = &gather.spans[gather.count - 1]
-        if <uint8_t *>last.iov_base + last.iov_len == source:
+        last_end = <uint8_t *>last.iov_base + last.iov_len
+        if last_end == source:
+            last.iov_len += size
+            return
+        # A small body behind its rewritten head: one copy and a plain send cost less than
+        # a sendmsg of two spans.
+        if (
+            size <= GATHER_COPY_MAX and last_end == conn.worker.arena + gather.arena_used
+            and gather.arena_used + size <= WORKER_ARENA_SIZE
+        ):
+            memcpy(last_end, source, size)
+            gather.arena_used += <uint32_t>size
             last.iov_len += size
             return
     gather.spans[gather.count].iov_base = <void *>source
@@ -232,6 +249,10 @@ cdef uint8_t *conn_arena(Worker *worker, uint32_t size) noexcept nogil:
     place = worker.arena + worker.gather.arena_used
     worker.gather.arena_used += size
     return place
+
+
+cdef void conn_arena_trim(Worker *worker, const uint8_t *end) noexcept nogil:
+    worker.gather.arena_used = <uint32_t>(end - worker.arena)
 
 
 cdef void gather_flush(Worker *worker) noexcept nogil:

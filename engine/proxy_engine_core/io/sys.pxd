@@ -138,3 +138,5 @@ cdef extern from "<pthread.h>" nogil:
         void *argument
     )
     int pthread_join(pthread_t thread, void **result)
+    pthread_t pthread_self()
+    int pthread_setname_np(pthread_t thread, const char *name)

@@ -20,8 +20,8 @@ cdef void insert(TimerWheel *wheel, Timer *timer) noexcept nogil:
     cdef uint32_t slot
     if tick < wheel.tick:
         tick = wheel.tick
-    if tick > wheel.tick + TIMER_SLOTS - 1:
-        tick = wheel.tick + TIMER_SLOTS - 1
+    if tick > wheel.tick + TIMER_SLOTS - 2:
+        tick = wheel.tick + TIMER_SLOTS - 2
     slot = <uint32_t>(tick & (TIMER_SLOTS - 1))
     timer.slot = slot
     timer.next = wheel.slots[slot]
@@ -72,7 +72,8 @@ cdef Timer *timer_wheel_expire(TimerWheel *wheel, uint64_t now_ms) noexcept nogi
             timer.deadline_ms = 0
             return timer
         # Re-armed meanwhile, or further away than one round. Never into the slot
-        # being emptied, or this loop would not end.
+        # being emptied, or this loop would not end: that is why insert() stops two
+        # short of a round.
         wheel.tick += 1
         insert(wheel, timer)
         wheel.tick -= 1

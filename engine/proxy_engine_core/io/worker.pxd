@@ -28,6 +28,7 @@ cdef enum:
     WORKER_LINK_READ_SIZE = 256 * 1024    # bytes a link is read into; more gains nothing
     WORKER_ARENA_SIZE = 128 * 1024        # rewritten heads waiting for their send
     GATHER_MAX = 64                       # spans sent together
+    GATHER_COPY_MAX = 2048                # bytes of a span that are copied rather than listed
     CONTROL_RING_SIZE = 256 * 1024
     GENERATION_MASK = 0xFFFFFF
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -63,8 +62,7 @@ class Device:
         return self.timers[-1]
 
     async def settle(self) -> None:
-        while self.agent._tasks:
-            await asyncio.gather(*self.agent._tasks)
+        await self.agent._tasks.settle()
 
     async def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
