@@ -156,6 +156,9 @@ cdef void transaction_fail(
 # Try once more on a fresh stream, if nothing forbids it; True: under way.
 cdef bint transaction_retry(Visitor *visitor) noexcept nogil
 cdef void transaction_deadline(Visitor *visitor) noexcept nogil
+# The deadline of a visitor without a request: `after_ms`, or the one of a body as long as it
+# is still owed some of the last answer. Again after each part it took.
+cdef void visitor_rest(Visitor *visitor, uint64_t after_ms) noexcept nogil
 # Stop after the bytes already queued; read off the rest of the input if it may still come.
 cdef void visitor_finish(Visitor *visitor) noexcept nogil
 cdef void visitor_linger(Visitor *visitor) noexcept nogil       # one step of LINGER

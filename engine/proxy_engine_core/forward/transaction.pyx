@@ -92,10 +92,16 @@ cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
     conn_deadline(&visitor.conn, after_ms)
 
 
+cdef void visitor_rest(Visitor *visitor, uint64_t after_ms) noexcept nogil:
+    if buffer_size(&visitor.conn.out):
+        after_ms = visitor.conn.worker.options.body_timeout_ms
+    conn_deadline(&visitor.conn, after_ms)
+
+
 cdef void next_request(Visitor *visitor) noexcept nogil:
     visitor.state = VISITOR_HEAD
     visitor.scanned = 0
-    conn_deadline(&visitor.conn, visitor.conn.worker.options.keepalive_timeout_ms)
+    visitor_rest(visitor, visitor.conn.worker.options.keepalive_timeout_ms)
     if buffer_size(&visitor.input) or visitor.conn.flags & (
         CONN_READABLE | CONN_HUP | CONN_BROKEN
     ):
@@ -231,7 +237,7 @@ cdef void visitor_close(Visitor *visitor) noexcept nogil:
 cdef void visitor_finish(Visitor *visitor) noexcept nogil:
     visitor.state = VISITOR_LINGER
     buffer_free(&visitor.input)
-    conn_deadline(&visitor.conn, visitor.conn.worker.options.linger_timeout_ms)
+    visitor_rest(visitor, visitor.conn.worker.options.linger_timeout_ms)
     visitor_linger(visitor)
 
 

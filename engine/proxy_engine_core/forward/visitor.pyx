@@ -24,7 +24,7 @@ from proxy_engine_core.forward.transaction cimport (
     VISITOR_TUNNEL, VISITOR_WAITING, HttpStream, ServerRole, Transaction, Visitor, server_of,
     transaction_begin, transaction_deadline, transaction_fail, transaction_finish,
     transaction_free, visitor_close,
-    visitor_finish, visitor_linger,
+    visitor_finish, visitor_linger, visitor_rest,
 )
 from proxy_engine_core.http1.chunked cimport (
     CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_init, chunk_reader_next,
@@ -136,8 +136,14 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
             link_touch(visitor.transaction.link)
         if owed:
             transaction_deadline(visitor)
-    elif visitor.state == VISITOR_HEAD and owed < VISITOR_OUT_HIGH:
-        conn_requeue(conn)
+    elif visitor.state == VISITOR_LINGER:
+        visitor_rest(visitor, conn.worker.options.linger_timeout_ms)
+    elif visitor.state == VISITOR_HEAD:
+        # A head that is coming in keeps its own clock.
+        if visitor.transaction == NULL and buffer_size(&visitor.input) == 0:
+            visitor_rest(visitor, conn.worker.options.keepalive_timeout_ms)
+        if owed < VISITOR_OUT_HIGH:
+            conn_requeue(conn)
 
 
 # --- heads --------------------------------------------------------------------------------
@@ -749,3 +755,14 @@ cdef void visitors_drain(Worker *worker) noexcept nogil:
             and buffer_size(&visitor.input) == 0 and not visitor.conn.flags & CONN_READABLE
         ):
             visitor_finish(visitor)
+
+
+cdef bint visitors_owed(Worker *worker) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(worker.slot_count):
+        if (
+            worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_VISITOR
+            and buffer_size(&worker.conns[slot].out)
+        ):
+            return True
+    return False
