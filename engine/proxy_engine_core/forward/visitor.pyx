@@ -773,3 +773,14 @@ cdef void visitors_drain(Worker *worker) noexcept nogil:
             and buffer_size(&visitor.input) == 0 and not visitor.conn.flags & CONN_READABLE
         ):
             visitor_finish(visitor)
+
+
+cdef bint visitors_owed(Worker *worker) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(worker.slot_count):
+        if (
+            worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_VISITOR
+            and buffer_size(&worker.conns[slot].out)
+        ):
+            return True
+    return False
