@@ -69,6 +69,7 @@ class Admission:
         self._accepted: dict[tuple[int, str], Accepted] = {}  # by device and peer
         self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
         self._devices_seen: dict[int, float] = {}
+        self._replaced: dict[int, set[str]] = {}  # instances turned away, by device
         self.is_draining = False
 
     def ask(self, ask: Ask) -> None:
@@ -84,6 +85,16 @@ class Admission:
     def seen(self, device_id: int) -> None:
         """A device is, or was until now, there."""
         self._devices_seen[device_id] = self._clock()
+
+    def turn_away(self, device_id: int, instance: str) -> None:
+        """Another run took over from this one. It is told so, but the record may not reach
+        it, and it must not take the link back."""
+        if instance:
+            self._replaced.setdefault(device_id, set()).add(instance)
+
+    def readmit(self, device_id: int) -> None:
+        """The device has no link any more: any run of it may come."""
+        self._replaced.pop(device_id, None)
 
     async def tick(self) -> None:
         """Once a second: forget who never came, write who did."""
@@ -157,6 +168,8 @@ class Admission:
         if token.is_blocked:
             raise Refusal(403, "blocked_device", "this device is blocked")
         offer = handshake.read_request(request.method, request.target, request.fields)
+        if offer.instance in self._replaced.get(token.device_id, ()):
+            raise Refusal(409, "replaced", "replaced by another agent run")
         self._tokens_used[token.id] = self._devices_seen[token.device_id] = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
         self._accepted[token.device_id, ask.peer] = Accepted(token, offer, self._clock())

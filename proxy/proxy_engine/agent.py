@@ -5,9 +5,10 @@
        |  | refused, failed          v
        +--+------- waiting (back-off) <
 
-Only three things end it: a token that is not good (401, 403), a server that is not a
-proxy-engine, or every tunnel refused. All else is tried again for ever. While a server
-drains, the old link keeps serving until the new one is up.
+Only four things end it: a token that is not good (401, 403), a server that is not a
+proxy-engine, every tunnel refused, or another run that took over with the same token: two
+that fought back would take the link from each other for ever. All else is tried again for
+ever. While a server drains, the old link keeps serving until the new one is up.
 
 The engine moves the bytes; here are only decisions, driven by its events. Time, timers,
 randomness and name lookups are passed in, so tests need no clock.
@@ -171,6 +172,9 @@ class Agent:
             self.failure = list(lines)
             self.ended.set()
 
+    def _fail_replaced(self, message: str) -> None:
+        self._fail(f"{message or 'replaced by another agent run'}; is the token used twice?")
+
     def on_event(self, event: Event) -> None:
         if self._is_ending:
             return
@@ -237,6 +241,9 @@ class Agent:
             return
         self._dial = None
         code, message = handshake.refusal_text(body)
+        if (status, code) == (409, "replaced"):
+            self._fail_replaced(message)
+            return
         if status in (401, 403):
             what = message or code or "no reason given"
             self._fail(f"the server refused the token: {what} ({status})")
@@ -317,11 +324,10 @@ class Agent:
         elif isinstance(record, control.Drain):
             self._server_drains(link_id)
         elif link_id == self._current:
-            _log.warning("the server reports", code=record.code, error=record.message)
             if record.code == "replaced":
-                # Two agents with one device's token would take the link from each
-                # other for ever: be slow, so that the other one can work.
-                self._backoff.slow_down()
+                self._fail_replaced(record.message)
+                return
+            _log.warning("the server reports", code=record.code, error=record.message)
 
     def _registered(self, link_id: int, record: control.Registered) -> None:
         if link_id != self._current:

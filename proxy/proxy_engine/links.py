@@ -181,6 +181,7 @@ class Links:
         siblings.remove(link)
         if not siblings:
             del self._by_device[link.device_id]
+            self._admission.readmit(link.device_id)
         self._admission.seen(link.device_id)
 
     def _close(self, link: Link, code: str, message: str) -> None:
@@ -282,6 +283,8 @@ class Links:
                 break
             same = other.instance == link.instance and other.instance != ""
             newer = "a newer link of this agent" if same else "another agent run"
+            if not same:
+                self._admission.turn_away(link.device_id, other.instance)
             self._close(other, "replaced", f"replaced by {newer} from {link.peer}")
 
     def _is_live(self, link: Link) -> bool:

@@ -53,7 +53,7 @@ def pattern_sha256(size: int) -> str:
 class Target:
     """See above. Counters are written by the loop's thread and read by the test's."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.requests: list[str] = []  # "METHOD path", as heads came in
         self.complete: list[str] = []  # ... with their whole bodies
         self.connections = 0  # open now
@@ -61,7 +61,7 @@ class Target:
         self.body_bytes = 0
         self._release = asyncio.Event()
         self._loop = asyncio.new_event_loop()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self.port = int(self._listener.getsockname()[1])
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self.run, daemon=True)
@@ -92,9 +92,10 @@ class Target:
         server = await asyncio.start_server(self._connection, sock=self._listener, limit=LIMIT)
         await self._stop.wait()
         server.close()
-        for task in asyncio.all_tasks():
-            if task is not asyncio.current_task():
-                task.cancel()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

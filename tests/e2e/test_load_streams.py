@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.site import Growth, Site, fd_count
+from tests.e2e.slowreader import SlowReader, no_longer_moving, owed_size
 from tests.e2e.target import TargetProcess, pattern_sha256
 
 CLIENTS = 1000
@@ -69,34 +68,6 @@ def test_a_thousand_clients_get_only_good_answers(site: Site) -> None:
     wait_until(lambda: [fd_count(each.popen.pid) for each in processes] == before)
 
 
-class SlowReader:
-    """Asks for much and reads nothing until told to."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.socket()
-        # What the kernel holds is no concern of ours: as little as it allows.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.socket.settimeout(30)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(
-            f"GET /bulk?n={SLOW_SIZE} HTTP/1.1\r\nHost: web.localhost\r\n\r\n".encode()
-        )
-
-    def read_all(self) -> str:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += self.socket.recv(4096)
-        body = data.partition(b"\r\n\r\n")[2]
-        digest, left = hashlib.sha256(body), SLOW_SIZE - len(body)
-        while left:
-            data = self.socket.recv(min(left, MIB))
-            assert data, f"cut with {left} bytes missing"
-            digest.update(data)
-            left -= len(data)
-        self.socket.close()
-        return digest.hexdigest()
-
-
 def latencies(port: int, clients: int, rounds: int) -> list[float]:
     """Seconds of every request of `clients` visitors that ask `rounds` times each."""
     found: list[float] = []
@@ -126,8 +97,8 @@ def test_slow_readers_slow_nobody_else_and_get_every_byte(site: Site) -> None:
     slow: list[SlowReader] = []
     for count in (1, 8):
         while len(slow) < count:
-            slow.append(SlowReader(site.port))
-        wait_until(no_longer_moving(site))
+            slow.append(SlowReader(site.port, SLOW_SIZE))
+        wait_until(no_longer_moving(site, MIB))
         with_slow = p99(latencies(site.port, STREAMS - count, 10))
         assert with_slow < max(LATENCY_FACTOR_MAX * alone, LATENCY_FLOOR), (alone, with_slow)
         growth.look()
@@ -138,12 +109,24 @@ def test_slow_readers_slow_nobody_else_and_get_every_byte(site: Site) -> None:
     site.settled()
 
 
-def no_longer_moving(site: Site) -> Callable[[], bool]:
-    """Whether nothing came over the link for some looks: the slow readers' windows are full."""
-    seen: list[int] = []
+SHORT_TIMEOUTS = {"linger_timeout_ms": 200, "keepalive_timeout_ms": 200}
 
-    def look() -> bool:
-        seen.append(site.stats()["link_bytes_in"])
-        return len(seen) >= 5 and seen[-5] == seen[-1] > MIB // 2
 
-    return look
+@pytest.mark.parametrize("fields", [(), ("Connection: close",)], ids=["keep-alive", "close"])
+def test_a_reader_slower_than_the_timeouts_between_requests_gets_every_byte(
+    tmp_path: Path, target: TargetProcess, fields: tuple[str, ...]
+) -> None:
+    # The answer has ended in the server, but the visitor is still owed half a window of it.
+    site = Site(tmp_path / "data", engine=SHORT_TIMEOUTS)
+    try:
+        site.connect({"web": target.port})
+        size = owed_size(site)
+        reader = SlowReader(site.port, size, *fields)
+        wait_until(lambda: site.stats()["responses"] == 1)
+        assert site.stats()["buffer_bytes"] > 0
+        end = time.monotonic() + 0.8
+        wait_until(lambda: time.monotonic() > end)
+        assert reader.read_all() == pattern_sha256(size)
+        site.settled()
+    finally:
+        site.close()

@@ -259,6 +259,31 @@ async def test_a_replaced_link_can_not_take_its_tunnels_back(server: Server, sec
     assert server.route("web") == (8,)
 
 
+async def test_a_replaced_instance_is_refused_while_the_newer_one_is_here(
+    server: Server, secret: str
+) -> None:
+    for number, instance in ((7, "old"), (8, "new")):
+        await server.link(number, secret, instance=instance)
+        await server.register(number, "web")
+    await server.down(7)
+    request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Instance="old", **AGENT)
+    answer = await server.ask(request)
+    assert status(answer) == 409
+    assert b'"replaced"' in answer
+    await server.down(8)
+    assert status(await server.ask(request)) == 101
+
+
+async def test_a_newer_link_of_the_same_instance_forbids_nothing(
+    server: Server, secret: str
+) -> None:
+    for number in (7, 8):
+        await server.link(number, secret)
+        await server.register(number, "web")
+    await server.down(7)
+    await server.link(9, secret)
+
+
 async def test_a_stock_link_serves_the_tunnel_named_like_its_device(
     server: Server, secret: str
 ) -> None:
