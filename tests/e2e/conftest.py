@@ -53,6 +53,7 @@ def shared_pair(
             assert stats["log_dropped"] == stats["memory_errors"] == 0, stats
             assert stats["link_protocol_errors"] == 0, stats
             assert pair.server.popen.poll() is None
+            pair.check_rows()
     finally:
         for pair in started:
             pair.close()

@@ -438,6 +438,7 @@ class Pair:
         self.data_dir = data_dir
         self.engine = engine or {}
         self._taken = 0
+        self._expected: list[tuple[str, dict[str, Any]]] = []
         self.server = Process(
             "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir",
             str(data_dir), "--log-format", "json", *options(self.engine), *server_args,
@@ -540,6 +541,20 @@ class Pair:
     def row(self, request_id: str) -> dict[str, Any]:
         [row] = self.wait_rows(request_id=request_id)
         return row
+
+    def expect_row(self, request_id: str, **fields: Any) -> None:
+        """Its record must have these values; looked at when all tests are done.
+
+        Records are written five times a second: hundreds of tests that each wait for
+        theirs would take minutes.
+        """
+        self._expected.append((request_id, fields))
+
+    def check_rows(self) -> None:
+        for request_id, fields in self._expected:
+            row = self.row(request_id)
+            found = {name: row[name] for name in fields}
+            assert found == fields, f"record of {request_id}"
 
     def settled(self) -> dict[str, int]:
         """The counters once no request is under way: every accepted one has an outcome."""
