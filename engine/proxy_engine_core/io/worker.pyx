@@ -342,8 +342,11 @@ cdef void fill_record(
     uint8_t *place, const EventRecord *record, const void *first, const void *second
 ) noexcept nogil:
     memcpy(place, record, sizeof(EventRecord))
-    memcpy(place + sizeof(EventRecord), first, record.first_size)
-    memcpy(place + sizeof(EventRecord) + record.first_size, second, record.second_size)
+    # Without bytes they may be NULL, which memcpy() may not be given.
+    if record.first_size:
+        memcpy(place + sizeof(EventRecord), first, record.first_size)
+    if record.second_size:
+        memcpy(place + sizeof(EventRecord) + record.first_size, second, record.second_size)
 
 
 cdef void worker_emit(
