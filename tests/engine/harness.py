@@ -74,6 +74,7 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.settimeout(PATIENCE)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.is_finished = False
 
@@ -373,7 +374,7 @@ class Server:
         return self.engine.stats()[name]
 
     def wait_stat(self, name: str, value: int) -> None:
-        wait_until(lambda: self.stat(name) >= value, f"{name} {value}, it is {self.stat(name)}")
+        wait_until(lambda: self.stat(name) >= value, f"{name} {value}")
 
     def knock(self, carrier: str = "raw", early: bytes = b"") -> tuple[socket.socket, int]:
         """A connection that has asked for a link: (socket, ticket)."""

@@ -47,7 +47,7 @@ def test_wrong_arguments_are_named(
     with pytest.raises(error, match=words):
         Engine(*arguments, **options)
     gc.collect()
-    assert fd_count() == before
+    assert fd_count() <= before  # less, if rubbish of an earlier test has gone as well
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))

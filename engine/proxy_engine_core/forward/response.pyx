@@ -146,6 +146,7 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         chunk_reader_init(&transaction.response_chunks, True)
     transaction.head_sent = True
     transaction.response_state = RESPONSE_BODY
+    transaction_deadline(visitor)         # of the body now, no more of its head
     return write_head(visitor, head)
 
 
