@@ -63,9 +63,14 @@ def ws_frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = 
     if not masked:
         return head + payload
     key = b"\x37\xfa\x21\x3d"
+    return head + key + xor(payload, key)
+
+
+def xor(payload: bytes, key: bytes) -> bytes:
+    size = len(payload)
     pad = (key * (size // 4 + 1))[:size]
     mixed = int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")
-    return head + key + mixed.to_bytes(size, "big")
+    return mixed.to_bytes(size, "big")
 
 
 class Wire:
@@ -177,9 +182,12 @@ class Visitor(Wire):
 class Device(Wire):
     """The far end of a link: frames in, frames out, over either carrier."""
 
-    def __init__(self, sock: socket.socket, carrier: str, preamble: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, carrier: str, preamble: bool, *, is_server: bool = False
+    ) -> None:
         super().__init__(sock)
         self.carrier = carrier
+        self.is_server = is_server  # we play the server, the engine is the agent
         self.has_preamble = preamble
         self.link = 0
         self.frames = bytearray()  # yamux bytes unwrapped from the carrier
@@ -189,7 +197,7 @@ class Device(Wire):
     # --- out
 
     def wrap(self, data: bytes) -> bytes:
-        return data if self.carrier == "raw" else ws_frame(2, data)
+        return data if self.carrier == "raw" else ws_frame(2, data, masked=not self.is_server)
 
     def send_raw(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -226,8 +234,9 @@ class Device(Wire):
             return
         while len(self.received) >= 2:
             opcode, size, start = self.received[0] & 15, self.received[1] & 127, 2
-            assert self.received[0] & 0x80, "the server fragments nothing"
-            assert not self.received[1] & 0x80, "a server's frames are not masked"
+            assert self.received[0] & 0x80, "the engine fragments nothing"
+            is_masked = bool(self.received[1] & 0x80)
+            assert is_masked == self.is_server, "a client masks, a server does not"
             if size == 126:
                 start = 4
             elif size == 127:
@@ -236,9 +245,12 @@ class Device(Wire):
                 return
             if start > 2:
                 size = int.from_bytes(self.received[2:start], "big")
+            start += 4 if is_masked else 0
             if len(self.received) < start + size:
                 return
             payload = bytes(self.received[start : start + size])
+            if is_masked:
+                payload = xor(payload, bytes(self.received[start - 4 : start]))
             del self.received[: start + size]
             if opcode == 2:
                 self.frames += payload
@@ -433,6 +445,86 @@ def serving(**options: int) -> Iterator[Server]:
         server.stop()
     assert server.stat("buffer_bytes") == 0
     assert server.stat("connections") == 0
+
+
+class Agent:
+    """An agent engine; the test plays the server it dials and the targets it connects to."""
+
+    def __init__(self, **options: int) -> None:
+        self.engine = Engine("agent", **options)
+        self.engine.start()
+        self.events: list[Any] = []
+        self.wires: list[Wire] = []
+        self.listener = self.listen()
+        self.targets: list[socket.socket] = []
+
+    def stop(self) -> None:
+        self.engine.stop()
+        for wire in self.wires:
+            wire.close()
+        for sock in (self.listener, *self.targets):
+            sock.close()
+
+    @staticmethod
+    def listen() -> socket.socket:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.settimeout(PATIENCE)
+        return sock
+
+    event = Server.event
+    has_event = Server.has_event
+    stat = Server.stat
+    wait_stat = Server.wait_stat
+
+    def target(self, name: str = "web") -> socket.socket:
+        """A listening target, the only one of the table."""
+        sock = self.listen()
+        self.targets.append(sock)
+        self.engine.targets_apply([(name, "127.0.0.1", sock.getsockname()[1])])
+        return sock
+
+    def accept(self, listener: socket.socket) -> Wire:
+        wire = Wire(listener.accept()[0])
+        self.wires.append(wire)
+        return wire
+
+    def dial(self, carrier: str = "raw", timeout_ms: int = 10_000) -> tuple[int, Wire]:
+        """(dial id, the server's end before its answer)."""
+        port = self.listener.getsockname()[1]
+        request = b"GET /_proxy/link HTTP/1.1\r\nHost: x\r\n\r\n"
+        dial = self.engine.dial(
+            "127.0.0.1", port, request, carrier=carrier, timeout_ms=timeout_ms
+        )
+        wire = self.accept(self.listener)
+        assert wire.take_head() == request
+        return dial, wire
+
+    def link(
+        self, carrier: str = "raw", *, window: int = WINDOW_SIZE, early: bytes = b""
+    ) -> Device:
+        dial, wire = self.dial(carrier)
+        made = Device(wire.sock, carrier, True, is_server=True)
+        answer = f"HTTP/1.1 101 S\r\nProxy-Engine-Window: {window}\r\n\r\n".encode()
+        made.send_raw(answer + early)
+        up = self.event(core.EVENT_LINK_UP)
+        assert up[1] == dial
+        assert up[4] == answer
+        made.link = dial
+        assert made.next(1) == Frame(WINDOW, SYN, 1, 0)
+        made.accept(1)
+        return made
+
+
+@contextmanager
+def dialling(**options: int) -> Iterator[Agent]:
+    """A running agent; at the end nothing may be lent out of its buffers any more."""
+    agent = Agent(**options)
+    try:
+        yield agent
+    finally:
+        agent.stop()
+    assert agent.stat("buffer_bytes") == 0
+    assert agent.stat("connections") == 0
 
 
 OK_HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
