@@ -341,9 +341,12 @@ cdef void worker_close_listeners(Worker *worker) noexcept nogil:
 cdef void fill_record(
     uint8_t *place, const EventRecord *record, const void *first, const void *second
 ) noexcept nogil:
+    # An absent string is NULL, which memcpy() may not be given even for no bytes.
     memcpy(place, record, sizeof(EventRecord))
-    memcpy(place + sizeof(EventRecord), first, record.first_size)
-    memcpy(place + sizeof(EventRecord) + record.first_size, second, record.second_size)
+    if record.first_size:
+        memcpy(place + sizeof(EventRecord), first, record.first_size)
+    if record.second_size:
+        memcpy(place + sizeof(EventRecord) + record.first_size, second, record.second_size)
 
 
 cdef void worker_emit(
