@@ -30,6 +30,7 @@ cdef enum:
     LINK_READS_MAX = 4                    # link reads before other connections get a turn
     CONTROL_RECORD_SIZE_MAX = 64 * 1024
     CONTROL_STREAM_ID = 1
+    CONTROL_RETRY_MS = 50                 # Python is behind with events: look again
     CONTROL_BACKLOG_MAX = 1024 * 1024     # unsent control bytes: a peer that never reads
     RESET_LINK_LOST = 0x10000             # local only: the code streams get when a link goes
 

@@ -115,6 +115,16 @@ class Wire:
         self.sock.close()
 
 
+def wait_for_input(first: Wire, second: Wire) -> bool:
+    """Wait until one of the two has something to read; True if it is the first."""
+    if first.received:
+        return True
+    socks = [first.sock] if second.is_finished else [first.sock, second.sock]
+    ready = select.select(socks, [], [], PATIENCE)[0]
+    assert ready, "neither has anything to read"
+    return first.sock in ready
+
+
 class Response(NamedTuple):
     status: int
     fields: dict[str, str]

@@ -32,6 +32,7 @@ from tests.engine.harness import (
     Wire,
     dialling,
     frame,
+    wait_for_input,
     wait_until,
 )
 
@@ -346,7 +347,7 @@ def test_a_slow_target_is_granted_only_what_it_took() -> None:
                 left -= size
                 sent += size
             while left and not credit:
-                if link.is_readable() or link.held:
+                if link.held or wait_for_input(link, target):
                     found = link.next(2, WINDOW)
                     assert found.flags == 0
                     credit += found.length
