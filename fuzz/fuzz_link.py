@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from proxy_engine_core import core
-from tests.engine.harness import OK_HELLO, Server, frame, wait_until, ws_frame
+from tests.engine.harness import OK_HELLO, Carrier, Server, frame, ws_frame
 
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -54,7 +54,8 @@ SEEDS = [
     b"\x49" + answer(2, OK_HELLO) + frame(GO_AWAY, 0, 0, 0),
 ]
 DICTIONARY = [
-    OK_HELLO, CHUNKED, UPGRADED, CONTROL, b"\r\n\r\n", b"Content-Length: ", b"HTTP/1.1 204 N\r\n\r\n",
+    OK_HELLO, CHUNKED, UPGRADED, CONTROL, b"\r\n\r\n", b"Content-Length: ",
+    b"HTTP/1.1 204 N\r\n\r\n",
     frame(WINDOW, ACK, 2), frame(WINDOW, ACK, 4), frame(WINDOW, RST, 2), frame(WINDOW, RST, 4, 1),
     frame(DATA, FIN, 2), frame(DATA, FIN, 4), frame(WINDOW, 0, 2, 1000), frame(WINDOW, SYN, 1),
     frame(WINDOW, SYN, 3), frame(PING, SYN, 0, 7), frame(GO_AWAY, 0, 0, 1), ws_frame(9, b"p"),
@@ -72,25 +73,25 @@ def running() -> Server:
     return server
 
 
+def requests_seen(engine: Server) -> int:
+    return engine.stat("streams_opened") + engine.stat("requests_queued")
+
+
 def one_input(data: bytes) -> None:
     if not data:
         return
     choice, data = data[0], data[1:]
     engine = running()
-    carrier = "websocket" if choice & 1 else "raw"
-    device = engine.device(
-        carrier, preamble=not choice & 4, streams_max=1 if choice & 16 else 500
-    )
+    carrier: Carrier = "websocket" if choice & 1 else "raw"
+    device = engine.device(carrier, preamble=not choice & 4, streams_max=1 if choice & 16 else 500)
     visitors = []
     if choice & 8:
         for fields in ("", "Connection: Upgrade\r\nUpgrade: echo\r\n"):
-            requests = engine.stat("streams_opened") + engine.stat("requests_queued")
+            before = requests_seen(engine)
             visitor = engine.visitor()
             visitor.get(fields=fields)
-            wait_until(
-                lambda before=requests: engine.stat("streams_opened")
-                + engine.stat("requests_queued") > before
-            )
+            while requests_seen(engine) == before:
+                time.sleep(0.0002)
             visitors.append(visitor)
     if choice & 64:
         for visitor in visitors:

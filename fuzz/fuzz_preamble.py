@@ -18,7 +18,15 @@ SEEDS = [
     SIGNATURE + b"\x21\x21\x00\x2a" + bytes(36) + b"\xe0\x00\x03web",
     SIGNATURE + b"\x20\x00\x00\x0a" + b"\x04\x00\x01x" + b"\xe0\x00\x03web",
 ]
-DICTIONARY = [SIGNATURE, b"\x20\x00", b"\x21\x11", b"\x21\x22", b"\xe0\x00\x03", b"\x02\x00", b"\xff\xff"]
+DICTIONARY = [
+    SIGNATURE,
+    b"\x20\x00",
+    b"\x21\x11",
+    b"\x21\x22",
+    b"\xe0\x00\x03",
+    b"\x02\x00",
+    b"\xff\xff",
+]
 
 
 def one_input(data: bytes) -> None:

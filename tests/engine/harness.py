@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from proxy_engine_core import core
 from proxy_engine_core.core import Engine
@@ -24,6 +24,7 @@ SYN, ACK, FIN, RST = 1, 2, 4, 8
 CANCEL, REFUSED, UNREACHABLE, TIMEOUT, UNKNOWN_TUNNEL, TARGET_LOST, PROTOCOL = range(7)
 PATIENCE = 10.0  # seconds; far more than anything here takes
 WINDOW_SIZE = 256 * 1024
+Carrier = Literal["raw", "websocket"]
 CARRIERS = ("raw", "websocket")
 
 
@@ -103,7 +104,7 @@ class Wire:
             assert self.fill(), f"ended in a head: {bytes(self.received)!r}"
         return self.take(self.received.index(b"\r\n\r\n") + 4)
 
-    def is_readable(self, timeout: float = 0.0) -> bool:
+    def is_readable(self, timeout: float) -> bool:
         return bool(self.received) or bool(select.select([self.sock], [], [], timeout)[0])
 
     def close(self) -> None:
@@ -346,25 +347,18 @@ class Device(Wire):
         return True
 
 
-class Server:
-    def __init__(self, **options: int) -> None:
-        self.engine = Engine("server", **options)
-        self.port = self.engine.listen("127.0.0.1", 0)
-        self.engine.start()
+class Running:
+    """An engine with its events, and the wires a test has to it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.events: list[Any] = []
-        self.logs: list[Any] = []
         self.wires: list[Wire] = []
-        self.route_count = 0
 
     def stop(self) -> None:
         self.engine.stop()
         for wire in self.wires:
             wire.close()
-
-    def visitor(self, **how: Any) -> Visitor:
-        visitor = Visitor(self.port, **how)
-        self.wires.append(visitor)
-        return visitor
 
     def event(self, kind: int) -> Any:
         """Wait for the next event of a kind; others are kept."""
@@ -382,6 +376,26 @@ class Server:
         self.events += self.engine.poll()
         return any(event[0] == kind for event in self.events)
 
+    def stat(self, name: str) -> int:
+        return self.engine.stats()[name]
+
+    def wait_stat(self, name: str, value: int) -> None:
+        wait_until(lambda: self.stat(name) >= value, f"{name} {value}")
+
+
+class Server(Running):
+    def __init__(self, **options: int) -> None:
+        super().__init__(Engine("server", **options))
+        self.port = self.engine.listen("127.0.0.1", 0)
+        self.engine.start()
+        self.logs: list[Any] = []
+        self.route_count = 0
+
+    def visitor(self, **how: Any) -> Visitor:
+        visitor = Visitor(self.port, **how)
+        self.wires.append(visitor)
+        return visitor
+
     def log(self) -> Any:
         """Wait for the next request record."""
 
@@ -392,25 +406,20 @@ class Server:
         wait_until(find, "a request record")
         return self.logs.pop(0)
 
-    def stat(self, name: str) -> int:
-        return self.engine.stats()[name]
-
-    def wait_stat(self, name: str, value: int) -> None:
-        wait_until(lambda: self.stat(name) >= value, f"{name} {value}")
-
     def knock(self, carrier: str = "raw", early: bytes = b"") -> tuple[socket.socket, int]:
         """A connection that has asked for a link: (socket, ticket)."""
         sock = socket.create_connection(("127.0.0.1", self.port))
         upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
         sock.sendall(
             f"GET /_proxy/link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
-            f"Upgrade: {upgrade}\r\n\r\n".encode() + early
+            f"Upgrade: {upgrade}\r\n\r\n".encode()
+            + early
         )
         return sock, self.event(core.EVENT_AUTH)[1]
 
     def device(
         self,
-        carrier: str = "raw",
+        carrier: Carrier = "raw",
         *,
         preamble: bool = True,
         window: int = WINDOW_SIZE,
@@ -457,21 +466,17 @@ def serving(**options: int) -> Iterator[Server]:
     assert server.stat("connections") == 0
 
 
-class Agent:
+class Agent(Running):
     """An agent engine; the test plays the server it dials and the targets it connects to."""
 
     def __init__(self, **options: int) -> None:
-        self.engine = Engine("agent", **options)
+        super().__init__(Engine("agent", **options))
         self.engine.start()
-        self.events: list[Any] = []
-        self.wires: list[Wire] = []
         self.listener = self.listen()
         self.targets: list[socket.socket] = []
 
     def stop(self) -> None:
-        self.engine.stop()
-        for wire in self.wires:
-            wire.close()
+        super().stop()
         for sock in (self.listener, *self.targets):
             sock.close()
 
@@ -480,11 +485,6 @@ class Agent:
         sock = socket.create_server(("127.0.0.1", 0))
         sock.settimeout(PATIENCE)
         return sock
-
-    event = Server.event
-    has_event = Server.has_event
-    stat = Server.stat
-    wait_stat = Server.wait_stat
 
     def target(self, name: str = "web") -> socket.socket:
         """A listening target, the only one of the table."""
@@ -498,19 +498,17 @@ class Agent:
         self.wires.append(wire)
         return wire
 
-    def dial(self, carrier: str = "raw", timeout_ms: int = 10_000) -> tuple[int, Wire]:
+    def dial(self, carrier: Carrier = "raw", timeout_ms: int = 10_000) -> tuple[int, Wire]:
         """(dial id, the server's end before its answer)."""
         port = self.listener.getsockname()[1]
         request = b"GET /_proxy/link HTTP/1.1\r\nHost: x\r\n\r\n"
-        dial = self.engine.dial(
-            "127.0.0.1", port, request, carrier=carrier, timeout_ms=timeout_ms
-        )
+        dial = self.engine.dial("127.0.0.1", port, request, carrier=carrier, timeout_ms=timeout_ms)
         wire = self.accept(self.listener)
         assert wire.take_head() == request
         return dial, wire
 
     def link(
-        self, carrier: str = "raw", *, window: int = WINDOW_SIZE, early: bytes = b""
+        self, carrier: Carrier = "raw", *, window: int = WINDOW_SIZE, early: bytes = b""
     ) -> Device:
         dial, wire = self.dial(carrier)
         made = Device(wire.sock, carrier, True, is_server=True)

@@ -27,6 +27,7 @@ from tests.engine.harness import (
     WINDOW,
     WINDOW_SIZE,
     Agent,
+    Carrier,
     Device,
     Frame,
     Wire,
@@ -62,7 +63,7 @@ def was_reset(link: Device, stream: int) -> int:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_the_answer_may_be_cut_at_every_byte_with_frames_behind_it(carrier: str) -> None:
+def test_the_answer_may_be_cut_at_every_byte_with_frames_behind_it(carrier: Carrier) -> None:
     answer = b"HTTP/1.1 101 S\r\nProxy-Engine-Window: 300000\r\n\r\n"
     with dialling() as agent:
         for cut in range(1, len(answer) + 13):
@@ -123,7 +124,7 @@ def test_a_port_nobody_listens_on() -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_preamble_cut_at_every_byte(carrier: str) -> None:
+def test_a_preamble_cut_at_every_byte(carrier: Carrier) -> None:
     with dialling() as agent:
         listener = agent.target()
         link = agent.link(carrier)
@@ -228,7 +229,7 @@ def test_no_file_descriptor_for_a_target() -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_each_side_finishes_on_its_own(carrier: str) -> None:
+def test_each_side_finishes_on_its_own(carrier: Carrier) -> None:
     with dialling() as agent:
         listener = agent.target()
         link = agent.link(carrier)
@@ -289,7 +290,7 @@ def test_the_last_words_of_a_target_that_stops_listening_are_passed_on() -> None
         for stream in range(2, 42, 2):
             target = connected(agent, link, listener, stream)
             link.data(stream, b"x" * 1000)  # it will not read this, so its close is a reset
-            wait_until(lambda target=target: target.is_readable(0.1))
+            assert target.is_readable(10)
             target.sock.sendall(b"413")
             target.close()
             link.data(stream, b"y" * 1000)
@@ -297,7 +298,7 @@ def test_the_last_words_of_a_target_that_stops_listening_are_passed_on() -> None
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_no_byte_beyond_the_window_goes_out(carrier: str) -> None:
+def test_no_byte_beyond_the_window_goes_out(carrier: Carrier) -> None:
     with dialling() as agent:
         listener = agent.target()
         link = agent.link(carrier)
@@ -446,7 +447,12 @@ def test_drain_waits_for_the_targets_and_tells_once() -> None:
 
 
 def test_garbage_from_the_server_ends_the_link() -> None:
-    for wrong in (b"\x01" * 12, frame(DATA, 0, 0, 1), frame(WINDOW, SYN, 3), struct.pack(">I", 9) * 9):
+    for wrong in (
+        b"\x01" * 12,
+        frame(DATA, 0, 0, 1),
+        frame(WINDOW, SYN, 3),
+        struct.pack(">I", 9) * 9,
+    ):
         with dialling() as agent:
             link = agent.link()
             link.send_raw(wrong)

@@ -13,7 +13,6 @@ from tests.engine.harness import (
     ACK,
     CARRIERS,
     DATA,
-    FIN,
     GO_AWAY,
     OK_HELLO,
     PING,
@@ -21,6 +20,7 @@ from tests.engine.harness import (
     RST,
     SYN,
     WINDOW,
+    Carrier,
     Device,
     Frame,
     Server,
@@ -41,7 +41,7 @@ def down_reason(server: Server, device: Device) -> str:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_bytes_right_behind_the_upgrade_request_are_part_of_the_link(carrier: str) -> None:
+def test_bytes_right_behind_the_upgrade_request_are_part_of_the_link(carrier: Carrier) -> None:
     control = frame(WINDOW, SYN, 1) + frame(DATA, 0, 1, 6, b"\x00\x00\x00\x02{}")
     early = control if carrier == "raw" else ws_frame(2, control)
     for cut in (0, 1, 5, 13, len(early)):
@@ -126,7 +126,7 @@ def test_only_the_exact_path_asks_for_a_link() -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_control_records_split_at_every_byte(carrier: str) -> None:
+def test_control_records_split_at_every_byte(carrier: Carrier) -> None:
     records = [b"{}", b'{"type":"x"}', b"z" * 100]
     wire = b"".join(struct.pack(">I", len(record)) + record for record in records)
     with serving() as server:
@@ -167,7 +167,7 @@ def test_control_records_both_ways_beyond_the_window() -> None:
 
 @pytest.mark.parametrize("size", [0, core.CONTROL_RECORD_SIZE_MAX + 1, 0xFFFFFFFF])
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_control_record_of_a_wrong_size_ends_the_link(carrier: str, size: int) -> None:
+def test_a_control_record_of_a_wrong_size_ends_the_link(carrier: Carrier, size: int) -> None:
     with serving() as server:
         device = server.device(carrier)
         device.open_control()
@@ -233,9 +233,7 @@ def test_control_records_are_kept_while_python_is_away() -> None:
         for start in range(0, count, 100):
             wire = b"".join(struct.pack(">II", 4, number) for number in range(start, start + 100))
             device.data(1, wire)
-        numbers = [
-            int.from_bytes(server.event(core.EVENT_CONTROL)[2], "big") for _ in range(count)
-        ]
+        numbers = [int.from_bytes(server.event(core.EVENT_CONTROL)[2], "big") for _ in range(count)]
         assert numbers == list(range(count))
 
 
@@ -259,7 +257,7 @@ def test_streams_a_device_opens_are_refused_and_counted(preamble: bool) -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_silent_device_is_pinged_and_then_given_up(carrier: str) -> None:
+def test_a_silent_device_is_pinged_and_then_given_up(carrier: Carrier) -> None:
     with serving(ping_interval_ms=50) as server:
         device = server.device(carrier)
         while True:  # read without answering
@@ -356,11 +354,11 @@ def test_messages_of_a_link_may_be_cut_anywhere() -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_device_that_asks_without_reading_is_dropped(carrier: str) -> None:
+def test_a_device_that_asks_without_reading_is_dropped(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
         pings = device.wrap(frame(PING, SYN, 0, 1) * 5_000)
-        with pytest.raises(OSError):  # noqa: PT012
+        with pytest.raises(OSError):
             while True:
                 device.send_raw(pings)
         assert down_reason(server, device) == "output_overflow"
@@ -371,7 +369,7 @@ def test_a_device_that_stops_reading_is_dropped() -> None:
         device = server.device(window=16 << 20)
         visitor = server.visitor()
         visitor.send(b"PUT / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 100000000\r\n\r\n")
-        stream, _ = device.request()
+        device.request()
         visitor.sock.settimeout(0.05)
         while not server.has_event(core.EVENT_LINK_DOWN):
             try:
@@ -393,7 +391,7 @@ def test_a_go_away_for_an_error_ends_the_link(code: int) -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_link_close_says_goodbye(carrier: str) -> None:
+def test_link_close_says_goodbye(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor()
@@ -473,7 +471,7 @@ def reach(server: Server, device: Device, phase: str) -> tuple[object, int]:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("phase", PHASES)
-def test_stop_in_every_phase_frees_everything(phase: str, carrier: str) -> None:
+def test_stop_in_every_phase_frees_everything(phase: str, carrier: Carrier) -> None:
     # serving() checks that no buffer is lent any more; under ASan, that nothing is used after.
     with serving() as server:
         device = server.device(carrier, streams_max=2)

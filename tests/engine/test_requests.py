@@ -19,10 +19,10 @@ from tests.engine.harness import (
     UNREACHABLE,
     WINDOW,
     WINDOW_SIZE,
+    Carrier,
     Device,
     Frame,
     Server,
-    Visitor,
     frame,
     serving,
     wait_for_input,
@@ -49,7 +49,7 @@ def still_works(server: Server, device: Device) -> None:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("preamble", [True, False])
-def test_a_request_and_its_response(carrier: str, preamble: bool) -> None:
+def test_a_request_and_its_response(carrier: Carrier, preamble: bool) -> None:
     with serving() as server:
         device = server.device(carrier, preamble=preamble)
         visitor = server.visitor()
@@ -72,7 +72,7 @@ def test_a_request_and_its_response(carrier: str, preamble: bool) -> None:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("response", [OK_HELLO, CHUNKED_HELLO], ids=["length", "chunked"])
-def test_a_response_split_at_every_byte(carrier: str, response: bytes) -> None:
+def test_a_response_split_at_every_byte(carrier: Carrier, response: bytes) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor()
@@ -87,7 +87,7 @@ def test_a_response_split_at_every_byte(carrier: str, response: bytes) -> None:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_response_in_frames_of_one_byte(carrier: str) -> None:
+def test_a_response_in_frames_of_one_byte(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor()
@@ -202,7 +202,7 @@ def test_a_pooled_stream_that_breaks_is_replaced_once() -> None:
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("how", ["close", "abort"])
 @pytest.mark.parametrize("phase", ["opening", "accepted", "head", "body", "idle", "tunnel"])
-def test_a_link_that_ends_in_every_phase(carrier: str, how: str, phase: str) -> None:
+def test_a_link_that_ends_in_every_phase(carrier: Carrier, how: str, phase: str) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor()
@@ -251,7 +251,7 @@ def test_a_visitor_that_goes_in_every_phase(how: str, phase: str) -> None:
             visitor.send(b"GET / HT")
         elif phase == "part of a body":
             visitor.send(b"PUT / HTTP/1.1\r\nHost: web.test\r\nContent-Length: 9\r\n\r\nabc")
-            stream, head = device.request()
+            stream, _ = device.request()
         elif phase != "nothing":
             visitor.get(fields="Connection: Upgrade\r\nUpgrade: echo\r\n")
             stream, _ = device.request()
@@ -322,7 +322,9 @@ def test_interim_responses_are_relayed_to_who_knows_them(minor: int) -> None:
         visitor = server.visitor()
         visitor.send(f"GET / HTTP/1.{minor}\r\nHost: web.test\r\n\r\n".encode())
         stream, _ = device.request()
-        device.data(stream, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK_HELLO)
+        device.data(
+            stream, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK_HELLO
+        )
         if minor:
             assert visitor.response().status == 100
             assert visitor.response().status == 103
@@ -354,7 +356,7 @@ def take_body(device: Device, stream: int, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_an_upload_stops_at_the_window_and_goes_on_with_it(carrier: str) -> None:
+def test_an_upload_stops_at_the_window_and_goes_on_with_it(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor()
@@ -402,7 +404,7 @@ def test_an_upload_stops_at_the_window_and_goes_on_with_it(carrier: str) -> None
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_slow_visitor_is_granted_exactly_what_it_took(carrier: str) -> None:
+def test_a_slow_visitor_is_granted_exactly_what_it_took(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor(receive_buffer=4096)
@@ -473,13 +475,15 @@ def test_a_reader_that_takes_nothing_is_cut_off_and_told_so() -> None:
         visitor = server.visitor(receive_buffer=4096)
         visitor.get(fields="Connection: close\r\n")
         stream, _ = device.request()
-        device.data(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n" + bytes(8_000_000))
+        device.data(
+            stream, b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\n" + bytes(8_000_000)
+        )
         server.wait_stat("connections_closed", 1)
         assert visitor.is_cut_off()
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_a_tunnel_closes_one_side_at_a_time(carrier: str) -> None:
+def test_a_tunnel_closes_one_side_at_a_time(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
         visitor = server.visitor()
@@ -657,6 +661,6 @@ def test_a_visitor_that_never_stops_sending_is_not_listened_to_for_long() -> Non
     with serving() as server:
         visitor = server.visitor()
         visitor.send(b"BAD\x00 / HTTP/1.1\r\n\r\n")
-        with pytest.raises(OSError):  # noqa: PT012
+        with pytest.raises(OSError):
             while True:
                 visitor.send(b"x" * 10_000)
