@@ -79,6 +79,8 @@ class Engine:
         options: any of ENGINE_OPTIONS, by name; see DEFAULTS for units and defaults.
     Raises: TypeError for an unknown option, ValueError for one out of range,
         OSError if epoll or eventfd can not be had.
+    After stop() only poll(), poll_logs() and stats() still answer; everything else raises
+    RuntimeError, and so does at any time what only the other role does.
     """
 
     def __init__(
