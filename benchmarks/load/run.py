@@ -40,14 +40,13 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load benchmark: ours beside nginx, interleaved.")
-    names = ",".join(subject.name for subject in all_subjects(1))
+    names = ",".join(subject.name for subject in all_subjects())
     parser.add_argument("--only", metavar="A,B", help=f"subjects to run, of {names}")
     parser.add_argument("--cases", metavar="A,B", default="http-1k,bulk", help="http-1k, bulk")
     parser.add_argument("--clients", metavar="N,N", default="8,64,512", help="for http-1k")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="per http-1k sample")
     parser.add_argument("--bulk-mib", type=int, default=1024, help="size of one download")
-    parser.add_argument("--workers", type=int, default=1, help="of our server")
     parser.add_argument("--check", action="store_true", help="exit 1 when over a budget")
     parser.add_argument(
         "--smoke", action="store_true", help="does it all still run? one short round, no result"
@@ -156,7 +155,7 @@ def benchmark(chosen: argparse.Namespace, folder: Path) -> list[report.Sample]:
     subjects: list[Subject] = []
     try:
         running = {}
-        for subject in all_subjects(chosen.workers):
+        for subject in all_subjects():
             if wanted is not None and subject.name not in wanted:
                 continue
             reason = subject.unavailable()

@@ -158,10 +158,9 @@ class Nginx:
 class ProxyEngine:
     """`proxy-engine run` and `proxy-engine connect` of this tree, as a user starts them."""
 
-    def __init__(self, name: str, transport: str, workers: int) -> None:
+    def __init__(self, name: str, transport: str) -> None:
         self.name = name
         self.transport = transport
-        self.workers = workers
         self.started: list[Process] = []
         self.command = [sys.executable, "-m", "proxy_engine"]
         self.environment = {"PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'proxy'}"}
@@ -179,7 +178,7 @@ class ProxyEngine:
         server = self._start(
             folder / "server.log",
             *("run", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}"),
-            *("--domain", "localhost", "--data-dir", str(data), "--workers", str(self.workers)),
+            *("--domain", "localhost", "--data-dir", str(data)),
         )
         server.wait_until(lambda: accepts_connections(port))
         token = self._output("token", "create", "--name", "bench", "--data-dir", str(data))
@@ -214,11 +213,11 @@ class ProxyEngine:
         return done.stdout.strip()
 
 
-def all_subjects(workers: int) -> Sequence[Subject]:
+def all_subjects() -> Sequence[Subject]:
     return (
         Nginx("direct", 0),
         Nginx("nginx", 1),
         Nginx("nginx-chain", 2),
-        ProxyEngine("proxy-engine-tcp", "tcp", workers),
-        ProxyEngine("proxy-engine-ws", "ws", workers),
+        ProxyEngine("proxy-engine-tcp", "tcp"),
+        ProxyEngine("proxy-engine-ws", "ws"),
     )

@@ -14,9 +14,10 @@ from collections.abc import Callable
 
 import pytest
 import wsproto.frame_protocol
-from proxy_engine_core._testing import websocket
 from pytest_benchmark.fixture import BenchmarkFixture
 from websockets.protocol import SERVER, Protocol
+
+from proxy_engine_core._testing import websocket
 
 try:
     from websockets.speedups import apply_mask

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from proxy_engine_core._testing.yamux import BenchmarkSession, benchmark_header
 
 ROUNDS = 64_000

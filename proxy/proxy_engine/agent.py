@@ -5,9 +5,10 @@
        |  | refused, failed          v
        +--+------- waiting (back-off) <
 
-Only three things end it: a token that is not good (401, 403), a server that is not a
-proxy-engine, or every tunnel refused. All else is tried again for ever. While a server
-drains, the old link keeps serving until the new one is up.
+Only four things end it: a token that is not good (401, 403), a server that is not a
+proxy-engine, every tunnel refused, or another run that took over with the same token: two
+that fought back would take the link from each other for ever. All else is tried again for
+ever. While a server drains, the old link keeps serving until the new one is up.
 
 The engine moves the bytes; here are only decisions, driven by its events. Time, timers,
 randomness and name lookups are passed in, so tests need no clock.
@@ -19,8 +20,8 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import proxy_engine
@@ -29,6 +30,7 @@ from proxy_engine.backoff import Backoff
 from proxy_engine.errors import UsageError, error_text
 from proxy_engine.handshake import Carrier
 from proxy_engine.targets import REFRESH_INTERVAL, Resolve, Targets
+from proxy_engine.tasks import Tasks
 from proxy_engine_core.core import (
     EVENT_CONTROL,
     EVENT_DIAL_FAILED,
@@ -130,7 +132,7 @@ class Agent:
         self._last_failure = ""
         self._failed_targets: set[str] = set()  # lately, each looked up again once
         self._target_logged: dict[str, float] = {}  # monotonic
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._is_ending = False
         self.failure: list[str] = []  # why it ended by itself, for the user
         self.ended = asyncio.Event()
@@ -138,7 +140,7 @@ class Agent:
     # Life
 
     def start(self) -> None:
-        self._spawn(self._start())
+        self._tasks.spawn(self._start())
 
     async def _start(self) -> None:
         await self._targets.refresh()
@@ -147,7 +149,7 @@ class Agent:
 
     def _refresh(self) -> None:
         if not self._is_ending:
-            self._spawn(self._targets.refresh())
+            self._tasks.spawn(self._targets.refresh())
             self._call_later(REFRESH_INTERVAL, self._refresh)
 
     def drain(self) -> None:
@@ -160,9 +162,7 @@ class Agent:
     async def close(self) -> None:
         self._is_ending = True
         self._stop_waiting()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def _fail(self, *lines: str) -> None:
         """End for good: trying again would give the same answer."""
@@ -171,6 +171,9 @@ class Agent:
             self._stop_waiting()
             self.failure = list(lines)
             self.ended.set()
+
+    def _fail_replaced(self, message: str) -> None:
+        self._fail(f"{message or 'replaced by another agent run'}; is the token used twice?")
 
     def on_event(self, event: Event) -> None:
         if self._is_ending:
@@ -190,7 +193,7 @@ class Agent:
 
     def _dial_in(self, delay: float) -> None:
         self._is_dialling = True
-        self._waiting = self._call_later(delay, lambda: self._spawn(self._dial_now()))
+        self._waiting = self._call_later(delay, lambda: self._tasks.spawn(self._dial_now()))
 
     async def _dial_now(self) -> None:
         self._waiting = None
@@ -238,6 +241,9 @@ class Agent:
             return
         self._dial = None
         code, message = handshake.refusal_text(body)
+        if (status, code) == (409, "replaced"):
+            self._fail_replaced(message)
+            return
         if status in (401, 403):
             what = message or code or "no reason given"
             self._fail(f"the server refused the token: {what} ({status})")
@@ -318,11 +324,10 @@ class Agent:
         elif isinstance(record, control.Drain):
             self._server_drains(link_id)
         elif link_id == self._current:
-            _log.warning("the server reports", code=record.code, error=record.message)
             if record.code == "replaced":
-                # Two agents with one device's token would take the link from each
-                # other for ever: be slow, so that the other one can work.
-                self._backoff.slow_down()
+                self._fail_replaced(record.message)
+                return
+            _log.warning("the server reports", code=record.code, error=record.message)
 
     def _registered(self, link_id: int, record: control.Registered) -> None:
         if link_id != self._current:
@@ -360,18 +365,6 @@ class Agent:
         if now - self._target_logged.get(tunnel, -TARGET_LOG_INTERVAL) >= TARGET_LOG_INTERVAL:
             self._target_logged[tunnel] = now
             _log.warning("target can not be connected", tunnel=tunnel, error=os.strerror(errno))
-        self._spawn(self._targets.failed(tunnel))
+        self._tasks.spawn(self._targets.failed(tunnel))
         # Every failing request says so; one lookup a second is enough.
         self._call_later(TARGET_CHECK_INTERVAL, lambda: self._failed_targets.discard(tunnel))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    @staticmethod
-    async def _guard(work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:
-            _log.exception("task failed", error)

@@ -147,8 +147,8 @@ class Server:
         was_failing = False
         while True:
             await asyncio.sleep(TICK)
-            self.links.expire()
             try:
+                await self.links.tick()
                 if await self.store.changed_elsewhere():
                     await self.links.recheck()
                 was_failing = False

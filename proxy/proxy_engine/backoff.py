@@ -30,7 +30,3 @@ class Backoff:
         """A link ended after this many seconds."""
         if lived >= STABLE_AFTER:
             self._ceiling = CEILING_MIN
-
-    def slow_down(self) -> None:
-        """The next delay may be the longest."""
-        self._ceiling = CEILING_MAX

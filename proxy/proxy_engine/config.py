@@ -25,7 +25,6 @@ from proxy_engine.values import (
 )
 
 ENV_PREFIX = "PROXY_ENGINE_"
-WORKERS_MAX = 64
 TUNNELS_MAX = 128  # of one agent: its "registered" answer must fit one control record
 
 
@@ -38,7 +37,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_hosts: tuple[str, ...] = ()  # Host names the API answers to, besides IPs and localhost
     domain: str = "localhost"
     data_dir: Path = Path()  # default_data_dir(), set by load()
-    workers: int = 1
     grace: float = 30.0  # seconds that requests in flight get when the program ends
     default_tunnel: str = ""
     keep_requests: int = 1_000_000  # rows of the request log; older ones are deleted
@@ -50,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     transport: str = "ws"
     # both
     log_format: str = "text"
-    engine: dict[str, int] = {}  # options of the native engine, see docs/operations.md
+    engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -159,7 +157,6 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "admin_hosts": _names,
     "domain": _domain,
     "data_dir": lambda value: Path(_text(value)).expanduser(),
-    "workers": _integer(1, WORKERS_MAX),
     "grace": _duration,
     "default_tunnel": _label,
     "keep_requests": _integer(0, 2**53),

@@ -37,6 +37,7 @@ _PHRASES = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    409: "Conflict",
     426: "Upgrade Required",
     503: "Service Unavailable",
 }

@@ -43,10 +43,10 @@ def make_engine(role: str, settings: Settings) -> Engine:
             raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
     try:
         if role == "server":
-            return Engine("server", workers=settings.workers, **settings.engine)
-        return Engine("agent", workers=settings.workers, **settings.engine)
+            return Engine("server", **settings.engine)
+        return Engine("agent", **settings.engine)
     except ValueError as error:
-        raise UsageError(f"engine option: {error}") from None
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise ProxyEngineError(f"the engine can not start: {error_text(error)}") from None
 
@@ -69,12 +69,13 @@ class EngineRunner:
 
     def start(self) -> None:
         self._is_running = True
-        self._loop.add_reader(self.engine.event_fd, self.collect)
+        self._loop.add_reader(self.engine.event_fd, self._on_readable)
         self.engine.start()
 
-    def collect(self) -> None:
+    def collect(self) -> bool:
+        """Take one batch of each kind; whether there may be more."""
         if not self._is_running:
-            return
+            return False
         events = self.engine.poll(EVENTS_PER_TURN)
         for event in events:
             if event[0] == EVENT_DRAINED:
@@ -86,8 +87,11 @@ class EngineRunner:
         records = self.engine.poll_logs(LOGS_PER_TURN)
         if records and self._on_logs is not None:
             self._on_logs(records)
-        if len(events) == EVENTS_PER_TURN or len(records) == LOGS_PER_TURN:
-            self._loop.call_soon(self.collect)
+        return len(events) == EVENTS_PER_TURN or len(records) == LOGS_PER_TURN
+
+    def _on_readable(self) -> None:
+        if self.collect():
+            self._loop.call_soon(self._on_readable)
 
     async def drain(self, grace: float) -> None:
         """Let what is in flight finish, at most this many seconds."""
@@ -100,9 +104,14 @@ class EngineRunner:
 
     async def stop(self) -> None:
         """Stop the workers and hand over the last records. Idempotent."""
-        if self._is_running:
-            self._loop.remove_reader(self.engine.event_fd)
-            self.collect()
-            self._is_running = False
+        if not self._is_running:
+            return
+        self._loop.remove_reader(self.engine.event_fd)
+        self._is_running = False
         # Joining threads blocks for a moment: not on the loop.
         await asyncio.to_thread(self.engine.stop)
+        # What a stopped engine still reports of its links needs no action, but every
+        # request that was cut off belongs into the log.
+        while records := self.engine.poll_logs(LOGS_PER_TURN):
+            if self._on_logs is not None:
+                self._on_logs(records)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Iterable
 
 from proxy_engine.errors import UsageError
 from proxy_engine.storage import Store, Token
@@ -65,13 +66,16 @@ async def create(
 
 async def find(store: Store, secret: str) -> Token | None:
     """The token with this secret, live or not."""
-    if not _FORM.fullmatch(secret):
-        return None
-    wanted = digest(secret)
-    token = await store.token_by_digest(wanted)
-    if token is None or not hmac.compare_digest(token.digest, wanted):
-        return None
-    return token
+    return (await find_all(store, [secret])).get(secret)
+
+
+async def find_all(store: Store, secrets: Iterable[str]) -> dict[str, Token]:
+    """The tokens with these secrets, live or not, by secret."""
+    wanted = {digest(secret): secret for secret in secrets if _FORM.fullmatch(secret)}
+    found = await store.tokens_by_digest(list(wanted)) if wanted else {}
+    return {
+        wanted[key]: token for key, token in found.items() if hmac.compare_digest(key, token.digest)
+    }
 
 
 def refusal(token: Token | None, now: float) -> str | None:

@@ -28,14 +28,15 @@ def name_refusal(name: str, kind: str) -> tuple[str, str] | None:
 
 
 class TunnelTable:
-    """Every known tunnel and the links that serve it. Methods return route operations."""
+    """Every known tunnel and the link that serves it. Methods return route operations."""
 
     def __init__(self, *, domain: str, port: int, default_tunnel: str = "") -> None:
         self._domain = domain
         self._port = port
         self._default_tunnel = default_tunnel
         self._tunnels: dict[int, Tunnel] = {}
-        self._links: dict[int, tuple[int, ...]] = {}  # tunnel id -> links, never empty
+        self._links: dict[int, int] = {}  # tunnel id -> the link that serves it
+        self._served: dict[int, set[int]] = {}  # ... and the other way around
 
     def __len__(self) -> int:
         return len(self._tunnels)
@@ -54,31 +55,30 @@ class TunnelTable:
     def serve(self, link: int, tunnels: Sequence[Tunnel]) -> list[RouteOp]:
         """From now on this link serves these tunnels, alone, and no others."""
         ops = self.withdraw(link, keep={tunnel.id for tunnel in tunnels})
+        self._served[link] = {tunnel.id for tunnel in tunnels}
         for tunnel in tunnels:
-            if self._tunnels.get(tunnel.id) == tunnel and self.links(tunnel) == (link,):
+            before = self._links.get(tunnel.id)
+            if before == link:
                 continue
+            if before is not None:
+                self._served[before].discard(tunnel.id)
             self._tunnels[tunnel.id] = tunnel
-            self._links[tunnel.id] = (link,)
+            self._links[tunnel.id] = link
             ops += self._ops(tunnel)
         return ops
 
     def withdraw(self, link: int, keep: Iterable[int] = ()) -> list[RouteOp]:
         """This link serves nothing any more, or only the tunnels to keep."""
-        ops: list[RouteOp] = []
         kept = set(keep)
-        for tunnel_id in [
-            tunnel_id
-            for tunnel_id, links in self._links.items()
-            if link in links and tunnel_id not in kept
-        ]:
-            rest = tuple(other for other in self._links.pop(tunnel_id) if other != link)
-            if rest:
-                self._links[tunnel_id] = rest
+        ops: list[RouteOp] = []
+        for tunnel_id in sorted(self._served.pop(link, set()) - kept):
+            del self._links[tunnel_id]
             ops += self._ops(self._tunnels[tunnel_id])
         return ops
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
-        return self._links.get(tunnel.id, ())
+        link = self._links.get(tunnel.id)
+        return () if link is None else (link,)
 
     def url(self, tunnel: Tunnel) -> str:
         port = "" if self._port == 80 else f":{self._port}"

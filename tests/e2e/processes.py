@@ -68,6 +68,9 @@ class Process:
         found = [line for line in self._json(self.err) if line.get("message") == message]
         return found[count - 1] if len(found) >= count else None
 
+    def has_printed(self, text: str) -> bool:
+        return any(text in line for line in list(self.out))
+
     def printed(self, event: str) -> dict[str, Any]:
         return self.wait_for(
             lambda: next(

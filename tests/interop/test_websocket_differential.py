@@ -24,12 +24,13 @@ import websockets.exceptions
 import wsproto.frame_protocol
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from proxy_engine_core._testing import websocket
 from websockets.client import ClientProtocol
 from websockets.frames import Frame as TheirFrame
 from websockets.frames import Opcode
 from websockets.protocol import CLIENT, SERVER, Protocol
 from websockets.uri import parse_uri
+
+from proxy_engine_core._testing import websocket
 
 KEY = b"\xa1\xb2\xc3\xd4"
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -301,8 +302,9 @@ def test_we_read_what_the_references_write_and_write_what_they_do(opcode: int, s
 
 
 def test_our_client_request_key_is_accepted_by_the_formula_of_websockets() -> None:
-    from proxy_engine_core.websocket.handshake import accept_key, new_key, verify_accept
     from websockets.utils import accept_key as their_accept_key
+
+    from proxy_engine_core.websocket.handshake import accept_key, new_key, verify_accept
 
     key = new_key()
     assert verify_accept(key, their_accept_key(key))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
 from proxy_engine_core._testing.yamux import UNACKED_MAX, Event, Session
 
 GO = shutil.which("go")

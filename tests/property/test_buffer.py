@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from proxy_engine_core._testing.buffer import HEADROOM_MAX, BufferHandle, PoolHandle
 
 SIZES = st.one_of(st.integers(0, 64), st.sampled_from([4082, 4096, 5000, 8192, 70_000]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from proxy_engine_core._testing import websocket
 
 # A completed message or control frame: (kind, opcode, close code, payload).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from proxy_engine_core._testing.buffer import (
     CLASS_SIZE_MAX,
     CLASS_SIZE_MIN,

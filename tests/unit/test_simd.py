@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from proxy_engine_core._testing import websocket
 
 KEY = b"\x37\xfa\x21\x3d"

@@ -15,7 +15,7 @@ from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
 )
 from proxy_engine_core.forward.visitor cimport (
-    visitor_auth_reply, visitor_init_worker, visitors_drain,
+    visitor_auth_reply, visitor_init_worker, visitors_drain, visitors_owed,
 )
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport (
@@ -114,6 +114,8 @@ cdef void server_turn(Worker *worker) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
     if not worker.is_draining or role.drained:
         return
-    if role.active == 0 or worker.now_ms >= worker.drain_deadline_ms:
+    if worker.now_ms >= worker.drain_deadline_ms or (
+        role.active == 0 and not visitors_owed(worker)
+    ):
         role.drained = True
         worker_emit(worker, EVENT_DRAINED, role.active, 0, 0, 0, 0, NULL, 0, NULL, 0)

@@ -14,3 +14,5 @@ cdef void visitor_auth_reply(
 ) noexcept nogil
 # Drain: idle connections go now, the others after their response.
 cdef void visitors_drain(Worker *worker) noexcept nogil
+# Whether some visitor has not got all of an answer that is over for us.
+cdef bint visitors_owed(Worker *worker) noexcept nogil

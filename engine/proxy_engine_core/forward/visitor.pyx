@@ -426,7 +426,8 @@ cdef void take_head_off(
 
 
 cdef void too_big(Visitor *visitor) noexcept nogil:
-    # Some of the body is still in our input, so the connection does not go on.
+    # Its body, even one that has wholly come, is not taken off our input: never to be
+    # read as the next request.
     visitor.transaction.request_done = False
     transaction_fail(
         visitor, 413, b"body_too_large", b"The request body is larger than this server takes."
@@ -479,7 +480,7 @@ cdef bint forward_head(
     link_touch(transaction.link)
     if place == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        transaction.request_done = False
+        transaction.request_done = False  # the head is still in our input
         transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
         return False
     yamux_stream_commit(http.stream, request_head_write(place, head, rewrite))
@@ -645,7 +646,7 @@ cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         return -1
     if yamux_stream_send(transaction.http.stream, bytes, size) < 0:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        transaction.request_done = False
+        transaction.request_done = False  # this part of it is still in our input
         transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
         return -1
     link_touch(transaction.link)
@@ -772,3 +773,14 @@ cdef void visitors_drain(Worker *worker) noexcept nogil:
             and buffer_size(&visitor.input) == 0 and not visitor.conn.flags & CONN_READABLE
         ):
             visitor_finish(visitor)
+
+
+cdef bint visitors_owed(Worker *worker) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(worker.slot_count):
+        if (
+            worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_VISITOR
+            and buffer_size(&worker.conns[slot].out)
+        ):
+            return True
+    return False

@@ -10,15 +10,16 @@ from proxy_engine_core.buffer cimport (
 )
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_ERRORS, count
-from proxy_engine_core.io.socket cimport socket_finish_writing
+from proxy_engine_core.io.socket cimport socket_finish_writing, socket_reset_on_close
 from proxy_engine_core.io.sys cimport (
     EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, close, epoll_ctl,
     epoll_event, iovec, msghdr, recv, send, sendmsg,
 )
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE, CONN_WRITABLE,
-    GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather, Worker,
+    CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
+    CONN_VISITOR, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE,
+    Conn, Gather, Worker,
 )
 
 
@@ -111,6 +112,9 @@ cdef void conn_close(Conn *conn) noexcept nogil:
             worker.gather.arena_used = 0
         else:
             gather_flush(worker)
+    if conn.kind == CONN_VISITOR and buffer_size(&conn.out):
+        # A body that ends with the connection must not look complete without its end.
+        socket_reset_on_close(conn.fd)
     close(conn.fd)             # leaves the epoll set by itself: nobody dups our fds
     conn.fd = -1
     buffer_free(&conn.out)
@@ -214,7 +218,7 @@ cdef void conn_gather(Conn *conn, const uint8_t *source, size_t size) noexcept n
         keep(conn, source, size)
         return
     if gather.conn != conn or gather.count == GATHER_MAX:
-        # `source` may be the head written to the arena last: its place stays taken.
+        # The source may be the arena's newest piece, so what is used stays used.
         arena_used = gather.arena_used
         gather_flush(conn.worker)
         gather.arena_used = arena_used

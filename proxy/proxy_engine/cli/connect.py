@@ -33,7 +33,6 @@ def add_parser(verbs: Any) -> None:
         metavar="TIME",
         help="how long requests in flight may take when the agent ends [30s]",
     )
-    add_setting(parser, "workers", metavar="N", help="engine threads, 1..64 [1]")
     add_setting(
         parser, "engine", metavar="NAME=N", action="append", help="set an option of the engine"
     )

@@ -27,7 +27,6 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "data_dir", metavar="DIR", help="the database [~/.local/share/proxy-engine]"
     )
-    add_setting(parser, "workers", metavar="N", help="engine threads, 1..64 [1]")
     add_setting(
         parser,
         "grace",

@@ -6,7 +6,7 @@ its calls in threads of its own. No call may block the event loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,6 +21,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes  # SHA-256 of the text form
     device_id: int | None
     device: str | None  # the device's name
+    is_blocked: bool  # the device is
     created_at: float  # seconds since the epoch, like all times here
     expires_at: float | None
     revoked_at: float | None
@@ -98,18 +99,22 @@ class Store(Protocol):
     ) -> Token:
         """Also creates the device if it is new. Raises NameTaken."""
 
-    async def token_by_digest(self, digest: bytes) -> Token | None: ...
+    async def tokens_by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Token]:
+        """Those that there are; many at once, because devices come back all at once."""
+
     async def tokens(self) -> list[Token]: ...
     async def token_revoke(self, name: str, now: float) -> bool:
         """False if there is no live token of this name."""
 
-    async def token_used(self, token_id: int, now: float) -> None: ...
+    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, float]) -> None:
+        """When tokens were used and devices were there, by id."""
+
     async def devices(self) -> list[Device]: ...
-    async def device(self, device_id: int) -> Device | None: ...
-    async def device_seen(self, device_id: int, now: float) -> None: ...
     async def tunnels(self) -> list[Tunnel]: ...
-    async def tunnel_claim(self, name: str, kind: str, device_id: int, now: float) -> Tunnel:
-        """The tunnel, new or already this device's. Raises NameTaken if another has it."""
+    async def tunnels_claim(
+        self, specs: Sequence[tuple[str, str]], device_id: int, now: float
+    ) -> list[Tunnel]:
+        """The tunnels of these (name, kind), new or old; some may be another device's."""
 
     async def requests_add(self, rows: Sequence[RequestRow]) -> None: ...
     async def requests_last(self, limit: int) -> list[Request]:

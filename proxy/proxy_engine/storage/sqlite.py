@@ -12,10 +12,12 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from proxy_engine.errors import StorageError, error_text
 from proxy_engine.storage import Device, NameTaken, Request, RequestRow, Token, Tunnel
@@ -26,7 +28,7 @@ BUSY_TIMEOUT = 5.0  # seconds a writer waits for another process's write
 _T = TypeVar("_T")
 
 _TOKEN = """
-    SELECT t.id, t.name, t.kind, t.digest, t.device_id, d.name,
+    SELECT t.id, t.name, t.kind, t.digest, t.device_id, d.name, coalesce(d.is_blocked, 0),
            t.created_at, t.expires_at, t.revoked_at, t.last_used_at
     FROM tokens t LEFT JOIN devices d ON d.id = t.device_id
 """
@@ -202,10 +204,10 @@ class SqliteStore:
 
         return await self._write(add)
 
-    async def token_by_digest(self, digest: bytes) -> Token | None:
-        query = _TOKEN + "WHERE t.digest = ?"
-        row = await self._read(lambda db: db.execute(query, (digest,)).fetchone())
-        return None if row is None else _token(row)
+    async def tokens_by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Token]:
+        query = f"{_TOKEN} WHERE t.digest IN ({','.join('?' * len(digests))})"
+        rows = await self._read(lambda db: db.execute(query, digests).fetchall())
+        return {token.digest: token for token in map(_token, rows)}
 
     async def tokens(self) -> list[Token]:
         rows = await self._read(lambda db: db.execute(_TOKEN + "ORDER BY t.id").fetchall())
@@ -215,9 +217,15 @@ class SqliteStore:
         query = "UPDATE tokens SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL"
         return await self._write(lambda db: db.execute(query, (now, name)).rowcount > 0)
 
-    async def token_used(self, token_id: int, now: float) -> None:
-        query = "UPDATE tokens SET last_used_at = ? WHERE id = ?"
-        await self._write(lambda db: db.execute(query, (now, token_id)))
+    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, float]) -> None:
+        def update(db: sqlite3.Connection) -> None:
+            for query, times in (
+                ("UPDATE tokens SET last_used_at = ? WHERE id = ?", tokens),
+                ("UPDATE devices SET last_seen_at = ? WHERE id = ?", devices),
+            ):
+                db.executemany(query, [(at, row_id) for row_id, at in times.items()])
+
+        await self._write(update)
 
     # Devices and tunnels
 
@@ -225,32 +233,24 @@ class SqliteStore:
         query = _DEVICE + "ORDER BY id"
         return [_device(row) for row in await self._read(lambda db: db.execute(query).fetchall())]
 
-    async def device(self, device_id: int) -> Device | None:
-        query = _DEVICE + "WHERE id = ?"
-        row = await self._read(lambda db: db.execute(query, (device_id,)).fetchone())
-        return None if row is None else _device(row)
-
-    async def device_seen(self, device_id: int, now: float) -> None:
-        query = "UPDATE devices SET last_seen_at = ? WHERE id = ?"
-        await self._write(lambda db: db.execute(query, (now, device_id)))
-
     async def tunnels(self) -> list[Tunnel]:
         rows = await self._read(lambda db: db.execute(_TUNNEL + "ORDER BY id").fetchall())
         return [_tunnel(row) for row in rows]
 
-    async def tunnel_claim(self, name: str, kind: str, device_id: int, now: float) -> Tunnel:
-        def claim(db: sqlite3.Connection) -> Tunnel:
-            db.execute(
+    async def tunnels_claim(
+        self, specs: Sequence[tuple[str, str]], device_id: int, now: float
+    ) -> list[Tunnel]:
+        def claim(db: sqlite3.Connection) -> list[Tunnel]:
+            db.executemany(
                 "INSERT OR IGNORE INTO tunnels (name, kind, device_id, created_at)"
                 " VALUES (?, ?, ?, ?)",
-                (name, kind, device_id, now),
+                [(name, kind, device_id, now) for name, kind in specs],
             )
-            return _tunnel(db.execute(_TUNNEL + "WHERE name = ?", (name,)).fetchone())
+            query = f"{_TUNNEL} WHERE name IN ({','.join('?' * len(specs))})"
+            names = [name for name, _ in specs]
+            return [_tunnel(row) for row in db.execute(query, names).fetchall()]
 
-        tunnel = await self._write(claim)
-        if tunnel.device_id != device_id:
-            raise NameTaken(name)
-        return tunnel
+        return await self._write(claim)
 
     # The request log
 
@@ -281,15 +281,19 @@ _DEVICE = "SELECT id, name, created_at, is_blocked, last_seen_at FROM devices "
 _TUNNEL = "SELECT id, name, kind, device_id, created_at FROM tunnels "
 
 
+def _fields(kind: type[msgspec.Struct], row: tuple[object, ...]) -> dict[str, Any]:
+    return dict(zip(kind.__struct_fields__, row, strict=True))
+
+
 def _token(row: tuple[object, ...]) -> Token:
-    return Token(**dict(zip(Token.__struct_fields__, row, strict=True)))  # type: ignore[arg-type]
+    fields = _fields(Token, row)
+    return Token(**{**fields, "is_blocked": bool(fields["is_blocked"])})
 
 
 def _device(row: tuple[object, ...]) -> Device:
-    fields = dict(zip(Device.__struct_fields__, row, strict=True))
-    fields["is_blocked"] = bool(fields["is_blocked"])
-    return Device(**fields)  # type: ignore[arg-type]
+    fields = _fields(Device, row)
+    return Device(**{**fields, "is_blocked": bool(fields["is_blocked"])})
 
 
 def _tunnel(row: tuple[object, ...]) -> Tunnel:
-    return Tunnel(**dict(zip(Tunnel.__struct_fields__, row, strict=True)))  # type: ignore[arg-type]
+    return Tunnel(**_fields(Tunnel, row))

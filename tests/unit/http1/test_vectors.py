@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from proxy_engine_core._testing import http1
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "http1"

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -63,8 +62,7 @@ class Device:
         return self.timers[-1]
 
     async def settle(self) -> None:
-        while self.agent._tasks:
-            await asyncio.gather(*self.agent._tasks)
+        await self.agent._tasks.settle()
 
     async def pass_time(self, seconds: float) -> None:
         end = self.now + seconds
@@ -291,16 +289,34 @@ async def test_an_old_link_that_ends_while_a_dial_is_under_way_starts_no_second_
     assert len(engine.dials) == 2
 
 
-async def test_after_being_replaced_by_another_run_it_is_slow(
+async def test_an_agent_replaced_by_another_run_ends(device: Device, engine: FakeEngine) -> None:
+    link = await device.connect()
+    await device.say(link, type="error", code="replaced", message="replaced by another agent run")
+    await device.event(3, link, 0, "closed", 0, 0, 1.0)
+    await device.pass_time(600)
+    assert len(engine.dials) == 1
+    assert device.agent.ended.is_set()
+    assert device.agent.failure == ["replaced by another agent run; is the token used twice?"]
+
+
+async def test_an_agent_that_was_not_told_it_is_replaced_ends_at_its_next_try(
     device: Device, engine: FakeEngine
 ) -> None:
-    link = await device.connect()
-    await device.say(link, type="error", code="replaced", message="by another agent run")
-    await device.event(3, link, 0, "closed", 0, 0, 1.0)
-    await device.pass_time(59)
+    body = b'{"error": "replaced", "message": "another agent run has taken over"}'
+    await device.refuse(409, body=body)
+    await device.pass_time(600)
     assert len(engine.dials) == 1
-    await device.pass_time(1)
-    assert len(engine.dials) == 2
+    assert device.agent.failure == ["another agent run has taken over; is the token used twice?"]
+
+
+async def test_a_newer_link_of_its_own_does_not_end_it(device: Device, engine: FakeEngine) -> None:
+    old = await device.connect()
+    await device.say(old, type="drain")
+    await device.pass_time(60)
+    await device.connect()
+    await device.say(old, type="error", code="replaced", message="by a newer link")
+    await device.event(3, old, 0, "closed", 0, 0, 9.0)
+    assert not device.agent.ended.is_set()
 
 
 async def test_unknown_records_are_answered_and_broken_ones_end_the_link(

@@ -38,9 +38,3 @@ def test_what_the_server_asked_for_is_waited_at_least() -> None:
     backoff = Backoff(highest)
     assert backoff.next(retry_after=7.0) == 8.0
     assert backoff.next(retry_after=1e9) == 3602.0
-
-
-def test_slowing_down_means_the_longest_delays() -> None:
-    backoff = Backoff(highest)
-    backoff.slow_down()
-    assert backoff.next() == 60

@@ -66,7 +66,7 @@ def test_help_imports_nothing_heavy() -> None:
         (["rnu"], "rnu"),
         (["run", "--listn", "x"], 'did you mean "--listen"'),
         (["run", "--listen", "8080"], "--listen"),
-        (["run", "--workers", "65"], "--workers"),
+        (["run", "--keep-requests", "x"], "--keep-requests"),
         (["run", "--config", "/nonexistent.toml"], "No such file"),
         (["connect", "--token", "t", "--http", "a=b:1"], "--server"),
         (["connect", "--server", "http://a", "--token", "t"], "--http"),

@@ -20,21 +20,21 @@ def test_nothing_given_means_defaults() -> None:
     settings = config.load({}, {"HOME": "/nowhere"})
     assert settings.listen == Address("0.0.0.0", 8080)
     assert settings.admin == Address("127.0.0.1", 8081)
-    assert settings.workers == 1
+    assert settings.keep_requests == 1_000_000
     assert settings.grace == 30.0
 
 
 def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path) -> None:
-    file = write(tmp_path, 'workers = 2\ndomain = "file.example"\ngrace = "1m"\n')
+    file = write(tmp_path, 'keep_requests = 2\ndomain = "file.example"\ngrace = "1m"\n')
     environ = {"PROXY_ENGINE_WORKERS": "3", "PROXY_ENGINE_DOMAIN": "env.example"}
-    settings = config.load({"workers": "4"}, environ, file=file)
-    assert (settings.workers, settings.domain, settings.grace) == (4, "env.example", 60.0)
+    settings = config.load({"keep_requests": "4"}, environ, file=file)
+    assert (settings.keep_requests, settings.domain, settings.grace) == (4, "env.example", 60.0)
     assert settings.transport == "ws"
 
 
 def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
-    file = write(tmp_path, "workers = 7\n")
-    assert config.load({}, {"PROXY_ENGINE_CONFIG": file}).workers == 7
+    file = write(tmp_path, "keep_requests = 7\n")
+    assert config.load({}, {"PROXY_ENGINE_CONFIG": file}).keep_requests == 7
 
 
 def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
@@ -44,7 +44,6 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "admin_hosts": "a.example,b.example",
         "domain": "example.com",
         "data_dir": "/data",
-        "workers": "2",
         "grace": "5s",
         "default_tunnel": "web",
         "keep_requests": "10",
@@ -99,10 +98,10 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("workers", "0"),
-        ("workers", "65"),
-        ("workers", "two"),
-        ("workers", True),
+        ("keep_requests", ""),
+        ("keep_requests", "-1"),
+        ("keep_requests", "two"),
+        ("keep_requests", True),
         ("listen", "8080"),
         ("listen", "host:99999"),
         ("listen", 8080),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -30,8 +29,7 @@ class Server:
         self._ticket = 0
 
     async def settle(self) -> None:
-        while self.links._tasks:
-            await asyncio.gather(*self.links._tasks)
+        await self.links.settle()
 
     async def ask(self, request: bytes, peer: str = "1.2.3.4:5") -> bytes:
         self._ticket += 1
@@ -94,6 +92,7 @@ async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: s
         "streams_max": 65000,
         "preamble": True,
     }
+    await server.links.tick()
     [token] = await server.store.tokens()
     assert token.last_used_at == 1000.0
 
@@ -180,10 +179,10 @@ async def test_while_draining_the_answer_is_503(server: Server, secret: str) -> 
 async def test_while_the_store_fails_the_answer_is_503(
     server: Server, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(digest: bytes) -> None:
+    async def fail(digests: list[bytes]) -> None:
         raise StorageError("disk on fire")
 
-    monkeypatch.setattr(server.store, "token_by_digest", fail)
+    monkeypatch.setattr(server.store, "tokens_by_digest", fail)
     response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
     assert (status(response), body(response)["error"]) == (503, "store_failed")
     assert b"fire" not in response
@@ -214,10 +213,10 @@ async def test_a_tunnel_of_another_device_is_refused(
     await server.link(8, other)
     answer = await server.register(8, "web", "api", "Not_A_Name")
     assert [tunnel["name"] for tunnel in answer["tunnels"]] == ["api"]
-    assert [(x["name"], x["code"]) for x in answer["refused"]] == [
-        ("web", "tunnel_taken"),
-        ("Not_A_Name", "bad_name"),
-    ]
+    assert {x["name"]: x["code"] for x in answer["refused"]} == {
+        "web": "tunnel_taken",
+        "Not_A_Name": "bad_name",
+    }
     assert server.route("web") == (7,)
 
 
@@ -229,6 +228,7 @@ async def test_a_device_that_went_away_keeps_its_routes_without_links(
     await server.down(7)
     assert server.route("web") == ()
     assert len(server.links) == 0
+    await server.links.tick()
     [device] = await server.store.devices()
     assert device.last_seen_at == 1000.0
 
@@ -257,6 +257,31 @@ async def test_a_replaced_link_can_not_take_its_tunnels_back(server: Server, sec
     await server.register(8, "web")
     await server.say(7, {"type": "register", "tunnels": [{"name": "web"}]})
     assert server.route("web") == (8,)
+
+
+async def test_a_replaced_instance_is_refused_while_the_newer_one_is_here(
+    server: Server, secret: str
+) -> None:
+    for number, instance in ((7, "old"), (8, "new")):
+        await server.link(number, secret, instance=instance)
+        await server.register(number, "web")
+    await server.down(7)
+    request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Instance="old", **AGENT)
+    answer = await server.ask(request)
+    assert status(answer) == 409
+    assert b'"replaced"' in answer
+    await server.down(8)
+    assert status(await server.ask(request)) == 101
+
+
+async def test_a_newer_link_of_the_same_instance_forbids_nothing(
+    server: Server, secret: str
+) -> None:
+    for number in (7, 8):
+        await server.link(number, secret)
+        await server.register(number, "web")
+    await server.down(7)
+    await server.link(9, secret)
 
 
 async def test_a_stock_link_serves_the_tunnel_named_like_its_device(
@@ -332,17 +357,57 @@ async def test_blocking_a_device_closes_its_links(server: Server, secret: str) -
 async def test_an_expiring_token_closes_its_links(server: Server, store: SqliteStore) -> None:
     secret, _ = await tokens.create(store, name="a", now=0.0, expires_in=1010.0)
     await server.link(7, secret)
-    server.links.expire()
+    await server.links.tick()
     assert server.engine.closed == []
     server.now = 1010.0
-    server.links.expire()
-    server.links.expire()
+    await server.links.tick()
+    await server.links.tick()
     assert server.engine.closed == [(7, "expired_token")]
 
 
 async def test_a_device_that_never_came_is_forgotten(server: Server, secret: str) -> None:
     await server.ask(head(Authorization=f"Bearer {secret}", **AGENT), "1.2.3.4:7")
     server.now += 31
-    server.links.expire()
+    await server.links.tick()
     server.links.on_event((2, 7, 1, "1.2.3.4:7", b""))
     assert server.engine.closed == [(7, "unknown")]
+
+
+async def test_many_devices_at_once_need_few_looks_into_the_store(
+    server: Server, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = [(await tokens.create(store, name=f"d{n}", now=0.0))[0] for n in range(300)]
+    looks = []
+    original = store.tokens_by_digest
+
+    async def count(digests: Any) -> Any:
+        looks.append(len(digests))
+        return await original(digests)
+
+    monkeypatch.setattr(store, "tokens_by_digest", count)
+    for number, secret in enumerate(secrets):
+        request = head(Authorization=f"Bearer {secret}", **AGENT)
+        server.links.on_event((1, number, f"1.2.3.4:{number}", request))
+    await server.settle()
+    assert looks == [256, 44]
+    devices = [options["device"] for _, _, options in server.engine.replies]
+    assert devices == list(range(1, 301))
+
+
+async def test_a_failing_store_refuses_tunnels_but_keeps_the_link(
+    server: Server, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*args: Any) -> None:
+        raise StorageError("disk on fire")
+
+    await server.link(7, secret)
+    monkeypatch.setattr(server.store, "tunnels_claim", fail)
+    answer = await server.register(7, "web")
+    assert [item["code"] for item in answer["refused"]] == ["store_failed"]
+    assert server.engine.closed == []
+
+
+async def test_a_name_given_twice_is_answered_once(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    answer = await server.register(7, "web", "web")
+    assert [tunnel["name"] for tunnel in answer["tunnels"]] == ["web"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from proxy_engine_core._testing import websocket
 from proxy_engine_core._testing.websocket import (
     ERROR_PROTOCOL,

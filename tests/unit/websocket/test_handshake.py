@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+
 from proxy_engine_core.websocket.handshake import (
     HandshakeError,
     accept_key,

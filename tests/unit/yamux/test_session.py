@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from proxy_engine_core._testing.yamux import (
     FRAME_PAYLOAD_MAX,
     FRAME_PAYLOAD_SHARED,

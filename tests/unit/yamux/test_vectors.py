@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from proxy_engine_core._testing.yamux import Session, header_decode, header_encode
 
 ROOT = Path(__file__).parents[2]

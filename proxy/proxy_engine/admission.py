@@ -1,0 +1,189 @@
+"""Who may have a link: requests for one, checked and answered.
+
+Requests wait in a list; one task answers them, up to AUTH_BATCH with each look into the
+store, because after a restart every device comes back at once. The answers leave in the
+order of the requests. The engine goes on with an accepted link by itself and reports
+EVENT_LINK_UP; take() then says who it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxy_engine import handshake, logs, tokens
+from proxy_engine.errors import StorageError
+from proxy_engine.handshake import Offer, Refusal
+from proxy_engine.storage import Store, Token
+from proxy_engine.tasks import Tasks
+from proxy_engine_core.core import parse_request_head
+
+if TYPE_CHECKING:
+    from proxy_engine_core.core import Engine
+
+AUTH_BATCH = 256  # requests for links looked up at once
+LINK_UP_TIMEOUT = 30.0  # seconds from our answer to EVENT_LINK_UP; it is usually at once
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
+RETRY_AFTER = "2"  # seconds a refused agent waits at least, while we drain or the store fails
+
+_log = logs.get("links")
+
+
+class Ask(NamedTuple):
+    """A request for a link: EVENT_AUTH."""
+
+    ticket: int
+    peer: str
+    head: bytes
+
+
+class _Request(NamedTuple):
+    method: str
+    target: str
+    fields: list[tuple[str, bytes]]
+    secret: str
+
+
+class Accepted(NamedTuple):
+    token: Token
+    offer: Offer
+    at: float
+
+
+class Admission:
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        tasks: Tasks,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._tasks = tasks
+        self._clock = clock
+        self._asking: list[Ask] = []  # not looked at yet
+        self._is_answering = False
+        self._accepted: dict[tuple[int, str], Accepted] = {}  # by device and peer
+        self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
+        self._devices_seen: dict[int, float] = {}
+        self._replaced: dict[int, set[str]] = {}  # instances turned away, by device
+        self.is_draining = False
+
+    def ask(self, ask: Ask) -> None:
+        self._asking.append(ask)
+        if not self._is_answering:
+            self._is_answering = True
+            self._tasks.spawn(self._answer_all())
+
+    def take(self, device_id: int, peer: str) -> Accepted | None:
+        """Whom a link that has come up belongs to. None: nobody we let in."""
+        return self._accepted.pop((device_id, peer), None)
+
+    def seen(self, device_id: int) -> None:
+        """A device is, or was until now, there."""
+        self._devices_seen[device_id] = self._clock()
+
+    def turn_away(self, device_id: int, instance: str) -> None:
+        """Another run took over from this one. It is told so, but the record may not reach
+        it, and it must not take the link back."""
+        if instance:
+            self._replaced.setdefault(device_id, set()).add(instance)
+
+    def readmit(self, device_id: int) -> None:
+        """The device has no link any more: any run of it may come."""
+        self._replaced.pop(device_id, None)
+
+    async def tick(self) -> None:
+        """Once a second: forget who never came, write who did."""
+        now = self._clock()
+        for key, accepted in list(self._accepted.items()):
+            if now - accepted.at > LINK_UP_TIMEOUT:
+                del self._accepted[key]
+        used, self._tokens_used = self._tokens_used, {}
+        seen, self._devices_seen = self._devices_seen, {}
+        if used or seen:
+            await self._store.seen(used, seen)
+
+    async def _answer_all(self) -> None:
+        """Answer all who ask, many for each look into the store."""
+        try:
+            while self._asking:
+                batch = self._asking[:AUTH_BATCH]
+                del self._asking[:AUTH_BATCH]
+                await self._answer(batch)
+        finally:
+            self._is_answering = False
+
+    async def _answer(self, batch: list[Ask]) -> None:
+        read: list[tuple[Ask, _Request]] = []
+        for ask in batch:
+            try:
+                read.append((ask, self._read(ask.head)))
+            except Refusal as refusal:
+                self._refuse(ask, refusal)
+        try:
+            found = await tokens.find_all(self._store, [request.secret for _, request in read])
+        except StorageError as error:
+            _log.error("links refused, the store fails", count=len(read), error=error)
+            later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
+            for ask, _ in read:
+                self._refuse(ask, later)
+            return
+        for ask, request in read:
+            try:
+                self._accept(ask, request, found.get(request.secret))
+            except Refusal as refusal:
+                self._refuse(ask, refusal)
+
+    def _read(self, head: bytes) -> _Request:
+        """What needs no store. Raises Refusal."""
+        try:
+            method, target, fields = parse_request_head(head)
+        except ValueError as error:
+            raise Refusal(400, "bad_request", str(error)) from None
+        if self.is_draining:
+            raise Refusal(
+                503, "draining", "the server is shutting down", {"Retry-After": RETRY_AFTER}
+            )
+        credentials = [value for name, value in fields if name == "authorization"]
+        secret = tokens.bearer(credentials[0]) if len(credentials) == 1 else None
+        if secret is None:
+            raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", CHALLENGE)
+        return _Request(method, target, fields, secret)
+
+    def _accept(self, ask: Ask, request: _Request, token: Token | None) -> None:
+        """Let the device in, or raise Refusal."""
+        code = tokens.refusal(token, self._clock())
+        if code is not None or token is None:
+            message = {
+                "expired_token": "the token has expired",
+                "revoked_token": "the token was revoked",
+            }.get(code or "", "the token is not known here")
+            raise Refusal(401, code or "unknown_token", message, CHALLENGE)
+        if token.kind != "device" or token.device_id is None:
+            raise Refusal(403, "wrong_kind", "this is an admin token; links need a device token")
+        if token.is_blocked:
+            raise Refusal(403, "blocked_device", "this device is blocked")
+        offer = handshake.read_request(request.method, request.target, request.fields)
+        if offer.instance in self._replaced.get(token.device_id, ()):
+            raise Refusal(409, "replaced", "replaced by another agent run")
+        self._tokens_used[token.id] = self._devices_seen[token.device_id] = self._clock()
+        # A device that has gone meanwhile never comes up: tick() forgets it.
+        self._accepted[token.device_id, ask.peer] = Accepted(token, offer, self._clock())
+        self._engine.auth_reply(
+            ask.ticket,
+            handshake.accept_response(offer),
+            accept=True,
+            device=token.device_id,
+            carrier=offer.carrier,
+            window=offer.window,
+            streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
+            preamble=offer.is_agent,
+        )
+
+    def _refuse(self, ask: Ask, refusal: Refusal) -> None:
+        _log.info("link refused", peer=ask.peer, status=refusal.status, code=refusal.code)
+        self._engine.auth_reply(ask.ticket, refusal.response(), accept=False)

@@ -1,0 +1,108 @@
+"""A Pair whose processes are killed, restarted and weighed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.harness import Pair, options, wait_until
+from tests.e2e.processes import Process, run
+
+
+class Site(Pair):
+    """Several agents, a server that comes back on its old ports."""
+
+    def __init__(
+        self, data_dir: Path, *, engine: dict[str, int] | None = None,
+        server_args: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        super().__init__(data_dir, engine=engine, server_args=server_args)
+        self.server_args = tuple(server_args)
+        self.processes: list[Process] = [self.server]
+
+    def restart_server(self) -> Process:
+        self.server = Process(
+            "run", "--listen", f"127.0.0.1:{self.port}", "--admin",
+            f"127.0.0.1:{self.admin_port}", "--data-dir", str(self.data_dir),
+            "--log-format", "json", *options(self.engine), *self.server_args,
+        )  # fmt: skip
+        self.processes.append(self.server)
+        self.server.log("listening")
+        return self.server
+
+    def connect(self, *args: Any, **keywords: Any) -> Process:
+        agent = super().connect(*args, **keywords)
+        self.processes.append(agent)
+        return agent
+
+    def make_token(self, name: str, *args: str) -> str:
+        made = run("token", "create", "--name", name, "--data-dir", str(self.data_dir), *args)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    def is_online(self, tunnel: str) -> bool:
+        tunnels = self.api("/api/v1/tunnels")["tunnels"]
+        return any(each["name"] == tunnel and each["is_online"] for each in tunnels)
+
+    def wait_online(self, tunnel: str, online: bool = True) -> None:
+        wait_until(lambda: self.is_online(tunnel) is online)
+
+    def output(self) -> str:
+        """Everything any process of this site has said so far."""
+        return "\n".join(line for each in self.processes for line in [*each.out, *each.err])
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.end()
+
+
+def rss_kib(pid: int) -> int:
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+    raise AssertionError(f"process {pid} is gone")
+
+
+def fd_count(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Growth:
+    """The largest resident memory each process reached, above where it started."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self.before = {pid: rss_kib(pid) for pid in pids}
+        self.peak = dict(self.before)
+
+    def look(self) -> None:
+        for pid in self.peak:
+            self.peak[pid] = max(self.peak[pid], rss_kib(pid))
+
+    @property
+    def mib(self) -> list[float]:
+        return [(self.peak[pid] - self.before[pid]) / 1024 for pid in self.peak]
+
+
+@contextmanager
+def watch_memory(*processes: Process) -> Iterator[Growth]:
+    """Sample the memory of these processes all the while."""
+    growth = Growth([process.popen.pid for process in processes])
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.02):
+            growth.look()
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield growth
+    finally:
+        done.set()
+        thread.join()
+        growth.look()

@@ -1,0 +1,227 @@
+"""The service behind the tunnel, with every manner good and bad.
+
+In a thread of the test (`with Target() as target:`), where the test can look at what
+arrived; or as a process of its own (`TargetProcess`), where bulk does not compete with the
+test for the interpreter.
+
+    GET  /kib            1 KiB
+    GET  /bulk?n=N       N bytes of a repeating block, announced by Content-Length
+    GET  /chunked?n=N    the same, chunked
+    ANY  /sink           reads the body, answers {"size": ..., "sha256": ...}
+    ANY  /echo           the body back
+    GET  /slow           answers when the test says so
+    GET  /endless        chunks for ever, until the other side goes
+    GET  /reset?n=N      announces 1 MiB, sends N bytes, resets the connection
+    GET  /close?n=N      ... closes it properly
+    GET  /hang           never answers
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+from tests.e2e.processes import ENVIRON, ROOT
+
+# No power of two: a block lost or doubled shifts all that comes behind it.
+BLOCK = random.Random(20).randbytes((1 << 20) - 3)
+LIMIT = 1 << 20
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def pattern_sha256(size: int) -> str:
+    digest = hashlib.sha256()
+    while size:
+        part = BLOCK[:size]
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()
+
+
+class Target:
+    """See above. Counters are written by the loop's thread and read by the test's."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.requests: list[str] = []  # "METHOD path", as heads came in
+        self.complete: list[str] = []  # ... with their whole bodies
+        self.connections = 0  # open now
+        self.entered = threading.Event()  # a /slow or /hang is waiting
+        self.body_bytes = 0
+        self._release = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self.port = int(self._listener.getsockname()[1])
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def release(self) -> None:
+        """Let every /slow answer, now and from now on."""
+        self._loop.call_soon_threadsafe(self._release.set)
+
+    def run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        server = await asyncio.start_server(self._connection, sock=self._listener, limit=LIMIT)
+        await self._stop.wait()
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                while await self._request(reader, writer):
+                    pass
+        finally:
+            self.connections -= 1
+            writer.close()
+
+    async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        method, target, _ = lines[0].split(" ")
+        fields = {}
+        for line in lines[1:-2]:
+            name, _, value = line.partition(":")
+            fields[name.lower()] = value.strip()
+        url = urlsplit(target)
+        size = int(parse_qs(url.query).get("n", ["0"])[0])
+        self.requests.append(f"{method} {target}")
+        body = _body(reader, fields)
+        if url.path == "/sink":
+            digest, total = hashlib.sha256(), 0
+            async for part in body:
+                digest.update(part)
+                total += len(part)
+                self.body_bytes += len(part)
+            answer = json.dumps({"size": total, "sha256": digest.hexdigest()}).encode()
+        elif url.path == "/echo":
+            answer = b"".join([part async for part in body])
+        else:
+            async for _ in body:
+                pass
+            answer = target.encode()
+        self.complete.append(f"{method} {target}")
+        if url.path in ("/reset", "/close"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n" + BLOCK[:size])
+            await writer.drain()
+            if url.path == "/reset":
+                peer: socket.socket = writer.get_extra_info("socket")
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            return False
+        if url.path in ("/bulk", "/chunked", "/endless"):
+            await _stream(writer, url.path, size)
+            return True
+        if url.path in ("/slow", "/hang"):
+            self.entered.set()
+            if url.path == "/hang":
+                await reader.read(1)
+                return False
+            await self._release.wait()
+        elif url.path == "/kib":
+            answer = BLOCK[:1024]
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+        await writer.drain()
+        return True
+
+
+async def _stream(writer: asyncio.StreamWriter, path: str, size: int) -> None:
+    if path == "/bulk":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+    else:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while size or path == "/endless":
+        part = BLOCK if path == "/endless" else BLOCK[:size]
+        size -= min(size, len(part))
+        if path == "/bulk":
+            writer.write(part)
+        else:
+            writer.write(b"%x\r\n" % len(part) + part + b"\r\n")
+        await writer.drain()
+    if path == "/chunked":
+        writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
+async def _body(reader: asyncio.StreamReader, fields: dict[str, str]) -> AsyncIterator[bytes]:
+    """Raises IncompleteReadError for one that was cut."""
+    if fields.get("transfer-encoding") == "chunked":
+        while True:
+            size = int(await reader.readuntil(b"\r\n"), 16)
+            part = await reader.readexactly(size + 2)
+            if size == 0:
+                return
+            yield part[:-2]
+    left = int(fields.get("content-length", "0"))
+    while left:
+        part = await reader.read(min(left, LIMIT))
+        if not part:
+            raise asyncio.IncompleteReadError(b"", left)
+        left -= len(part)
+        yield part
+
+
+class TargetProcess:
+    """A Target in a process of its own."""
+
+    def __init__(self) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.target"],
+            env={**ENVIRON, "PYTHONPATH": f"{ROOT}:{ENVIRON['PYTHONPATH']}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._popen.stdout is not None
+        self.port = int(self._popen.stdout.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
+
+
+if __name__ == "__main__":
+    alone = Target()
+    print(alone.port, flush=True)
+    alone.run()
