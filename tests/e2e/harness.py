@@ -28,7 +28,7 @@ from tests.e2e.processes import TIMEOUT, Process
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CARRIERS = ("ws", "tcp")  # --transport
-TUNNELS = 100  # of one pair: t0, t1, ...; used again when all were
+TUNNELS = 120  # of one pair: t0, t1, ...
 POLL_INTERVAL = 0.01  # seconds between two looks at a condition
 
 T = TypeVar("T")
@@ -438,6 +438,7 @@ class Pair:
         self.data_dir = data_dir
         self.engine = engine or {}
         self._taken = 0
+        self._expected: list[tuple[str, dict[str, Any]]] = []
         self.server = Process(
             "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir",
             str(data_dir), "--log-format", "json", *options(self.engine), *server_args,
@@ -478,9 +479,14 @@ class Pair:
         self.connect(dict.fromkeys(names, port), *args, transport=transport)
 
     def tunnel(self) -> str:
-        """The name of a tunnel that no test used lately."""
+        """The name of a tunnel that nobody used yet."""
+        assert self.has_tunnel
         self._taken += 1
-        return f"t{self._taken % TUNNELS}"
+        return f"t{self._taken - 1}"
+
+    @property
+    def has_tunnel(self) -> bool:
+        return self._taken < TUNNELS
 
     def visitor(self) -> Visitor:
         return Visitor(self.port)
@@ -535,6 +541,20 @@ class Pair:
     def row(self, request_id: str) -> dict[str, Any]:
         [row] = self.wait_rows(request_id=request_id)
         return row
+
+    def expect_row(self, request_id: str, **fields: Any) -> None:
+        """Its record must have these values; looked at when all tests are done.
+
+        Records are written five times a second: hundreds of tests that each wait for
+        theirs would take minutes.
+        """
+        self._expected.append((request_id, fields))
+
+    def check_rows(self) -> None:
+        for request_id, fields in self._expected:
+            row = self.row(request_id)
+            found = {name: row[name] for name in fields}
+            assert found == fields, f"record of {request_id}"
 
     def settled(self) -> dict[str, int]:
         """The counters once no request is under way: every accepted one has an outcome."""

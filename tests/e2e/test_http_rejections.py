@@ -126,7 +126,7 @@ def test_what_is_no_request_for_us_is_refused(tunnel: Tunnel, raw: bytes, reason
         if reason:
             assert response.json()["error"] == reason
         assert visitor.is_closed()
-    assert tunnel.pair.row(response.id)["status"] == response.status
+    tunnel.pair.expect_row(response.id, status=response.status)
 
 
 BAD_BODIES = {
@@ -164,8 +164,7 @@ def test_a_malformed_chunk_ends_request_and_connection(
     wait_until(lambda: all(peer.ended for peer in tunnel.target.peers))
     assert not any(request.body_read for request in tunnel.target.requests)
     assert b"smuggled" not in tunnel.target.received
-    row = tunnel.pair.row(response.id)
-    assert (row["status"], row["reason"], row["tunnel"]) == (400, reason, tunnel.name)
+    tunnel.pair.expect_row(response.id, status=400, reason=reason, tunnel=tunnel.name)
 
 
 def test_a_refused_request_in_a_pipeline_ends_it(tunnel: Tunnel) -> None:

@@ -34,7 +34,11 @@ def add_parser(verbs: Any) -> None:
         help="how long requests in flight may take when the agent ends [30s]",
     )
     add_setting(
-        parser, "engine", metavar="NAME=N", action="append", help="set an option of the engine"
+        parser,
+        "engine",
+        metavar="NAME=N",
+        action="append",
+        help="set an engine option (docs/operations.md)",
     )
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
     add_common(parser, run)

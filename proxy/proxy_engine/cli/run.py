@@ -38,7 +38,11 @@ def add_parser(verbs: Any) -> None:
         parser, "keep_requests", metavar="N", help="rows of the request log, 0: all [1000000]"
     )
     add_setting(
-        parser, "engine", metavar="NAME=N", action="append", help="set an option of the engine"
+        parser,
+        "engine",
+        metavar="NAME=N",
+        action="append",
+        help="set an engine option (docs/operations.md)",
     )
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
     add_common(parser, run)
