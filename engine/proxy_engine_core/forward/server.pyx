@@ -1,16 +1,15 @@
 # See server.pxd.
 
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
 from proxy_engine_core.events cimport EVENT_DRAINED
-from proxy_engine_core.forward.pool cimport pool_retire, pool_trim, pools_close
+from proxy_engine_core.forward.pool cimport pool_trim, pools_close
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
-    Route, route_table_delete, route_table_find, route_table_free, route_table_init,
-    route_table_set,
+    route_table_delete, route_table_free, route_table_init, route_table_set,
 )
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
@@ -73,28 +72,10 @@ cdef void refuse_stream(Link *link, YamuxStream *stream) noexcept nogil:
     link_touch(link)
 
 
-cdef void retire_pools(Worker *worker, const Route *route, bint is_retired) noexcept nogil:
-    cdef uint32_t index
-    cdef Conn *conn
-    for index in range(route.link_count):
-        conn = worker_conn(worker, route.links[index])
-        if conn != NULL and conn.kind == CONN_LINK:
-            pool_retire(<Link *>conn, route.id, is_retired)
-
-
-cdef void set_route(Worker *worker, Route *route) noexcept nogil:
-    cdef ServerRole *role = server_of(worker)
-    cdef const Route *before = route_table_find(&role.routes, route.key, route.key_size)
-    if before != NULL:
-        retire_pools(worker, before, True)
-    retire_pools(worker, route, False)
-    if route_table_set(&role.routes, route) < 0:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-
-
 cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
     cdef AuthReplyMessage *reply
+    cdef RouteMessage *route
     cdef RouteDeleteMessage *deleted
     cdef LinkMessage *for_link
     cdef Conn *conn
@@ -107,7 +88,9 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
                 &reply.setup,
             )
     elif message.kind == MESSAGE_ROUTE_SET:
-        set_route(worker, (<RouteMessage *>message).route)
+        route = <RouteMessage *>message
+        if route_table_set(&role.routes, route.route) < 0:
+            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
     elif message.kind == MESSAGE_ROUTE_DELETE:
         deleted = <RouteDeleteMessage *>message
         route_table_delete(&role.routes, <const uint8_t *>(deleted + 1), deleted.size)

@@ -58,7 +58,6 @@ cdef struct StreamPool:                   # idle HTTP streams of one tunnel of o
     HttpStream *oldest                    # trimmed from here
     uint32_t count
     uint32_t route
-    bint is_retired                       # the link serves this tunnel no more: keep none
 
 cdef struct HttpStream:                   # a stream to a target, over many requests
     YamuxStream *stream
