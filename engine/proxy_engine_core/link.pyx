@@ -325,6 +325,12 @@ cdef void session_receive(Link *link, uint8_t *bytes, uint8_t *end) noexcept nog
             link.session.unknown_stream_frames - link.unknown_frames_seen,
         )
         link.unknown_frames_seen = link.session.unknown_stream_frames
+    if link.session.streams_refused != link.streams_refused_seen:
+        count(
+            link.conn.worker.counters, COUNT_STREAMS_REFUSED,
+            link.session.streams_refused - link.streams_refused_seen,
+        )
+        link.streams_refused_seen = link.session.streams_refused
 
 
 cdef void stream_opened(Link *link, YamuxStream *stream) noexcept nogil:
