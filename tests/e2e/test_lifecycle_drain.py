@@ -124,9 +124,7 @@ def test_a_second_signal_ends_the_server_at_once(site: Site, target: Target) -> 
     assert slow.response().status == 502
 
 
-def test_an_agent_goes_over_to_the_next_server_when_one_drains(
-    site: Site, target: Target
-) -> None:
+def test_an_agent_goes_over_to_the_next_server_when_one_drains(site: Site, target: Target) -> None:
     agent = site.connect({"web": target.port})
     site.server.signal()
     assert site.server.exit_code() == 0

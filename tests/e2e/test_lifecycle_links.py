@@ -11,8 +11,18 @@ import pytest
 from tests.e2e.harness import wait_until
 from tests.e2e.processes import Process, run
 from tests.e2e.rawlink import (
-    ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW, RawLink, frame, record,
-)  # fmt: skip
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    PING,
+    RST,
+    SYN,
+    WINDOW,
+    RawLink,
+    frame,
+    record,
+)
 from tests.e2e.site import Site, fd_count
 from tests.e2e.target import Target
 
@@ -108,9 +118,7 @@ def test_a_tunnel_of_another_device_is_refused_and_stays_where_it_is(
 # --- tokens -----------------------------------------------------------------------------------
 
 
-def test_a_revoked_token_ends_the_link_and_is_401_from_then_on(
-    site: Site, target: Target
-) -> None:
+def test_a_revoked_token_ends_the_link_and_is_401_from_then_on(site: Site, target: Target) -> None:
     token = site.make_token("pi")
     agent = site.connect({"pi": target.port}, token=token)
     revoked = run("token", "revoke", "pi", "--data-dir", str(site.data_dir))
