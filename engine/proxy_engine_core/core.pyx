@@ -25,7 +25,7 @@ from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, Route,
 )
 from proxy_engine_core.forward.server cimport server_free, server_init
-from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_post
+from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_post, mailbox_take
 from proxy_engine_core.io.socket cimport (
     Address, address_parse, socket_close, socket_listen, socket_local_port,
 )
@@ -72,6 +72,25 @@ cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 # One worker until connections can move between them: see docs/architecture.md.
 cdef enum:
     WORKERS_MAX = 1
+
+
+cdef uint8_t carrier_kind(carrier) except? 255:
+    if carrier not in CARRIERS:
+        raise ValueError(f"carrier is 'raw' or 'websocket', not {carrier!r}")
+    return CARRIERS[carrier]
+
+
+cdef void discard(MailboxNode *node) noexcept nogil:
+    # Messages no worker will read any more, with what they own.
+    cdef MailboxNode *following
+    while node != NULL:
+        following = node.next
+        if node.kind == MESSAGE_ROUTE_SET:
+            free((<RouteMessage *>node).route)
+        elif node.kind == MESSAGE_TARGETS:
+            free((<TargetsMessage *>node).targets)
+        free(node)
+        node = following
 
 
 cdef void *message(size_t size, uint32_t kind) except NULL:
@@ -191,18 +210,28 @@ cdef class Engine:
             if self.worker.role != NULL:
                 links_close_all(self.worker, b"stopping")
             worker_close_conns(self.worker)
+            discard(mailbox_take(&self.worker.mailbox))
             if self.is_server:
                 server_free(self.worker)
             else:
                 agent_free(self.worker)
 
-    cdef int post(self, void *node) except -1:
-        # Ownership goes to the worker; a stopped engine has none left to ask.
+    cdef int check_usable(self) except -1:
         if self.is_stopped:
-            free(node)
             raise RuntimeError("the engine is stopped")
-        mailbox_post(&self.worker.mailbox, <MailboxNode *>node)
         return 0
+
+    cdef int check_role(self, bint is_server) except -1:
+        self.check_usable()
+        if self.is_server != is_server:
+            raise RuntimeError("a server does not do that" if self.is_server
+                               else "an agent does not do that")
+        return 0
+
+    cdef void post(self, void *node) noexcept:
+        # Ownership goes to the worker. The caller has checked that there is one: nothing
+        # lets another thread call stop() in between.
+        mailbox_post(&self.worker.mailbox, <MailboxNode *>node)
 
     @property
     def event_fd(self):
@@ -211,6 +240,7 @@ cdef class Engine:
     def listen(self, str host, int port):
         cdef Address address
         cdef int fd, bound, error
+        self.check_role(True)
         if self.is_started:
             raise RuntimeError("listen() comes before start()")
         if not 0 <= port <= 65535:
@@ -228,6 +258,7 @@ cdef class Engine:
 
     def start(self):
         cdef int error
+        self.check_usable()
         if self.is_started:
             raise RuntimeError("the engine is started already")
         error = worker_start(self.worker)
@@ -236,7 +267,9 @@ cdef class Engine:
         self.is_started = True
 
     def drain(self, uint64_t grace_ms):
-        cdef DrainMessage *drain = <DrainMessage *>message(sizeof(DrainMessage), MESSAGE_DRAIN)
+        cdef DrainMessage *drain
+        self.check_usable()
+        drain = <DrainMessage *>message(sizeof(DrainMessage), MESSAGE_DRAIN)
         drain.grace_ms = grace_ms
         self.post(drain)
 
@@ -289,7 +322,8 @@ cdef class Engine:
         cdef size_t size = len(response)
         if not 262144 <= window <= 16 << 20:
             raise ValueError(f"window takes 262144 to {16 << 20} bytes, not {window}")
-        cdef uint8_t carrier_kind = CARRIERS[carrier]
+        cdef uint8_t kind = carrier_kind(carrier)
+        self.check_role(True)
         reply = <AuthReplyMessage *>message(sizeof(AuthReplyMessage) + size, MESSAGE_AUTH_REPLY)
         reply.ticket = ticket
         reply.accept = accept
@@ -297,12 +331,13 @@ cdef class Engine:
         reply.setup.device = device
         reply.setup.window = window
         reply.setup.streams_max = streams_max
-        reply.setup.carrier = carrier_kind
+        reply.setup.carrier = kind
         reply.setup.has_preamble = preamble
         memcpy(reply + 1, source, size)
         self.post(reply)
 
     def routes_apply(self, ops):
+        self.check_role(True)
         for op in ops:
             if op[0] == "set":
                 _, key, route_id, links, tunnel = op
@@ -322,28 +357,34 @@ cdef class Engine:
         if not 0 < len(name) <= TUNNEL_NAME_SIZE_MAX:
             raise ValueError(f"tunnel name of {len(name)} bytes")
         handles = [int(handle) for handle in links][:ROUTE_LINKS_MAX]
+        self.check_usable()
         set_message = <RouteMessage *>message(sizeof(RouteMessage), MESSAGE_ROUTE_SET)
         route = <Route *>calloc(1, sizeof(Route))
         if route == NULL:
             free(set_message)
             raise MemoryError
         route.id = route_id
-        for handle in handles:
-            route.links[route.link_count] = handle
-            route.link_count += 1
+        try:
+            for handle in handles:
+                route.links[route.link_count] = handle
+                route.link_count += 1
+        except OverflowError:
+            free(route)
+            free(set_message)
+            raise
         route.key_size = <uint16_t>len(key_bytes)
         memcpy(route.key, <const char *>key_bytes, route.key_size)
         route.name_size = <uint8_t>len(name)
         memcpy(route.name, <const char *>name, route.name_size)
         set_message.route = route
-        if self.is_stopped:
-            free(route)
         self.post(set_message)
 
     cdef route_delete(self, str key):
         cdef bytes key_bytes = key.encode()
         cdef size_t size = len(key_bytes)
-        cdef RouteDeleteMessage *deleted = <RouteDeleteMessage *>message(
+        cdef RouteDeleteMessage *deleted
+        self.check_usable()
+        deleted = <RouteDeleteMessage *>message(
             sizeof(RouteDeleteMessage) + size, MESSAGE_ROUTE_DELETE
         )
         deleted.size = <uint32_t>size
@@ -352,7 +393,9 @@ cdef class Engine:
 
     cdef post_to_link(self, uint32_t kind, uint64_t link, bytes content):
         cdef size_t size = len(content)
-        cdef LinkMessage *for_link = <LinkMessage *>message(sizeof(LinkMessage) + size + 1, kind)
+        cdef LinkMessage *for_link
+        self.check_usable()
+        for_link = <LinkMessage *>message(sizeof(LinkMessage) + size + 1, kind)
         for_link.link = link
         for_link.size = <uint32_t>size
         memcpy(for_link + 1, <const char *>content, size)
@@ -364,6 +407,7 @@ cdef class Engine:
         self.post_to_link(MESSAGE_LINK_SEND, link, record)
 
     def link_drain(self, uint64_t link):
+        self.check_role(True)
         self.post_to_link(MESSAGE_LINK_DRAIN, link, b"")
 
     def link_close(self, uint64_t link, str reason=""):
@@ -373,7 +417,8 @@ cdef class Engine:
         cdef DialMessage *dial
         cdef Address address
         cdef size_t size = len(request)
-        cdef uint8_t carrier_kind = CARRIERS[carrier]
+        cdef uint8_t kind = carrier_kind(carrier)
+        self.check_role(False)
         if not 0 < port <= 65535:
             raise ValueError(f"port takes 1 to 65535, not {port}")
         if address_parse(&address, host.encode(), <uint16_t>port) < 0:
@@ -383,7 +428,7 @@ cdef class Engine:
         dial.dial = self.dial_count
         dial.address = address
         dial.timeout_ms = timeout_ms
-        dial.carrier = carrier_kind
+        dial.carrier = kind
         dial.size = <uint32_t>size
         memcpy(dial + 1, <const char *>request, size)
         self.post(dial)
@@ -409,14 +454,13 @@ cdef class Engine:
                     raise ValueError(f"{host!r} is not an IP address")
                 entries[index].name_size = <uint8_t>len(name)
                 memcpy(entries[index].name, <const char *>name, len(name))
+            self.check_role(False)
             table = <TargetsMessage *>message(sizeof(TargetsMessage), MESSAGE_TARGETS)
         except BaseException:
             free(entries)
             raise
         table.targets = entries
         table.target_count = <uint32_t>len(rows)
-        if self.is_stopped:
-            free(entries)
         self.post(table)
 
     def stats(self):

@@ -305,6 +305,7 @@ cdef void session_receive(Link *link, uint8_t *bytes, uint8_t *end) noexcept nog
             if event.code != 0:
                 link_fail(link, b"go_away")
                 return
+            host.housekeep(link)          # who waits for a stream of this link need not
         elif kind != YAMUX_EVENT_PONG:
             ops = &host.ops[event.stream.owner_kind]
             if kind == YAMUX_EVENT_DATA:

@@ -47,6 +47,8 @@ cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preambl
         place += 36                       # IPv6
     elif source[13] != 0:
         return -1
+    if place > end:
+        return -1
     while place < end:
         if end - place < 3:
             return -1

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.harness import Pair, RecordingTarget, Tunnel
-
-CARRIERS = ("ws", "tcp")
+from tests.e2e.harness import CARRIERS, Pair, RecordingTarget, Tunnel
 
 if importlib.util.find_spec("proxy_engine_core.core") is None:
     collect_ignore_glob = ["test_*.py"]  # the engine is not built

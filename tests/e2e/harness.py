@@ -27,6 +27,7 @@ from typing import Any, Self, TypeVar
 from tests.e2e.processes import TIMEOUT, Process
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CARRIERS = ("ws", "tcp")  # --transport
 TUNNELS = 100  # of one pair: t0, t1, ...; used again when all were
 POLL_INTERVAL = 0.01  # seconds between two looks at a condition
 
@@ -225,7 +226,11 @@ class RecordingTarget:
         return asyncio.Event()
 
     def set_event(self, event: asyncio.Event) -> None:
-        self._loop.call_soon_threadsafe(event.set)
+        self.soon(event.set)
+
+    def soon(self, callback: Callable[..., object], *args: object) -> None:
+        """Call it on the target's loop."""
+        self._loop.call_soon_threadsafe(callback, *args)
 
     def restart(self) -> None:
         """Forget what was recorded, answer 200 again."""

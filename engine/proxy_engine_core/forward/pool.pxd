@@ -17,9 +17,11 @@ cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
 cdef void pool_trim(Link *link) noexcept nogil                     # close what was idle too long
 cdef void pools_drain(Link *link) noexcept nogil                   # keep none idle from now on
-cdef void pools_free(Link *link) noexcept nogil
+cdef void pools_close(Link *link) noexcept nogil                   # the link is going
 
-# Visitors waiting for a stream of this link, oldest first.
+# Visitors waiting for a stream of this link. Only the oldest tries, and stays in the queue
+# until it has one; when it leaves, for whatever reason, the next one is woken. So nobody
+# overtakes, and no wake-up is lost with a visitor that goes away.
 cdef void pool_wait(Link *link, Visitor *visitor) noexcept nogil
 cdef void pool_stop_waiting(Visitor *visitor) noexcept nogil
 cdef void pool_wake(Link *link) noexcept nogil                     # the oldest may try again

@@ -14,7 +14,8 @@ from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link cimport OWNER_HTTP, Link, link_of, link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YamuxStream, yamux_stream_open, yamux_stream_release, yamux_stream_send,
+    YAMUX_RESET_CANCEL, YAMUX_UNACKED_MAX, YamuxStream, yamux_stream_open, yamux_stream_release,
+    yamux_stream_send,
 )
 
 
@@ -47,6 +48,24 @@ cdef void unlink(HttpStream *http) noexcept nogil:
     pool.count -= 1
 
 
+cdef bint make_room(Link *link) noexcept nogil:
+    """Close the stream that has been idle longest, whatever tunnel it is of."""
+    cdef StreamPool *pool = <StreamPool *>link.pools
+    cdef HttpStream *oldest = NULL
+    while pool != NULL:
+        if pool.oldest != NULL and (
+            oldest == NULL or pool.oldest.idle_since_us < oldest.idle_since_us
+        ):
+            oldest = pool.oldest
+        pool = pool.next
+    if oldest == NULL:
+        return False
+    unlink(oldest)
+    yamux_stream_release(oldest.stream, YAMUX_RESET_CANCEL)
+    free(oldest)
+    return True
+
+
 cdef HttpStream *pool_take(
     Link *link, const Route *route, uint32_t head_size, uint64_t idle_us_max
 ) noexcept nogil:
@@ -67,7 +86,9 @@ cdef HttpStream *pool_take(
         http.is_reused = True
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
-    if link.session.stream_count >= link.streams_max:
+    if link.session.unacked_count >= YAMUX_UNACKED_MAX:
+        return NULL
+    if link.session.stream_count >= link.streams_max and not make_room(link):
         return NULL
     http = <HttpStream *>calloc(1, sizeof(HttpStream))
     if http == NULL:
@@ -134,6 +155,7 @@ cdef void pool_trim(Link *link) noexcept nogil:
             http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
         any_left = any_left or pool.oldest != NULL
         pool = pool.next
+    pool_wake(link)
     if any_left and link.conn.timer.deadline_ms > worker.now_ms + worker.options.pool_idle_ms:
         conn_deadline(&link.conn, worker.options.pool_idle_ms + 1)
 
@@ -148,8 +170,13 @@ cdef void pools_drain(Link *link) noexcept nogil:
         pool = pool.next
 
 
-cdef void pools_free(Link *link) noexcept nogil:
+cdef void pools_close(Link *link) noexcept nogil:
     cdef StreamPool *pool
+    cdef Visitor *visitor
+    while link.opening_first != NULL:
+        visitor = <Visitor *>link.opening_first
+        pool_stop_waiting(visitor)
+        conn_requeue(&visitor.conn)        # to another link, or to be told
     while link.pools != NULL:
         pool = <StreamPool *>link.pools
         CHECK(pool.count == 0)
@@ -185,10 +212,10 @@ cdef void pool_stop_waiting(Visitor *visitor) noexcept nogil:
         link.opening_last = visitor.opening_previous
     link.opening_count -= 1
     visitor.opening_link = NULL
+    if visitor.opening_previous == NULL:
+        pool_wake(link)
 
 
 cdef void pool_wake(Link *link) noexcept nogil:
-    cdef Visitor *visitor = <Visitor *>link.opening_first
-    if visitor != NULL:
-        pool_stop_waiting(visitor)
-        conn_requeue(&visitor.conn)
+    if link.opening_first != NULL:
+        conn_requeue(&(<Visitor *>link.opening_first).conn)

@@ -5,7 +5,9 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
+from proxy_engine_core.buffer cimport (
+    buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
+)
 from proxy_engine_core.counters cimport (
     COUNT_BAD_RESPONSES, COUNT_MEMORY_ERRORS, COUNT_STREAM_SURPLUS, COUNT_TUNNELS, count,
 )
@@ -33,7 +35,8 @@ from proxy_engine_core.io.worker cimport CONN_BROKEN, Worker
 from proxy_engine_core.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost, link_touch
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST,
-    YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE, YamuxStream,
+    YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE,
+    YAMUX_STREAM_ACK_RECEIVED, YamuxStream,
     yamux_stream_consume,
 )
 
@@ -113,6 +116,7 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         transaction.first_byte_us = worker.now_us
     transaction.status = head.status
     transaction.may_retry = False
+    buffer_free(&transaction.retry_head)
     if head.status == 101:
         if not transaction.wants_upgrade or not head.flags & HEAD_UPGRADE:
             bad_response(visitor, b"The service switched protocols without being asked.")
@@ -229,6 +233,8 @@ cdef void stream_data(
         return
     transaction = visitor.transaction
     transaction_deadline(visitor)
+    if transaction.first_byte_us == 0 and not stream.flags & YAMUX_STREAM_ACK_RECEIVED:
+        pool_wake(link)                   # an answer without an ACK frees a slot as well
     while True:
         if visitor.state == VISITOR_TUNNEL:
             pass_on(visitor, transaction, bytes, left)

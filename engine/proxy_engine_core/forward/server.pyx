@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
 from proxy_engine_core.events cimport EVENT_DRAINED
-from proxy_engine_core.forward.pool cimport pool_trim, pools_drain, pools_free
+from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
     route_table_delete, route_table_free, route_table_init, route_table_set,
@@ -51,7 +51,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     response_init_worker(worker)
     role.host.opened = refuse_stream
     role.host.housekeep = pool_trim
-    role.host.closed = pools_free
+    role.host.closed = pools_close
     return 0
 
 

@@ -85,6 +85,7 @@ cdef struct Transaction:
     bint wants_upgrade
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
+    bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
     bint may_retry                        # idempotent, no body, nothing came back yet
     Buffer retry_head                     # the head as it came, while may_retry
     # the response, towards the visitor
@@ -156,11 +157,10 @@ cdef void transaction_fail(
 # Try once more on a fresh stream, if nothing forbids it; True: under way.
 cdef bint transaction_retry(Visitor *visitor) noexcept nogil
 cdef void transaction_deadline(Visitor *visitor) noexcept nogil
-# The deadline of a visitor without a request: `after_ms`, or the one of a body as long as it
-# is still owed some of the last answer. Again after each part it took.
-cdef void visitor_rest(Visitor *visitor, uint64_t after_ms) noexcept nogil
 # Stop after the bytes already queued; read off the rest of the input if it may still come.
 cdef void visitor_finish(Visitor *visitor) noexcept nogil
+# Between requests and at the end: how long the visitor has for what comes next.
+cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil
 cdef void visitor_linger(Visitor *visitor) noexcept nogil       # one step of LINGER
 cdef void visitor_close(Visitor *visitor) noexcept nogil        # at once; no log
 cdef void server_free_transactions(ServerRole *role) noexcept nogil

@@ -85,23 +85,21 @@ cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
     if visitor.state == VISITOR_TUNNEL:
         after_ms = worker.options.tunnel_timeout_ms
     elif transaction.response_state == RESPONSE_HEAD:
-        if not transaction.http.stream.flags & YAMUX_STREAM_ACK_RECEIVED:
+        # A stock peer may send its ACK with the first data, or never.
+        if (
+            transaction.link.has_preamble
+            and not transaction.http.stream.flags & YAMUX_STREAM_ACK_RECEIVED
+        ):
             after_ms = worker.options.open_timeout_ms
         elif transaction.request_done:
             after_ms = worker.options.response_timeout_ms
     conn_deadline(&visitor.conn, after_ms)
 
 
-cdef void visitor_rest(Visitor *visitor, uint64_t after_ms) noexcept nogil:
-    if buffer_size(&visitor.conn.out):
-        after_ms = visitor.conn.worker.options.body_timeout_ms
-    conn_deadline(&visitor.conn, after_ms)
-
-
 cdef void next_request(Visitor *visitor) noexcept nogil:
     visitor.state = VISITOR_HEAD
     visitor.scanned = 0
-    visitor_rest(visitor, visitor.conn.worker.options.keepalive_timeout_ms)
+    visitor_rest_deadline(visitor)
     if buffer_size(&visitor.input) or visitor.conn.flags & (
         CONN_READABLE | CONN_HUP | CONN_BROKEN
     ):
@@ -237,8 +235,20 @@ cdef void visitor_close(Visitor *visitor) noexcept nogil:
 cdef void visitor_finish(Visitor *visitor) noexcept nogil:
     visitor.state = VISITOR_LINGER
     buffer_free(&visitor.input)
-    visitor_rest(visitor, visitor.conn.worker.options.linger_timeout_ms)
+    visitor_rest_deadline(visitor)
     visitor_linger(visitor)
+
+
+cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil:
+    # A slow reader still takes the last response, as fast as it can: neither the idle nor
+    # the linger time runs before it has it all.
+    cdef Worker *worker = visitor.conn.worker
+    if buffer_size(&visitor.conn.out):
+        conn_deadline(&visitor.conn, worker.options.body_timeout_ms)
+    elif visitor.state == VISITOR_LINGER:
+        conn_deadline(&visitor.conn, worker.options.linger_timeout_ms)
+    elif visitor.state == VISITOR_HEAD:
+        conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)
 
 
 cdef void visitor_linger(Visitor *visitor) noexcept nogil:

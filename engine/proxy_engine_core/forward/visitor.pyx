@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from proxy_engine_core.buffer cimport (
-    buffer_append, buffer_consume, buffer_head, buffer_init, buffer_size,
+    buffer_append, buffer_consume, buffer_free, buffer_head, buffer_init, buffer_size,
 )
 from proxy_engine_core.counters cimport (
     COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS,
@@ -24,7 +24,7 @@ from proxy_engine_core.forward.transaction cimport (
     VISITOR_TUNNEL, VISITOR_WAITING, HttpStream, ServerRole, Transaction, Visitor, server_of,
     transaction_begin, transaction_deadline, transaction_fail, transaction_finish,
     transaction_free, visitor_close,
-    visitor_finish, visitor_linger, visitor_rest,
+    visitor_finish, visitor_linger, visitor_rest_deadline,
 )
 from proxy_engine_core.http1.chunked cimport (
     CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_init, chunk_reader_next,
@@ -42,7 +42,7 @@ from proxy_engine_core.io.conn cimport (
     conn_attach, conn_deadline, conn_finish_writing, conn_flush_out, conn_recv, conn_requeue, conn_wait, conn_write,
 )
 from proxy_engine_core.io.socket cimport (
-    Address, address_port, address_text, socket_close, socket_tune,
+    Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_LINK, CONN_QUEUED, CONN_READABLE, CONN_VISITOR,
@@ -94,9 +94,11 @@ cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
 
 
 cdef void visitor_release(Conn *conn) noexcept nogil:
-    # By worker_free() a connection may get here with a request under way.
+    # By worker_close_conns() a connection may get here with a request under way.
     cdef Visitor *visitor = <Visitor *>conn
-    free(visitor.transaction)
+    if visitor.transaction != NULL:
+        transaction_free(visitor)
+    buffer_free(&visitor.input)
     free(visitor)
 
 
@@ -111,7 +113,7 @@ cdef void visitor_ready(Conn *conn) noexcept nogil:
             visitor_close(visitor)
         return
     if visitor.state == VISITOR_WAITING:
-        if visitor.opening_link != NULL:
+        if visitor.opening_link != NULL and visitor.opening_link.opening_first != visitor:
             return
         visitor.state = VISITOR_HEAD
     if visitor.state == VISITOR_HEAD:
@@ -136,14 +138,11 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
             link_touch(visitor.transaction.link)
         if owed:
             transaction_deadline(visitor)
-    elif visitor.state == VISITOR_LINGER:
-        visitor_rest(visitor, conn.worker.options.linger_timeout_ms)
-    elif visitor.state == VISITOR_HEAD:
-        # A head that is coming in keeps its own clock.
-        if visitor.transaction == NULL and buffer_size(&visitor.input) == 0:
-            visitor_rest(visitor, conn.worker.options.keepalive_timeout_ms)
-        if owed < VISITOR_OUT_HIGH:
-            conn_requeue(conn)
+        return
+    if visitor.transaction == NULL and buffer_size(&visitor.input) == 0:
+        visitor_rest_deadline(visitor)
+    if visitor.state == VISITOR_HEAD and owed < VISITOR_OUT_HIGH:
+        conn_requeue(conn)
 
 
 # --- heads --------------------------------------------------------------------------------
@@ -378,25 +377,39 @@ cdef bint use_head(
     ):
         too_big(visitor)
         return True
+    if visitor.opening_link != link:
+        pool_stop_waiting(visitor)        # it was sent to another link meanwhile
     if link_is_full(link):
         conn_wait(&visitor.conn, &link.waiting)
-        conn_deadline(&visitor.conn, worker.options.open_timeout_ms)
+        start_waiting(visitor)
         return False
-    http = take_stream(visitor, link, route, head, &rewrite)
+    http = NULL
+    if link.opening_first == NULL or link.opening_first == visitor:
+        http = take_stream(visitor, link, route, head, &rewrite)
     if http == NULL:
-        if link.opening_count >= OPENING_MAX:
-            overloaded(visitor)
-            return True
         visitor.state = VISITOR_WAITING
-        pool_wait(link, visitor)
-        conn_deadline(&visitor.conn, worker.options.open_timeout_ms)
-        count(worker.counters, COUNT_REQUESTS_QUEUED, 1)
+        if visitor.opening_link == NULL:
+            if link.opening_count >= OPENING_MAX:
+                overloaded(visitor)
+                return True
+            pool_wait(link, visitor)
+            count(worker.counters, COUNT_REQUESTS_QUEUED, 1)
+        start_waiting(visitor)
         return False
+    transaction.is_waiting = False
+    pool_stop_waiting(visitor)
     if not forward_head(visitor, http, head, &rewrite):
         return True
     take_head_off(visitor, bytes, head_size, size)
     send_body(visitor)
     return True
+
+
+cdef void start_waiting(Visitor *visitor) noexcept nogil:
+    # The clock starts once, however often the request is looked at again.
+    if not visitor.transaction.is_waiting:
+        visitor.transaction.is_waiting = True
+        conn_deadline(&visitor.conn, visitor.conn.worker.options.open_timeout_ms)
 
 
 cdef void take_head_off(
@@ -707,6 +720,11 @@ cdef void end_tunnel(Visitor *visitor) noexcept nogil:
 cdef void visitor_timeout(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     cdef Transaction *transaction = visitor.transaction
+    if transaction == NULL and buffer_size(&conn.out):
+        # Bytes of the last response it does not take: it must not look complete.
+        socket_reset_on_close(conn.fd)
+        visitor_close(visitor)
+        return
     if visitor.state == VISITOR_LINGER:
         visitor_close(visitor)
         return

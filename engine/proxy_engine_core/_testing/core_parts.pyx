@@ -1,0 +1,189 @@
+# The engine's small parts for pytest: timer wheel, SPSC ring, mailbox, route table and the
+# preamble of a stream.
+
+cimport cython
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from proxy_engine_core.forward.route cimport *
+from proxy_engine_core.io.mailbox cimport *
+from proxy_engine_core.io.timer cimport *
+from proxy_engine_core.proxy_protocol cimport *
+from proxy_engine_core.spsc cimport *
+
+TICK_MS = TIMER_TICK_MS
+SLOT_COUNT = TIMER_SLOTS
+TUNNEL_TLV = PREAMBLE_TLV_TUNNEL
+PREAMBLE_MAX = PREAMBLE_SIZE_MAX
+
+
+@cython.final
+cdef class Wheel:
+    cdef TimerWheel wheel
+    cdef Timer *timers
+    cdef int timer_count
+
+    def __cinit__(self, int timer_count, uint64_t now_ms):
+        self.timer_count = timer_count
+        self.timers = <Timer *>calloc(timer_count, sizeof(Timer))
+        if self.timers == NULL:
+            raise MemoryError
+        timer_wheel_init(&self.wheel, now_ms)
+
+    def __dealloc__(self):
+        free(self.timers)
+
+    def set(self, int index, uint64_t deadline_ms):
+        timer_set(&self.wheel, &self.timers[index], deadline_ms)
+
+    def cancel(self, int index):
+        timer_cancel(&self.timers[index])
+
+    def remove(self, int index):
+        timer_remove(&self.wheel, &self.timers[index])
+
+    def expire(self, uint64_t now_ms):
+        """Indexes of the timers due, in the order they come."""
+        cdef Timer *timer
+        cdef list due = []
+        while True:
+            timer = timer_wheel_expire(&self.wheel, now_ms)
+            if timer == NULL:
+                return due
+            due.append(timer - self.timers)
+
+    def wait_ms(self, uint64_t now_ms):
+        return timer_wheel_wait_ms(&self.wheel, now_ms)
+
+
+@cython.final
+cdef class Ring:
+    cdef SpscRing ring
+
+    def __cinit__(self, uint64_t capacity):
+        if spsc_init(&self.ring, capacity) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        spsc_free(&self.ring)
+
+    def push(self, bytes record):
+        """False: full."""
+        cdef uint8_t *place = spsc_reserve(&self.ring, <uint32_t>len(record))
+        if place == NULL:
+            return False
+        memcpy(place, <const char *>record, len(record))
+        spsc_publish(&self.ring)
+        return True
+
+    def pop(self):
+        """The oldest record; None: empty."""
+        cdef uint32_t size
+        cdef const uint8_t *place = spsc_peek(&self.ring, &size)
+        if place == NULL:
+            return None
+        record = (<const char *>place)[:size]
+        spsc_pop(&self.ring, size)
+        return record
+
+    def used(self):
+        return spsc_used(&self.ring)
+
+
+@cython.final
+cdef class Box:
+    cdef Mailbox mailbox
+
+    def __cinit__(self):
+        self.mailbox.event_fd = -1
+        if mailbox_init(&self.mailbox) < 0:
+            raise OSError
+
+    def __dealloc__(self):
+        mailbox_close(&self.mailbox)
+
+    @property
+    def event_fd(self):
+        return self.mailbox.event_fd
+
+    def post(self, uint32_t kind):
+        cdef MailboxNode *node = <MailboxNode *>calloc(1, sizeof(MailboxNode))
+        if node == NULL:
+            raise MemoryError
+        node.kind = kind
+        with nogil:
+            mailbox_post(&self.mailbox, node)
+
+    def take(self):
+        """Kinds of all messages, oldest first."""
+        cdef MailboxNode *node = mailbox_take(&self.mailbox)
+        cdef MailboxNode *following
+        cdef list kinds = []
+        while node != NULL:
+            following = node.next
+            kinds.append(node.kind)
+            free(node)
+            node = following
+        return kinds
+
+    def arm(self):
+        return mailbox_arm(&self.mailbox)
+
+
+@cython.final
+cdef class Routes:
+    cdef RouteTable table
+
+    def __cinit__(self):
+        route_table_init(&self.table)
+
+    def __dealloc__(self):
+        route_table_free(&self.table)
+
+    def set(self, bytes key, uint32_t id):
+        cdef Route *route = <Route *>calloc(1, sizeof(Route))
+        if route == NULL:
+            raise MemoryError
+        route.id = id
+        route.key_size = <unsigned short>len(key)
+        memcpy(route.key, <const char *>key, len(key))
+        if route_table_set(&self.table, route) < 0:
+            raise MemoryError
+
+    def delete(self, bytes key):
+        route_table_delete(&self.table, <const uint8_t *><const char *>key, <uint32_t>len(key))
+
+    def find(self, bytes key):
+        cdef Route *route = route_table_find(
+            &self.table, <const uint8_t *><const char *>key, <uint32_t>len(key)
+        )
+        return None if route == NULL else route.id
+
+    def __len__(self):
+        return self.table.count
+
+
+def preamble(bytes tunnel):
+    cdef uint8_t target[82]
+    if not 1 <= len(tunnel) <= 63:
+        raise ValueError("a tunnel name has 1 to 63 bytes")
+    size = preamble_encode(target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel))
+    return (<const char *>target)[:size]
+
+
+def parse_preamble(bytes source):
+    """(bytes used, tunnel or None); used is 0: more needed, -1: refused."""
+    cdef Preamble found
+    # A block of the exact size, so that AddressSanitizer sees a read beyond its end.
+    cdef uint8_t *block = <uint8_t *>malloc(len(source) if source else 1)
+    if block == NULL:
+        raise MemoryError
+    memcpy(block, <const char *>source, len(source))
+    used = preamble_decode(block, <uint32_t>len(source), &found)
+    tunnel = None
+    if used > 0 and found.tunnel != NULL:
+        tunnel = (<const char *>found.tunnel)[:found.tunnel_size]
+    free(block)
+    return (used, tunnel)

@@ -1,0 +1,107 @@
+"""The request log: every request once, with what happened to it and no secrets."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.e2e.harness import Tunnel, ok, reply, wait_until
+from tests.e2e.processes import run
+
+
+def test_a_record_tells_all_there_is(any_tunnel: Tunnel) -> None:
+    any_tunnel.target.handler = reply(ok(b"x" * 1000))
+    request = any_tunnel.head("POST /a/b?c=d HTTP/1.1", "Content-Length: 5") + b"hello"
+    start = time.time()
+    with any_tunnel.visitor() as visitor:
+        visitor.send(request)
+        response = visitor.response()
+    row = any_tunnel.pair.row(response.id)
+    assert {name: row[name] for name in (
+        "visitor", "method", "host", "path", "status", "reason", "flags", "tunnel", "device",
+        "bytes_in", "bytes_out",
+    )} == {
+        "visitor": "127.0.0.1",
+        "method": "POST",
+        "host": f"{any_tunnel.name}.localhost",
+        "path": "/a/b?c=d",
+        "status": 200,
+        "reason": "",
+        "flags": 0,
+        "tunnel": any_tunnel.name,
+        "device": "default",
+        "bytes_in": len(request),
+        "bytes_out": len(response.head) + 1000,
+    }  # fmt: skip
+    assert start - 1 < row["time_us"] / 1e6 < time.time() + 1
+    assert 0 < row["target_us"] <= row["first_byte_us"] <= row["total_us"] < 15_000_000
+
+
+def test_every_request_is_logged_once(any_tunnel: Tunnel) -> None:
+    with any_tunnel.visitor() as visitor:
+        visitor.send(b"".join(any_tunnel.head(f"GET /{number} HTTP/1.1") for number in range(500)))
+        ids = [visitor.response().id for _ in range(500)]
+    rows = any_tunnel.pair.wait_rows(500, host=any_tunnel.host.decode())
+    assert [row["request_id"] for row in rows] == ids
+    assert [row["path"] for row in rows] == [f"/{number}" for number in range(500)]
+    assert [row["flags"] for row in rows] == [0] + [1] * 499  # reused
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("/?token=hunter2", "/?token=[redacted]"),
+        ("/?a=1&PASSWORD=hunter2&b=2", "/?a=1&PASSWORD=[redacted]&b=2"),
+        ("/?%74oken=hunter2", "/?%74oken=[redacted]"),
+        ("/?access_token=hunter2;key=hunter2", "/?access_token=[redacted];key=[redacted]"),
+        ("/token=hunter3?x", "/token=hunter3?x"),
+    ],
+)
+def test_secrets_of_a_query_are_passed_on_but_not_written_down(
+    tunnel: Tunnel, path: str, logged: str
+) -> None:
+    response = tunnel.ask(f"GET {path} HTTP/1.1", "Authorization: Bearer hunter2")
+    assert [request.path for request in tunnel.target.requests] == [path]
+    row = tunnel.pair.row(response.id)
+    assert row["path"] == logged
+    assert "hunter2" not in json.dumps(row)
+
+
+def test_a_long_path_is_cut_in_the_log_only(tunnel: Tunnel) -> None:
+    path = "/" + "x" * 3000
+    response = tunnel.ask(f"GET {path} HTTP/1.1")
+    assert [request.path for request in tunnel.target.requests] == [path]
+    assert tunnel.pair.row(response.id)["path"] == path[:1024]
+
+
+def test_tail_and_api_show_the_same_records(tunnel: Tunnel) -> None:
+    response = tunnel.ask("GET /shown HTTP/1.1")
+    row = tunnel.pair.row(response.id)
+    tail = run(
+        "requests", "tail", "--json", "-n", "1000", "--data-dir", str(tunnel.pair.data_dir)
+    )  # fmt: skip
+    shown = [json.loads(line) for line in tail.stdout.splitlines()]
+    [of_tail] = [item for item in shown if item["request_id"] == response.id]
+    listed = tunnel.pair.api("/api/v1/requests?limit=1000")["requests"]
+    [of_api] = [item for item in listed if item["request_id"] == response.id]
+    assert of_tail == of_api
+    for name in ("path", "status", "tunnel", "device", "bytes_out", "total_us"):
+        assert of_api[name] == row[name]
+
+
+def test_counters_and_records_agree(tunnel: Tunnel) -> None:
+    before = tunnel.pair.settled()
+    for _ in range(5):
+        tunnel.ask()
+    tunnel.pair.get("nobody")
+    tunnel.ask("GET / HTTP/1.1", "X : 1")
+    wait_until(lambda: tunnel.pair.stats()["log_records"] == before["log_records"] + 7)
+    after = tunnel.pair.settled()
+    grown = {name: after[name] - before[name] for name in after}
+    assert (grown["requests"], grown["responses"], grown["responses_local"]) == (7, 5, 2)
+    assert grown["bad_requests"] == 1
+    wait_until(
+        lambda: tunnel.pair.stats()["request_log_written"] >= before["request_log_written"] + 7
+    )

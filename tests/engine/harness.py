@@ -1,0 +1,437 @@
+"""A server engine in this process, with every other party played by the test, byte by byte.
+
+    Visitor (a socket)  ->  Engine("server")  ->  Device (a socket that speaks yamux frames)
+
+Everything blocks with a deadline; nothing sleeps for a fixed time. The device's side has no
+session of its own on purpose: a test decides about every frame, also about wrong ones.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from proxy_engine_core import core
+from proxy_engine_core.core import Engine
+
+DATA, WINDOW, PING, GO_AWAY = range(4)
+SYN, ACK, FIN, RST = 1, 2, 4, 8
+CANCEL, REFUSED, UNREACHABLE, TIMEOUT, UNKNOWN_TUNNEL, TARGET_LOST, PROTOCOL = range(7)
+PATIENCE = 10.0  # seconds; far more than anything here takes
+WINDOW_SIZE = 256 * 1024
+CARRIERS = ("raw", "websocket")
+
+
+class Frame(NamedTuple):
+    type: int
+    flags: int
+    stream: int
+    length: int
+    payload: bytes = b""
+
+
+def frame(type_: int, flags: int, stream: int, length: int = 0, payload: bytes = b"") -> bytes:
+    return struct.pack(">BBHII", 0, type_, flags, stream, length) + payload
+
+
+def wait_until(condition: Callable[[], Any], what: str = "condition") -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.001)
+
+
+def ws_frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True) -> bytes:
+    """A client's WebSocket frame; the key is fixed, so that inputs repeat."""
+    first = opcode | (0x80 if final else 0)
+    mask_bit = 0x80 if masked else 0
+    size = len(payload)
+    if size < 126:
+        head = struct.pack(">BB", first, mask_bit | size)
+    elif size < 65536:
+        head = struct.pack(">BBH", first, mask_bit | 126, size)
+    else:
+        head = struct.pack(">BBQ", first, mask_bit | 127, size)
+    if not masked:
+        return head + payload
+    key = b"\x37\xfa\x21\x3d"
+    pad = (key * (size // 4 + 1))[:size]
+    mixed = int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")
+    return head + key + mixed.to_bytes(size, "big")
+
+
+class Wire:
+    """A socket with a buffer of what came in."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.sock.settimeout(PATIENCE)
+        self.received = bytearray()
+        self.is_finished = False
+
+    def fill(self) -> bool:
+        """Read once more; False at the end of the stream."""
+        if not self.is_finished:
+            data = self.sock.recv(262144)
+            self.received += data
+            self.is_finished = not data
+        return not self.is_finished
+
+    def take(self, size: int) -> bytes:
+        while len(self.received) < size:
+            assert self.fill(), f"ended {size - len(self.received)} bytes early: {self.received!r}"
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
+
+    def take_head(self) -> bytes:
+        while b"\r\n\r\n" not in self.received:
+            assert self.fill(), f"ended in a head: {bytes(self.received)!r}"
+        return self.take(self.received.index(b"\r\n\r\n") + 4)
+
+    def is_readable(self, timeout: float = 0.0) -> bool:
+        return bool(self.received) or bool(select.select([self.sock], [], [], timeout)[0])
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def abort(self) -> None:
+        """Close with RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+class Response(NamedTuple):
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+
+class Visitor(Wire):
+    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.connect(("127.0.0.1", port))
+        super().__init__(sock)
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def get(self, path: str = "/", *, fields: str = "", host: str = "web.test") -> None:
+        self.send(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode())
+
+    def response(self, *, is_head: bool = False) -> Response:
+        head = self.take_head().decode("latin-1").split("\r\n")
+        fields = {}
+        for line in head[1:-2]:
+            name, _, value = line.partition(":")
+            fields[name.lower()] = value.strip()
+        status = int(head[0].split()[1])
+        if is_head or status in (204, 304) or status < 200:
+            body = b""
+        elif fields.get("transfer-encoding") == "chunked":
+            body = self.chunked_body()
+        elif "content-length" in fields:
+            body = self.take(int(fields["content-length"]))
+        else:
+            body = self.rest()
+        return Response(status, fields, body)
+
+    def chunked_body(self) -> bytes:
+        body = b""
+        while True:
+            while b"\r\n" not in self.received:
+                assert self.fill(), "ended in a chunk"
+            line = self.take(self.received.index(b"\r\n") + 2)
+            size = int(line, 16)
+            body += self.take(size)
+            assert self.take(2) == b"\r\n"
+            if size == 0:
+                return body
+
+    def rest(self) -> bytes:
+        """Everything to the end of the stream; ConnectionError if it was reset."""
+        while self.fill():
+            pass
+        return self.take(len(self.received))
+
+    def is_cut_off(self) -> bool:
+        """Wait for the end; True if it was a reset."""
+        try:
+            self.rest()
+        except ConnectionResetError:
+            return True
+        return False
+
+
+class Device(Wire):
+    """The far end of a link: frames in, frames out, over either carrier."""
+
+    def __init__(self, sock: socket.socket, carrier: str, preamble: bool) -> None:
+        super().__init__(sock)
+        self.carrier = carrier
+        self.has_preamble = preamble
+        self.link = 0
+        self.frames = bytearray()  # yamux bytes unwrapped from the carrier
+        self.held: list[Frame] = []  # read while waiting for something else
+        self.control: list[tuple[int, bytes]] = []  # WebSocket control frames
+
+    # --- out
+
+    def wrap(self, data: bytes) -> bytes:
+        return data if self.carrier == "raw" else ws_frame(2, data)
+
+    def send_raw(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def send(self, *frames: bytes) -> None:
+        self.send_raw(self.wrap(b"".join(frames)))
+
+    def data(self, stream: int, payload: bytes, flags: int = 0) -> None:
+        self.send(frame(DATA, flags, stream, len(payload), payload))
+
+    def accept(self, stream: int) -> None:
+        self.send(frame(WINDOW, ACK, stream))
+
+    def fin(self, stream: int) -> None:
+        self.send(frame(DATA, FIN, stream))
+
+    def reset(self, stream: int, code: int = TARGET_LOST) -> None:
+        self.send(frame(WINDOW, RST, stream, code))
+
+    def grant(self, stream: int, size: int) -> None:
+        self.send(frame(WINDOW, 0, stream, size))
+
+    def open_control(self) -> None:
+        self.send(frame(WINDOW, SYN, 1))
+        assert self.next(1) == Frame(WINDOW, ACK, 1, 0)
+
+    # --- in
+
+    def unwrap(self) -> None:
+        """Move what came in from the carrier to self.frames."""
+        if self.carrier == "raw":
+            self.frames += self.received
+            self.received.clear()
+            return
+        while len(self.received) >= 2:
+            opcode, size, start = self.received[0] & 15, self.received[1] & 127, 2
+            assert self.received[0] & 0x80, "the server fragments nothing"
+            assert not self.received[1] & 0x80, "a server's frames are not masked"
+            if size == 126:
+                start = 4
+            elif size == 127:
+                start = 10
+            if len(self.received) < start:
+                return
+            if start > 2:
+                size = int.from_bytes(self.received[2:start], "big")
+            if len(self.received) < start + size:
+                return
+            payload = bytes(self.received[start : start + size])
+            del self.received[: start + size]
+            if opcode == 2:
+                self.frames += payload
+            else:
+                self.control.append((opcode, payload))
+
+    def parse(self) -> Frame | None:
+        self.unwrap()
+        if len(self.frames) < 12:
+            return None
+        version, type_, flags, stream, length = struct.unpack(">BBHII", self.frames[:12])
+        assert version == 0
+        end = 12 + (length if type_ == DATA and not flags & RST else 0)
+        if len(self.frames) < end:
+            return None
+        payload = bytes(self.frames[12:end])
+        del self.frames[:end]
+        return Frame(type_, flags, stream, length, payload)
+
+    def read(self) -> Frame | None:
+        """The next frame; None: the link was closed. Pings are answered on the way."""
+        while True:
+            found = self.parse()
+            if found is None:
+                try:
+                    if not self.fill():
+                        return None
+                except ConnectionResetError:
+                    return None
+            elif found.type == PING and found.flags & SYN:
+                self.send(frame(PING, ACK, 0, found.length))
+            else:
+                return found
+
+    def next(self, stream: int | None = None, type_: int | None = None) -> Frame:
+        """The next frame of a stream and type; others are held for later."""
+
+        def fits(found: Frame) -> bool:
+            return (stream is None or found.stream == stream) and type_ in (None, found.type)
+
+        for index, found in enumerate(self.held):
+            if fits(found):
+                return self.held.pop(index)
+        while True:
+            read = self.read()
+            assert read is not None, "the link was closed"
+            if fits(read):
+                return read
+            self.held.append(read)
+
+    def opened(self) -> int:
+        """Wait for the next stream the server opens."""
+        for index, found in enumerate(self.held):
+            if found.flags & SYN and found.type == WINDOW:
+                self.held.pop(index)
+                return found.stream
+        while True:
+            read = self.read()
+            assert read is not None, "the link was closed"
+            if read.flags & SYN and read.type == WINDOW:
+                return read.stream
+            self.held.append(read)
+
+    def request(self, *, stream: int | None = None, accept: bool = True) -> tuple[int, bytes]:
+        """Wait for a request: (stream, all bytes to the end of its head)."""
+        is_new = stream is None
+        if stream is None:
+            stream = self.opened()
+            if accept:
+                self.accept(stream)
+        head = b""
+        while b"\r\n\r\n" not in head[12 if is_new and self.has_preamble else 0 :]:
+            head += self.next(stream, DATA).payload
+        if is_new and self.has_preamble:
+            assert head.startswith(b"\r\n\r\n\x00\r\nQUIT\n")
+            head = head[16 + int.from_bytes(head[14:16], "big") :]
+        return stream, head
+
+    def closed(self) -> bool:
+        """Wait for the end of the link."""
+        while self.read() is not None:
+            pass
+        return True
+
+
+class Server:
+    def __init__(self, **options: int) -> None:
+        self.engine = Engine("server", **options)
+        self.port = self.engine.listen("127.0.0.1", 0)
+        self.engine.start()
+        self.events: list[Any] = []
+        self.logs: list[Any] = []
+        self.wires: list[Wire] = []
+        self.route_count = 0
+
+    def stop(self) -> None:
+        self.engine.stop()
+        for wire in self.wires:
+            wire.close()
+
+    def visitor(self, **how: Any) -> Visitor:
+        visitor = Visitor(self.port, **how)
+        self.wires.append(visitor)
+        return visitor
+
+    def event(self, kind: int) -> Any:
+        """Wait for the next event of a kind; others are kept."""
+
+        def find() -> Any:
+            self.events += self.engine.poll()
+            for index, event in enumerate(self.events):
+                if event[0] == kind:
+                    return self.events.pop(index)
+            return None
+
+        return wait_until(find, f"event {kind}")
+
+    def has_event(self, kind: int) -> bool:
+        self.events += self.engine.poll()
+        return any(event[0] == kind for event in self.events)
+
+    def log(self) -> Any:
+        """Wait for the next request record."""
+
+        def find() -> bool:
+            self.logs += self.engine.poll_logs()
+            return bool(self.logs)
+
+        wait_until(find, "a request record")
+        return self.logs.pop(0)
+
+    def stat(self, name: str) -> int:
+        return self.engine.stats()[name]
+
+    def wait_stat(self, name: str, value: int) -> None:
+        wait_until(lambda: self.stat(name) >= value, f"{name} {value}, it is {self.stat(name)}")
+
+    def knock(self, carrier: str = "raw", early: bytes = b"") -> tuple[socket.socket, int]:
+        """A connection that has asked for a link: (socket, ticket)."""
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
+        sock.sendall(
+            f"GET /_proxy/link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+            f"Upgrade: {upgrade}\r\n\r\n".encode() + early
+        )
+        return sock, self.event(core.EVENT_AUTH)[1]
+
+    def device(
+        self,
+        carrier: str = "raw",
+        *,
+        preamble: bool = True,
+        window: int = WINDOW_SIZE,
+        streams_max: int = 500,
+        early: bytes = b"",
+        device: int = 7,
+        tunnel: str | None = "web",
+    ) -> Device:
+        sock, ticket = self.knock(carrier, early)
+        upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
+        answer = f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: {upgrade}\r\n\r\n"
+        self.engine.auth_reply(
+            ticket, answer.encode(), accept=True, device=device, carrier=carrier,
+            window=window, streams_max=streams_max, preamble=preamble,
+        )  # fmt: skip
+        made = Device(sock, carrier, preamble)
+        self.wires.append(made)
+        assert made.take_head().decode() == answer
+        made.link = self.event(core.EVENT_LINK_UP)[1]
+        if tunnel is not None:
+            self.route(tunnel, made)
+        return made
+
+    def route(self, tunnel: str, *devices: Device) -> None:
+        self.route_count += 1
+        links = [device.link for device in devices]
+        self.engine.routes_apply(
+            [
+                ("set", f"host:{tunnel}.test", self.route_count, links, tunnel),
+                ("set", f"name:{tunnel}", self.route_count, links, tunnel),
+            ]
+        )
+
+
+@contextmanager
+def serving(**options: int) -> Iterator[Server]:
+    """A running server; at the end nothing may be lent out of its buffers any more."""
+    server = Server(**options)
+    try:
+        yield server
+    finally:
+        server.stop()
+    assert server.stat("buffer_bytes") == 0
+    assert server.stat("connections") == 0
+
+
+OK_HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
