@@ -16,6 +16,7 @@ cdef HttpStream *pool_take(
 cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
 cdef void pool_trim(Link *link) noexcept nogil                     # close what was idle too long
+cdef void pools_drain(Link *link) noexcept nogil                   # keep none idle from now on
 cdef void pools_close(Link *link) noexcept nogil                   # the link is going
 
 # Visitors waiting for a stream of this link. Only the oldest tries, and stays in the queue

@@ -118,7 +118,7 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = http.pool
     http.visitor = NULL
-    if pool.count >= worker.options.pool_streams_max:
+    if link.is_draining or pool.count >= worker.options.pool_streams_max:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
     http.idle_since_us = worker.now_us
@@ -158,6 +158,16 @@ cdef void pool_trim(Link *link) noexcept nogil:
     pool_wake(link)
     if any_left and link.conn.timer.deadline_ms > worker.now_ms + worker.options.pool_idle_ms:
         conn_deadline(&link.conn, worker.options.pool_idle_ms + 1)
+
+
+cdef void pools_drain(Link *link) noexcept nogil:
+    # The device ends: it waits for its connections to targets, and knows not which are idle.
+    cdef StreamPool *pool = <StreamPool *>link.pools
+    link.is_draining = True
+    while pool != NULL:
+        while pool.oldest != NULL:
+            http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
+        pool = pool.next
 
 
 cdef void pools_close(Link *link) noexcept nogil:

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
 from proxy_engine_core.events cimport EVENT_DRAINED
-from proxy_engine_core.forward.pool cimport pool_trim, pools_close
+from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
     route_table_delete, route_table_free, route_table_init, route_table_set,
@@ -26,7 +26,7 @@ from proxy_engine_core.link cimport (
     Link, link_close, link_init_worker, link_send_control, link_touch,
 )
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND,
+    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
     MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage, LinkMessage,
     RouteDeleteMessage, RouteMessage,
 )
@@ -99,13 +99,15 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
         worker_close_listeners(worker)
         visitors_drain(worker)
-    elif message.kind == MESSAGE_LINK_SEND or message.kind == MESSAGE_LINK_CLOSE:
+    elif message.kind in (MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN):
         for_link = <LinkMessage *>message
         conn = worker_conn(worker, for_link.link)
         if conn == NULL or conn.kind != CONN_LINK:
             return
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
+        elif message.kind == MESSAGE_LINK_DRAIN:
+            pools_drain(<Link *>conn)
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
 

@@ -321,6 +321,7 @@ cdef Link *live_link(Worker *worker, const Route *route) noexcept nogil:
         conn = worker_conn(worker, route.links[(start + index) % route.link_count])
         if (
             conn != NULL and conn.kind == CONN_LINK and not (<Link *>conn).is_closing
+            and not (<Link *>conn).is_draining
             and not (<Link *>conn).session.go_away_received
         ):
             return <Link *>conn
