@@ -29,22 +29,25 @@ def shared_target() -> Iterator[RecordingTarget]:
 def shared_pair(
     shared_target: RecordingTarget, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Pair]]:
-    """shared_pair(carrier, **engine options): the pair of this kind, started at first use.
+    """shared_pair(carrier, **engine options): a pair of this kind with an unused tunnel.
 
     At the end every request that a pair accepted must have had an outcome and a record.
     """
-    pairs: dict[tuple[object, ...], Pair] = {}
+    started: list[Pair] = []
+    current: dict[tuple[object, ...], Pair] = {}
 
     def get(carrier: str = "ws", **engine: int) -> Pair:
         key = (carrier, *sorted(engine.items()))
-        if key not in pairs:
-            pair = pairs[key] = Pair(tmp_path_factory.mktemp("pair") / "data", engine=engine)
+        if key not in current or not current[key].has_tunnel:
+            pair = Pair(tmp_path_factory.mktemp("pair") / "data", engine=engine)
+            started.append(pair)
             pair.connect_all(shared_target.port, transport=carrier)
-        return pairs[key]
+            current[key] = pair
+        return current[key]
 
     yield get
     try:
-        for pair in pairs.values():
+        for pair in started:
             stats = pair.settled()
             assert stats["log_records"] == stats["requests"] - stats["auth_asked"], stats
             assert stats["log_dropped"] == stats["memory_errors"] == 0, stats
@@ -52,7 +55,7 @@ def shared_pair(
             assert pair.server.popen.poll() is None
             pair.check_rows()
     finally:
-        for pair in pairs.values():
+        for pair in started:
             pair.close()
 
 

@@ -28,7 +28,7 @@ from tests.e2e.processes import TIMEOUT, Process
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CARRIERS = ("ws", "tcp")  # --transport
-TUNNELS = 100  # of one pair: t0, t1, ...; used again when all were
+TUNNELS = 120  # of one pair: t0, t1, ...
 POLL_INTERVAL = 0.01  # seconds between two looks at a condition
 
 T = TypeVar("T")
@@ -479,9 +479,14 @@ class Pair:
         self.connect(dict.fromkeys(names, port), *args, transport=transport)
 
     def tunnel(self) -> str:
-        """The name of a tunnel that no test used lately."""
+        """The name of a tunnel that nobody used yet."""
+        assert self.has_tunnel
         self._taken += 1
-        return f"t{self._taken % TUNNELS}"
+        return f"t{self._taken - 1}"
+
+    @property
+    def has_tunnel(self) -> bool:
+        return self._taken < TUNNELS
 
     def visitor(self) -> Visitor:
         return Visitor(self.port)
