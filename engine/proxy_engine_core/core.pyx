@@ -45,8 +45,8 @@ from proxy_engine_core.messages cimport (
 from proxy_engine_core.options cimport Options, options_default, options_set
 from proxy_engine_core.spsc cimport spsc_peek, spsc_pop
 
-from proxy_engine_core.http1.python import parse_request_head
-from proxy_engine_core.options import DEFAULTS
+from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
+from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 
 EVENT_AUTH = KIND_AUTH
 EVENT_LINK_UP = KIND_LINK_UP

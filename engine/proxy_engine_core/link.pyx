@@ -227,10 +227,10 @@ cdef void link_ready(Conn *conn) noexcept nogil:
     cdef Link *link = <Link *>conn
     cdef Worker *worker = conn.worker
     cdef int64_t received
-    cdef int reads
+    cdef int _read
     if buffer_size(&conn.out):
         conn_mark_dirty(conn)
-    for reads in range(LINK_READS_MAX):
+    for _read in range(LINK_READS_MAX):
         if not conn.flags & CONN_READABLE:
             break
         received = conn_recv(conn, worker.link_scratch, WORKER_LINK_READ_SIZE)

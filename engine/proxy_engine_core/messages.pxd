@@ -24,8 +24,8 @@ cdef struct DrainMessage:
     MailboxNode node
     uint64_t grace_ms
 
-cdef struct LinkMessage:                  # LINK_SEND: a record; LINK_CLOSE: a reason, NUL-ended;
-                                          # LINK_DRAIN: nothing
+# Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN nothing.
+cdef struct LinkMessage:
     MailboxNode node
     uint64_t link
     uint32_t size

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from proxy_engine_core.forward.route cimport Route
-from proxy_engine_core.forward.transaction cimport HttpStream, StreamPool, Visitor
+from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
 from proxy_engine_core.link cimport Link
 
 

@@ -1,11 +1,12 @@
 # See server.pxd.
 
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
 from proxy_engine_core.events cimport EVENT_DRAINED
+from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
@@ -15,7 +16,7 @@ from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
 )
 from proxy_engine_core.forward.visitor cimport (
-    visitor_auth_reply, visitor_init_worker, visitors_drain, visitors_owed,
+    visitor_init_worker, visitors_drain, visitors_owed,
 )
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport (
