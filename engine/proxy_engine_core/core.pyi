@@ -79,6 +79,8 @@ class Engine:
         options: any of ENGINE_OPTIONS, by name; see DEFAULTS for units and defaults.
     Raises: TypeError for an unknown option, ValueError for one out of range,
         OSError if epoll or eventfd can not be had.
+    After stop() only poll(), poll_logs() and stats() still answer; everything else raises
+    RuntimeError, and so does at any time what only the other role does.
     """
 
     def __init__(
@@ -126,6 +128,9 @@ class Engine:
     def link_send(self, link: int, record: bytes) -> None:
         """Queue one control record of 1..CONTROL_RECORD_SIZE_MAX bytes; a link that has gone
         meanwhile is no error, EVENT_LINK_DOWN tells of it."""
+
+    def link_drain(self, link: int) -> None:
+        """Server: send no new requests over a link and give its idle streams back."""
 
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""

@@ -37,15 +37,16 @@ from proxy_engine_core.link cimport (
     CARRIER_RAW, CARRIER_WEBSOCKET, CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX, links_close_all,
 )
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND,
-    MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, AuthReplyMessage, DialMessage,
-    DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage,
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
+    MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, AuthReplyMessage,
+    DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage, TargetEntry,
+    TargetsMessage,
 )
 from proxy_engine_core.options cimport Options, options_default, options_set
 from proxy_engine_core.spsc cimport spsc_peek, spsc_pop
 
-from proxy_engine_core.http1.python import parse_request_head
-from proxy_engine_core.options import DEFAULTS
+from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
+from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 
 EVENT_AUTH = KIND_AUTH
 EVENT_LINK_UP = KIND_LINK_UP
@@ -404,6 +405,10 @@ cdef class Engine:
         if not 0 < len(record) <= RECORD_SIZE_MAX:
             raise ValueError(f"control record of {len(record)} bytes")
         self.post_to_link(MESSAGE_LINK_SEND, link, record)
+
+    def link_drain(self, uint64_t link):
+        self.check_role(True)
+        self.post_to_link(MESSAGE_LINK_DRAIN, link, b"")
 
     def link_close(self, uint64_t link, str reason=""):
         self.post_to_link(MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])

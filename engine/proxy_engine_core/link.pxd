@@ -30,6 +30,7 @@ cdef enum:
     LINK_READS_MAX = 4                    # link reads before other connections get a turn
     CONTROL_RECORD_SIZE_MAX = 64 * 1024
     CONTROL_STREAM_ID = 1
+    CONTROL_RETRY_MS = 50                 # Python is behind with events: look again
     CONTROL_BACKLOG_MAX = 1024 * 1024     # unsent control bytes: a peer that never reads
     RESET_LINK_LOST = 0x10000             # local only: the code streams get when a link goes
 
@@ -74,7 +75,7 @@ cdef struct Link:
     uint64_t input_ms                     # last time anything came in
     uint64_t ping_ms                      # last ping sent or missed
     uint64_t progress_ms                  # last time the socket took anything
-    uint64_t unknown_frames_seen
+    uint64_t unknown_frames_seen          # of the session's counts, what ours have already
     uint64_t streams_refused_seen
     uint32_t streams_max                  # live streams the peer stands
     uint32_t sealed                       # bytes of conn.out already framed
@@ -86,6 +87,7 @@ cdef struct Link:
     bint is_client
     bint has_preamble                     # our agent: streams start with a PROXY v2 header
     bint is_closing
+    bint is_draining                      # server: no new requests, no idle streams
     char peer[64]                         # "ip:port"
 
 cdef struct LinkSetup:

@@ -217,6 +217,7 @@ cdef void link_timeout(Conn *conn) noexcept nogil:
             count(worker.counters, COUNT_PINGS_SENT, 1)
             link_touch(link)
     conn_deadline(conn, jittered(worker, interval))
+    control_grant(link)
     link_host(worker).housekeep(link)
 
 
@@ -226,10 +227,10 @@ cdef void link_ready(Conn *conn) noexcept nogil:
     cdef Link *link = <Link *>conn
     cdef Worker *worker = conn.worker
     cdef int64_t received
-    cdef int reads
+    cdef int _read
     if buffer_size(&conn.out):
         conn_mark_dirty(conn)
-    for reads in range(LINK_READS_MAX):
+    for _read in range(LINK_READS_MAX):
         if not conn.flags & CONN_READABLE:
             break
         received = conn_recv(conn, worker.link_scratch, WORKER_LINK_READ_SIZE)
@@ -427,7 +428,7 @@ cdef void control_data(
     if buffer_append(&link.control_in, bytes, <uint32_t>size) < 0:
         link_fail(link, b"no_memory")
         return
-    yamux_stream_consume(stream, <uint32_t>size)
+    control_grant(link)
     while buffer_size(&link.control_in) >= 4:
         record = buffer_head(&link.control_in)
         length = load_be32(record)
@@ -441,6 +442,19 @@ cdef void control_data(
             worker, EVENT_CONTROL, link.id, 0, 0, 0, 0, record + 4, length, NULL, 0
         )
         buffer_consume(&link.control_in, 4 + length)
+
+
+cdef void control_grant(Link *link) noexcept nogil:
+    """Credit for what was read, unless Python is behind: events are never dropped, so a
+    device that floods it has to stop by its window."""
+    cdef Worker *worker = link.conn.worker
+    if link.control == NULL or link.control.unconsumed == 0:
+        return
+    if worker.overflow_first == NULL:
+        yamux_stream_consume(link.control, link.control.unconsumed)
+        link_touch(link)
+    elif link.conn.timer.deadline_ms > worker.now_ms + CONTROL_RETRY_MS:
+        conn_deadline(&link.conn, CONTROL_RETRY_MS)
 
 
 cdef void control_flush(Link *link) noexcept nogil:

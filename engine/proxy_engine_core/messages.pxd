@@ -13,7 +13,8 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_DRAIN = 1
     MESSAGE_LINK_SEND
     MESSAGE_LINK_CLOSE
-    MESSAGE_AUTH_REPLY                    # server
+    MESSAGE_LINK_DRAIN                    # server
+    MESSAGE_AUTH_REPLY
     MESSAGE_ROUTE_SET
     MESSAGE_ROUTE_DELETE
     MESSAGE_DIAL                          # agent
@@ -23,7 +24,8 @@ cdef struct DrainMessage:
     MailboxNode node
     uint64_t grace_ms
 
-cdef struct LinkMessage:                  # LINK_SEND: a record; LINK_CLOSE: a reason, NUL-ended
+# Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN nothing.
+cdef struct LinkMessage:
     MailboxNode node
     uint64_t link
     uint32_t size

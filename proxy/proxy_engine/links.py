@@ -216,6 +216,7 @@ class Links:
             self._tasks.spawn(self._register(link, record))
         elif isinstance(record, control.Drain):
             self._engine.routes_apply(self._table.withdraw(link_id))
+            self._engine.link_drain(link_id)
             _log.info("device drains", device=link.device, link=link_id)
         else:
             _log.warning(

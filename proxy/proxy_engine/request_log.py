@@ -19,6 +19,7 @@ from urllib.parse import unquote_plus
 from proxy_engine import logs
 from proxy_engine.errors import StorageError
 from proxy_engine.storage import RequestRow, Store
+from proxy_engine.text import scrub
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import LogRecord
@@ -54,8 +55,9 @@ def _redacted(match: re.Match[str]) -> str:
 
 
 def row(record: LogRecord) -> RequestRow:
-    """What is stored of a record: all of it, less the secrets in its query."""
-    return record if "?" not in record.path else record._replace(path=redact(record.path))
+    """What is stored of a record: all of it, less the secrets in its path and query."""
+    path = scrub(record.path if "?" not in record.path else redact(record.path))
+    return record if path == record.path else record._replace(path=path)
 
 
 class RequestLog:

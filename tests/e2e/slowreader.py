@@ -20,9 +20,7 @@ class SlowReader:
         self.socket.settimeout(30)
         self.socket.connect(("127.0.0.1", port))
         lines = "".join(f"{line}\r\n" for line in fields)
-        self.socket.sendall(
-            f"GET /bulk?n={size} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n".encode()
-        )
+        self.socket.sendall(f"GET /bulk?n={size} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n".encode())
 
     def read_all(self) -> str:
         """The SHA-256 of the whole body."""

@@ -71,9 +71,8 @@ def kill(process: Process) -> None:
 # --- processes that die -------------------------------------------------------------------
 
 
-def test_a_killed_agent_cuts_downloads_and_its_successor_serves(
-    site: Site, target: Target
-) -> None:
+@pytest.mark.parametrize("site", ["tcp"], indirect=True)
+def test_a_killed_agent_cuts_downloads_and_its_successor_serves(site: Site, target: Target) -> None:
     assert site.agent is not None
     path = f"/bulk?n={256 * MIB}"
     visitor, _ = begin_download(site, path)
@@ -89,9 +88,8 @@ def test_a_killed_agent_cuts_downloads_and_its_successor_serves(
     site.settled()
 
 
-def test_a_killed_agent_ends_uploads_and_nothing_is_sent_twice(
-    site: Site, target: Target
-) -> None:
+@pytest.mark.parametrize("site", ["tcp"], indirect=True)
+def test_a_killed_agent_ends_uploads_and_nothing_is_sent_twice(site: Site, target: Target) -> None:
     assert site.agent is not None
     visitor = begin(site, "POST /sink", f"Content-Length: {64 * MIB}", body=b"x" * MIB)
     wait_until(lambda: target.body_bytes > MIB // 2)
@@ -109,6 +107,7 @@ def test_a_killed_agent_ends_uploads_and_nothing_is_sent_twice(
     site.settled()
 
 
+@pytest.mark.parametrize("site", ["ws"], indirect=True)
 def test_a_killed_server_comes_back_with_all_it_knew(site: Site, target: Target) -> None:
     assert site.agent is not None
     assert site.get("web", "/kib").status == 200
@@ -133,7 +132,7 @@ def test_a_killed_server_comes_back_with_all_it_knew(site: Site, target: Target)
 # --- targets ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize(("site", "how"), [("ws", "reset"), ("tcp", "close")], indirect=["site"])
 def test_a_target_that_breaks_its_answer_off_is_seen(site: Site, target: Target, how: str) -> None:
     visitor = begin(site, f"GET /{how}?n=5000")
     assert visitor.head().status == 200
@@ -146,6 +145,7 @@ def test_a_target_that_breaks_its_answer_off_is_seen(site: Site, target: Target,
     assert site.settled()["requests_aborted"] == 1
 
 
+@pytest.mark.parametrize("site", ["ws"], indirect=True)
 def test_a_target_that_goes_down_is_502_and_up_again_is_200(site: Site) -> None:
     with Target() as second:
         port = second.port
@@ -159,6 +159,7 @@ def test_a_target_that_goes_down_is_502_and_up_again_is_200(site: Site) -> None:
     site.settled()
 
 
+@pytest.mark.parametrize("site", ["ws"], indirect=True)
 def test_a_slow_target_slows_only_its_own_visitors(site: Site, target: Target) -> None:
     slow = [begin(site, "GET /slow") for _ in range(20)]
     wait_until(lambda: target.requests.count("GET /slow") == 20)

@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from proxy_engine_core import core
 from proxy_engine_core.core import Engine
@@ -24,6 +24,7 @@ SYN, ACK, FIN, RST = 1, 2, 4, 8
 CANCEL, REFUSED, UNREACHABLE, TIMEOUT, UNKNOWN_TUNNEL, TARGET_LOST, PROTOCOL = range(7)
 PATIENCE = 10.0  # seconds; far more than anything here takes
 WINDOW_SIZE = 256 * 1024
+Carrier = Literal["raw", "websocket"]
 CARRIERS = ("raw", "websocket")
 
 
@@ -63,9 +64,14 @@ def ws_frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = 
     if not masked:
         return head + payload
     key = b"\x37\xfa\x21\x3d"
+    return head + key + xor(payload, key)
+
+
+def xor(payload: bytes, key: bytes) -> bytes:
+    size = len(payload)
     pad = (key * (size // 4 + 1))[:size]
     mixed = int.from_bytes(payload, "big") ^ int.from_bytes(pad, "big")
-    return head + key + mixed.to_bytes(size, "big")
+    return mixed.to_bytes(size, "big")
 
 
 class Wire:
@@ -74,6 +80,7 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.sock.settimeout(PATIENCE)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.is_finished = False
 
@@ -97,7 +104,7 @@ class Wire:
             assert self.fill(), f"ended in a head: {bytes(self.received)!r}"
         return self.take(self.received.index(b"\r\n\r\n") + 4)
 
-    def is_readable(self, timeout: float = 0.0) -> bool:
+    def is_readable(self, timeout: float) -> bool:
         return bool(self.received) or bool(select.select([self.sock], [], [], timeout)[0])
 
     def close(self) -> None:
@@ -107,6 +114,16 @@ class Wire:
         """Close with RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
+
+
+def wait_for_input(first: Wire, second: Wire) -> bool:
+    """Wait until one of the two has something to read; True if it is the first."""
+    if first.received:
+        return True
+    socks = [first.sock] if second.is_finished else [first.sock, second.sock]
+    ready = select.select(socks, [], [], PATIENCE)[0]
+    assert ready, "neither has anything to read"
+    return first.sock in ready
 
 
 class Response(NamedTuple):
@@ -176,9 +193,12 @@ class Visitor(Wire):
 class Device(Wire):
     """The far end of a link: frames in, frames out, over either carrier."""
 
-    def __init__(self, sock: socket.socket, carrier: str, preamble: bool) -> None:
+    def __init__(
+        self, sock: socket.socket, carrier: str, preamble: bool, *, is_server: bool = False
+    ) -> None:
         super().__init__(sock)
         self.carrier = carrier
+        self.is_server = is_server  # we play the server, the engine is the agent
         self.has_preamble = preamble
         self.link = 0
         self.frames = bytearray()  # yamux bytes unwrapped from the carrier
@@ -188,7 +208,7 @@ class Device(Wire):
     # --- out
 
     def wrap(self, data: bytes) -> bytes:
-        return data if self.carrier == "raw" else ws_frame(2, data)
+        return data if self.carrier == "raw" else ws_frame(2, data, masked=not self.is_server)
 
     def send_raw(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -225,8 +245,9 @@ class Device(Wire):
             return
         while len(self.received) >= 2:
             opcode, size, start = self.received[0] & 15, self.received[1] & 127, 2
-            assert self.received[0] & 0x80, "the server fragments nothing"
-            assert not self.received[1] & 0x80, "a server's frames are not masked"
+            assert self.received[0] & 0x80, "the engine fragments nothing"
+            is_masked = bool(self.received[1] & 0x80)
+            assert is_masked == self.is_server, "a client masks, a server does not"
             if size == 126:
                 start = 4
             elif size == 127:
@@ -235,9 +256,12 @@ class Device(Wire):
                 return
             if start > 2:
                 size = int.from_bytes(self.received[2:start], "big")
+            start += 4 if is_masked else 0
             if len(self.received) < start + size:
                 return
             payload = bytes(self.received[start : start + size])
+            if is_masked:
+                payload = xor(payload, bytes(self.received[start - 4 : start]))
             del self.received[: start + size]
             if opcode == 2:
                 self.frames += payload
@@ -323,25 +347,18 @@ class Device(Wire):
         return True
 
 
-class Server:
-    def __init__(self, **options: int) -> None:
-        self.engine = Engine("server", **options)
-        self.port = self.engine.listen("127.0.0.1", 0)
-        self.engine.start()
+class Running:
+    """An engine with its events, and the wires a test has to it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.events: list[Any] = []
-        self.logs: list[Any] = []
         self.wires: list[Wire] = []
-        self.route_count = 0
 
     def stop(self) -> None:
         self.engine.stop()
         for wire in self.wires:
             wire.close()
-
-    def visitor(self, **how: Any) -> Visitor:
-        visitor = Visitor(self.port, **how)
-        self.wires.append(visitor)
-        return visitor
 
     def event(self, kind: int) -> Any:
         """Wait for the next event of a kind; others are kept."""
@@ -359,6 +376,26 @@ class Server:
         self.events += self.engine.poll()
         return any(event[0] == kind for event in self.events)
 
+    def stat(self, name: str) -> int:
+        return self.engine.stats()[name]
+
+    def wait_stat(self, name: str, value: int) -> None:
+        wait_until(lambda: self.stat(name) >= value, f"{name} {value}")
+
+
+class Server(Running):
+    def __init__(self, **options: int) -> None:
+        super().__init__(Engine("server", **options))
+        self.port = self.engine.listen("127.0.0.1", 0)
+        self.engine.start()
+        self.logs: list[Any] = []
+        self.route_count = 0
+
+    def visitor(self, **how: Any) -> Visitor:
+        visitor = Visitor(self.port, **how)
+        self.wires.append(visitor)
+        return visitor
+
     def log(self) -> Any:
         """Wait for the next request record."""
 
@@ -369,25 +406,20 @@ class Server:
         wait_until(find, "a request record")
         return self.logs.pop(0)
 
-    def stat(self, name: str) -> int:
-        return self.engine.stats()[name]
-
-    def wait_stat(self, name: str, value: int) -> None:
-        wait_until(lambda: self.stat(name) >= value, f"{name} {value}, it is {self.stat(name)}")
-
     def knock(self, carrier: str = "raw", early: bytes = b"") -> tuple[socket.socket, int]:
         """A connection that has asked for a link: (socket, ticket)."""
         sock = socket.create_connection(("127.0.0.1", self.port))
         upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
         sock.sendall(
             f"GET /_proxy/link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
-            f"Upgrade: {upgrade}\r\n\r\n".encode() + early
+            f"Upgrade: {upgrade}\r\n\r\n".encode()
+            + early
         )
         return sock, self.event(core.EVENT_AUTH)[1]
 
     def device(
         self,
-        carrier: str = "raw",
+        carrier: Carrier = "raw",
         *,
         preamble: bool = True,
         window: int = WINDOW_SIZE,
@@ -432,6 +464,75 @@ def serving(**options: int) -> Iterator[Server]:
         server.stop()
     assert server.stat("buffer_bytes") == 0
     assert server.stat("connections") == 0
+
+
+class Agent(Running):
+    """An agent engine; the test plays the server it dials and the targets it connects to."""
+
+    def __init__(self, **options: int) -> None:
+        super().__init__(Engine("agent", **options))
+        self.engine.start()
+        self.listener = self.listen()
+        self.targets: list[socket.socket] = []
+
+    def stop(self) -> None:
+        super().stop()
+        for sock in (self.listener, *self.targets):
+            sock.close()
+
+    @staticmethod
+    def listen() -> socket.socket:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.settimeout(PATIENCE)
+        return sock
+
+    def target(self, name: str = "web") -> socket.socket:
+        """A listening target, the only one of the table."""
+        sock = self.listen()
+        self.targets.append(sock)
+        self.engine.targets_apply([(name, "127.0.0.1", sock.getsockname()[1])])
+        return sock
+
+    def accept(self, listener: socket.socket) -> Wire:
+        wire = Wire(listener.accept()[0])
+        self.wires.append(wire)
+        return wire
+
+    def dial(self, carrier: Carrier = "raw", timeout_ms: int = 10_000) -> tuple[int, Wire]:
+        """(dial id, the server's end before its answer)."""
+        port = self.listener.getsockname()[1]
+        request = b"GET /_proxy/link HTTP/1.1\r\nHost: x\r\n\r\n"
+        dial = self.engine.dial("127.0.0.1", port, request, carrier=carrier, timeout_ms=timeout_ms)
+        wire = self.accept(self.listener)
+        assert wire.take_head() == request
+        return dial, wire
+
+    def link(
+        self, carrier: Carrier = "raw", *, window: int = WINDOW_SIZE, early: bytes = b""
+    ) -> Device:
+        dial, wire = self.dial(carrier)
+        made = Device(wire.sock, carrier, True, is_server=True)
+        answer = f"HTTP/1.1 101 S\r\nProxy-Engine-Window: {window}\r\n\r\n".encode()
+        made.send_raw(answer + early)
+        up = self.event(core.EVENT_LINK_UP)
+        assert up[1] == dial
+        assert up[4] == answer
+        made.link = dial
+        assert made.next(1) == Frame(WINDOW, SYN, 1, 0)
+        made.accept(1)
+        return made
+
+
+@contextmanager
+def dialling(**options: int) -> Iterator[Agent]:
+    """A running agent; at the end nothing may be lent out of its buffers any more."""
+    agent = Agent(**options)
+    try:
+        yield agent
+    finally:
+        agent.stop()
+    assert agent.stat("buffer_bytes") == 0
+    assert agent.stat("connections") == 0
 
 
 OK_HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

@@ -47,7 +47,7 @@ def test_wrong_arguments_are_named(
     with pytest.raises(error, match=words):
         Engine(*arguments, **options)
     gc.collect()
-    assert fd_count() == before
+    assert fd_count() <= before  # less, if rubbish of an earlier test has gone as well
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
@@ -193,7 +193,9 @@ def test_many_engines_live_in_one_process() -> None:
     for engine in engines:
         engine.start()
     for agent, port in zip(engines[8:], ports, strict=True):
-        agent.dial("127.0.0.1", port, b"GET /_proxy/link HTTP/1.1\r\nHost: x\r\n\r\n", carrier="raw")
+        agent.dial(
+            "127.0.0.1", port, b"GET /_proxy/link HTTP/1.1\r\nHost: x\r\n\r\n", carrier="raw"
+        )
     for server in engines[:8]:
         events = wait_until(server.poll, "a device at every server")
         assert events[0][0] == core.EVENT_AUTH

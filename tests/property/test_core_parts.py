@@ -283,8 +283,10 @@ def test_a_preamble_comes_back_as_it_went_out(tunnel: bytes, behind: bytes) -> N
 @given(
     st.sampled_from([0x20, 0x21]),
     st.sampled_from(sorted(ADDRESS_SIZES)),
-    st.lists(st.tuples(st.integers(0, 255).filter(lambda t: t != TUNNEL_TLV),
-                       st.binary(max_size=40)), max_size=4),
+    st.lists(
+        st.tuples(st.integers(0, 255).filter(lambda t: t != TUNNEL_TLV), st.binary(max_size=40)),
+        max_size=4,
+    ),
     st.one_of(st.none(), st.binary(min_size=1, max_size=63)),
 )
 def test_any_family_and_any_other_tlvs_are_skipped_byte_by_byte(

@@ -1,6 +1,6 @@
 # The agent role of a worker: links it dials, targets it connects streams to.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link cimport LinkHost
@@ -9,7 +9,7 @@ from proxy_engine_core.messages cimport TargetEntry
 
 cdef struct AgentRole:
     LinkHost host                         # must be first
-    TargetEntry *targets                  # (tunnel, address); several addresses of one tunnel in order
+    TargetEntry *targets                  # (tunnel, address); a tunnel may have several
     uint32_t target_count
     uint32_t table_version                # changes with `targets`
     uint32_t open_targets                 # connections to targets

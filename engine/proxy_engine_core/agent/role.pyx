@@ -86,7 +86,7 @@ cdef void agent_turn(Worker *worker) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     if not worker.is_draining or role.drained:
         return
-    # Streams the server keeps idle in its pool close by themselves within seconds.
+    # Streams the server keeps idle in its pool it gives back when it hears of the drain.
     if role.open_targets == 0 or worker.now_ms >= worker.drain_deadline_ms:
         role.drained = True
         worker_emit(worker, EVENT_DRAINED, role.open_targets, 0, 0, 0, 0, NULL, 0, NULL, 0)

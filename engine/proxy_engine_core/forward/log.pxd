@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from proxy_engine_core.forward.transaction cimport Transaction, Visitor
+from proxy_engine_core.forward.transaction cimport Visitor
 
 
 cdef struct LogHeader:

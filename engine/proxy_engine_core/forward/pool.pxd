@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from proxy_engine_core.forward.route cimport Route
-from proxy_engine_core.forward.transaction cimport HttpStream, StreamPool, Visitor
+from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
 from proxy_engine_core.link cimport Link
 
 
@@ -16,9 +16,7 @@ cdef HttpStream *pool_take(
 cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
 cdef void pool_trim(Link *link) noexcept nogil                     # close what was idle too long
-# The link serves (or again serves) this tunnel no more: idle streams of it are closed, now
-# and when they become idle, so that a draining agent is left with what is in flight only.
-cdef void pool_retire(Link *link, uint32_t route, bint is_retired) noexcept nogil
+cdef void pools_drain(Link *link) noexcept nogil                   # keep none idle from now on
 cdef void pools_close(Link *link) noexcept nogil                   # the link is going
 
 # Visitors waiting for a stream of this link. Only the oldest tries, and stays in the queue

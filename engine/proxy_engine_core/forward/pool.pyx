@@ -118,7 +118,7 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = http.pool
     http.visitor = NULL
-    if pool.is_retired or pool.count >= worker.options.pool_streams_max:
+    if link.is_draining or pool.count >= worker.options.pool_streams_max:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
     http.idle_since_us = worker.now_us
@@ -145,17 +145,6 @@ cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil:
     pool_wake(link)
 
 
-cdef void pool_retire(Link *link, uint32_t route, bint is_retired) noexcept nogil:
-    cdef StreamPool *pool = <StreamPool *>link.pools
-    while pool != NULL and pool.route != route:
-        pool = pool.next
-    if pool == NULL:
-        return
-    pool.is_retired = is_retired
-    while is_retired and pool.oldest != NULL:
-        http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
-
-
 cdef void pool_trim(Link *link) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = <StreamPool *>link.pools
@@ -169,6 +158,16 @@ cdef void pool_trim(Link *link) noexcept nogil:
     pool_wake(link)
     if any_left and link.conn.timer.deadline_ms > worker.now_ms + worker.options.pool_idle_ms:
         conn_deadline(&link.conn, worker.options.pool_idle_ms + 1)
+
+
+cdef void pools_drain(Link *link) noexcept nogil:
+    # The device ends: it waits for its connections to targets, and knows not which are idle.
+    cdef StreamPool *pool = <StreamPool *>link.pools
+    link.is_draining = True
+    while pool != NULL:
+        while pool.oldest != NULL:
+            http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
+        pool = pool.next
 
 
 cdef void pools_close(Link *link) noexcept nogil:

@@ -13,13 +13,12 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.forward.pool cimport http_stream_release, pool_wake
 from proxy_engine_core.forward.transaction cimport (
-    LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_TUNNEL,
-    HttpStream, Transaction, Visitor, server_of, transaction_deadline, transaction_fail,
-    transaction_finish, transaction_retry, visitor_finish,
+    LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
+    Transaction, Visitor, server_of, transaction_deadline, transaction_fail, transaction_finish,
+    transaction_retry,
 )
 from proxy_engine_core.http1.chunked cimport (
-    CHUNK_DATA, CHUNK_END, CHUNK_NEED_MORE, ChunkSpan, chunk_reader_init, chunk_reader_next,
-    chunk_size_line,
+    CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_init, chunk_reader_next, chunk_size_line,
 )
 from proxy_engine_core.http1.head cimport (
     BODY_CHUNKED, BODY_CLOSE, BODY_LENGTH, BODY_NONE, HEAD_KEEP_ALIVE, HEAD_SIZE_MAX, HEAD_UPGRADE,
@@ -29,15 +28,14 @@ from proxy_engine_core.http1.rewrite cimport (
     REFRAME_CHUNK, REFRAME_CLOSE, REFRAME_NONE, ResponseRewrite, response_head_bound,
     response_head_write,
 )
-from proxy_engine_core.io.conn cimport conn_arena, conn_arena_trim, conn_gather, conn_requeue, gather_flush
-from proxy_engine_core.io.socket cimport socket_finish_writing
-from proxy_engine_core.io.worker cimport CONN_BROKEN, Worker
-from proxy_engine_core.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost, link_touch
+from proxy_engine_core.io.conn cimport (
+    conn_arena, conn_arena_trim, conn_gather, conn_requeue, gather_flush,
+)
+from proxy_engine_core.io.worker cimport Worker
+from proxy_engine_core.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST,
-    YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE,
-    YAMUX_STREAM_ACK_RECEIVED, YamuxStream,
-    yamux_stream_consume,
+    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TIMEOUT,
+    YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE, YAMUX_STREAM_ACK_RECEIVED, YamuxStream,
 )
 
 cdef const uint8_t *LAST_CHUNK = b"0\r\n\r\n"
@@ -146,6 +144,7 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         chunk_reader_init(&transaction.response_chunks, True)
     transaction.head_sent = True
     transaction.response_state = RESPONSE_BODY
+    transaction_deadline(visitor)         # of the body now, no more of its head
     return write_head(visitor, head)
 
 
@@ -319,7 +318,9 @@ cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
             pass_on(visitor, transaction, LAST_CHUNK, 5)
         transaction_finish(visitor)
         return
-    transaction_fail(visitor, 502, b"target_lost", b"The service closed in the middle of its answer.")
+    transaction_fail(
+        visitor, 502, b"target_lost", b"The service closed in the middle of its answer."
+    )
 
 
 cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept nogil:

@@ -1,22 +1,22 @@
 # See server.pxd.
 
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
 from proxy_engine_core.events cimport EVENT_DRAINED
-from proxy_engine_core.forward.pool cimport pool_retire, pool_trim, pools_close
+from proxy_engine_core.forward.link_request cimport visitor_auth_reply
+from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
-    Route, route_table_delete, route_table_find, route_table_free, route_table_init,
-    route_table_set,
+    route_table_delete, route_table_free, route_table_init, route_table_set,
 )
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
 )
 from proxy_engine_core.forward.visitor cimport (
-    visitor_auth_reply, visitor_init_worker, visitors_drain, visitors_owed,
+    visitor_init_worker, visitors_drain, visitors_owed,
 )
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport (
@@ -27,7 +27,7 @@ from proxy_engine_core.link cimport (
     Link, link_close, link_init_worker, link_send_control, link_touch,
 )
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND,
+    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
     MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage, LinkMessage,
     RouteDeleteMessage, RouteMessage,
 )
@@ -73,28 +73,10 @@ cdef void refuse_stream(Link *link, YamuxStream *stream) noexcept nogil:
     link_touch(link)
 
 
-cdef void retire_pools(Worker *worker, const Route *route, bint is_retired) noexcept nogil:
-    cdef uint32_t index
-    cdef Conn *conn
-    for index in range(route.link_count):
-        conn = worker_conn(worker, route.links[index])
-        if conn != NULL and conn.kind == CONN_LINK:
-            pool_retire(<Link *>conn, route.id, is_retired)
-
-
-cdef void set_route(Worker *worker, Route *route) noexcept nogil:
-    cdef ServerRole *role = server_of(worker)
-    cdef const Route *before = route_table_find(&role.routes, route.key, route.key_size)
-    if before != NULL:
-        retire_pools(worker, before, True)
-    retire_pools(worker, route, False)
-    if route_table_set(&role.routes, route) < 0:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-
-
 cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
     cdef AuthReplyMessage *reply
+    cdef RouteMessage *route
     cdef RouteDeleteMessage *deleted
     cdef LinkMessage *for_link
     cdef Conn *conn
@@ -107,7 +89,9 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
                 &reply.setup,
             )
     elif message.kind == MESSAGE_ROUTE_SET:
-        set_route(worker, (<RouteMessage *>message).route)
+        route = <RouteMessage *>message
+        if route_table_set(&role.routes, route.route) < 0:
+            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
     elif message.kind == MESSAGE_ROUTE_DELETE:
         deleted = <RouteDeleteMessage *>message
         route_table_delete(&role.routes, <const uint8_t *>(deleted + 1), deleted.size)
@@ -116,13 +100,15 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
         worker_close_listeners(worker)
         visitors_drain(worker)
-    elif message.kind == MESSAGE_LINK_SEND or message.kind == MESSAGE_LINK_CLOSE:
+    elif message.kind in (MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN):
         for_link = <LinkMessage *>message
         conn = worker_conn(worker, for_link.link)
         if conn == NULL or conn.kind != CONN_LINK:
             return
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
+        elif message.kind == MESSAGE_LINK_DRAIN:
+            pools_drain(<Link *>conn)
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
 

@@ -1,11 +1,13 @@
 # Public HTTP: the structs of a visitor's connection and of one request on it, and the
 # verbs that begin and end a request. The life of a request:
 #
-#   visitor.pyx   HEAD --parse, route--> pool.pyx: a stream --rewritten head--> ACTIVE
-#   visitor.pyx   request body: visitor -> stream, as far as window and link allow
+#   visitor.pyx   the connection: accepted, woken, timed out, drained; by state it calls
+#   request.pyx   HEAD --parse, route--> pool.pyx: a stream --rewritten head--> ACTIVE
+#   body.pyx      request body: visitor -> stream, as far as window and link allow
 #   response.pyx  stream -> head parse, rewrite -> visitor; body as framed
 #   transaction   finish (log, stream back to the pool, next request), fail (an answer of
 #                 our own, or an abort once the head is out)
+#   link_request  not a visitor but a device: the control plane is asked
 #
 #   HEAD -> WAITING -> HEAD      no stream free: the head stays in visitor.input
 #   HEAD -> ACTIVE -> HEAD       keep-alive
@@ -16,7 +18,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer
-from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, RouteTable
+from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
@@ -58,7 +60,6 @@ cdef struct StreamPool:                   # idle HTTP streams of one tunnel of o
     HttpStream *oldest                    # trimmed from here
     uint32_t count
     uint32_t route
-    bint is_retired                       # the link serves this tunnel no more: keep none
 
 cdef struct HttpStream:                   # a stream to a target, over many requests
     YamuxStream *stream

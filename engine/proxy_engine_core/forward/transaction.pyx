@@ -1,6 +1,6 @@
 # How a request on a visitor's connection begins and ends. See transaction.pxd.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -17,7 +17,8 @@ from proxy_engine_core.forward.reply cimport Reply, reply_write
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
 from proxy_engine_core.http1.rewrite cimport REFRAME_CLOSE
 from proxy_engine_core.io.conn cimport (
-    conn_close, conn_deadline, conn_finish_writing, conn_recv, conn_requeue, conn_stop_waiting, gather_flush,
+    conn_close, conn_deadline, conn_finish_writing, conn_recv, conn_requeue, conn_stop_waiting,
+    gather_flush,
 )
 from proxy_engine_core.io.socket cimport socket_reset_on_close
 from proxy_engine_core.io.worker cimport (

@@ -1,7 +1,7 @@
 # The chunked coding (RFC 9112 section 7.1) as a strict streaming reader. It serves
 # as validator (bytes pass through unchanged) and as decoder (spans of data).
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef enum:

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from proxy_engine_core.http1.head cimport Head, Span
+from proxy_engine_core.http1.head cimport Head
 
 
 cdef enum:

@@ -32,7 +32,8 @@ cdef uint8_t *conn_arena(Worker *worker, uint32_t size) noexcept nogil
 # Give back what the last conn_arena() took behind `end`.
 cdef void conn_arena_trim(Worker *worker, const uint8_t *end) noexcept nogil
 cdef void gather_flush(Worker *worker) noexcept nogil
-cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept nogil  # gather + flush
+# Gather and flush.
+cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept nogil
 cdef void conn_finish_writing(Conn *conn) noexcept nogil         # FIN; once conn.out is empty
 cdef void conn_flush_out(Conn *conn) noexcept nogil              # push conn.out; calls sent()
 

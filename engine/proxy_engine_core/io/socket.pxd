@@ -1,6 +1,6 @@
 # Sockets: addresses, options, opening. Every function returns >= 0 or -errno.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from proxy_engine_core.io.sys cimport sockaddr_storage
 
@@ -24,7 +24,7 @@ cdef int socket_local_port(int fd) noexcept nogil
 cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil
 # A non-blocking connect: the fd, connecting or connected (writable tells).
 cdef int socket_connect(const Address *address) noexcept nogil
-cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR as -errno; 0
+cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR, negative
 cdef void socket_tune(int fd, const Address *peer) noexcept nogil
 cdef void socket_tune_link(int fd) noexcept nogil
 cdef void socket_finish_writing(int fd) noexcept nogil            # shutdown(SHUT_WR)

@@ -5,11 +5,11 @@ from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from proxy_engine_core.io.sys cimport (
-    AF_INET, AF_INET6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR, SO_LINGER, SO_REUSEADDR,
-    SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION,
-    TCP_NODELAY, TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname, getsockopt,
-    htons, inet_ntop, inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in,
-    sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR, SO_LINGER,
+    SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    TCP_CONGESTION, TCP_NODELAY, TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname,
+    getsockopt, htons, inet_ntop, inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 
 cdef enum:

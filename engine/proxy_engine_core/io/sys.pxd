@@ -1,7 +1,7 @@
 # The system calls and constants the engine uses; only names in use. Nothing outside
 # io/ cimports this file.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from posix.types cimport time_t
 
 

@@ -84,9 +84,9 @@ cdef int timer_wheel_wait_ms(const TimerWheel *wheel, uint64_t now_ms) noexcept 
     cdef uint32_t start = <uint32_t>(wheel.tick & (TIMER_SLOTS - 1))
     cdef uint32_t word = start >> 6
     cdef uint64_t bits = wheel.used[word] & (~<uint64_t>0 << (start & 63))
-    cdef uint32_t looked, slot
+    cdef uint32_t _word, slot
     cdef uint64_t due_ms
-    for looked in range(TIMER_WORDS + 1):
+    for _word in range(TIMER_WORDS + 1):
         if bits:
             slot = (word << 6) + count_trailing_zeros(bits)
             due_ms = (wheel.tick + ((slot - start) & (TIMER_SLOTS - 1))) * TIMER_TICK_MS

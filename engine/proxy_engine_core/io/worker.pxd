@@ -10,7 +10,7 @@
 # flags set and comes back through the ready list or a wait list. Closed connections
 # are freed at the end of the turn, and a stale event finds a newer generation.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer, BufferPool
 from proxy_engine_core.counters cimport COUNTER_COUNT
@@ -146,7 +146,7 @@ cdef void worker_free(Worker *worker) noexcept nogil
 cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
 cdef void worker_stop(Worker *worker) noexcept nogil          # from another thread; joins
 cdef void worker_run(Worker *worker) noexcept nogil
-cdef int worker_listen(Worker *worker, int fd) noexcept nogil # takes the fd over
+cdef int worker_listen(Worker *worker, int fd) noexcept nogil  # takes the fd over
 cdef void worker_close_listeners(Worker *worker) noexcept nogil
 cdef uint64_t worker_random(Worker *worker) noexcept nogil    # not for secrets
 # A control event for Python; never lost.

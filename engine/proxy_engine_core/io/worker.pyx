@@ -10,7 +10,9 @@ from proxy_engine_core.buffer cimport buffer_init, buffer_pool_free, buffer_pool
 from proxy_engine_core.counters cimport (
     COUNT_ACCEPT_ERRORS, COUNT_ACCEPTED, COUNT_MEMORY_ERRORS, COUNT_TURNS, count,
 )
-from proxy_engine_core.io.conn cimport conn_attach, conn_close, conn_deadline, conn_requeue, gather_flush
+from proxy_engine_core.io.conn cimport (
+    conn_attach, conn_close, conn_deadline, conn_requeue, gather_flush,
+)
 from proxy_engine_core.io.mailbox cimport (
     MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
 )
@@ -19,7 +21,8 @@ from proxy_engine_core.io.sys cimport (
     CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
     EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create, pthread_join,
-    pthread_self, pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t, timespec, write,
+    pthread_self, pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t, timespec,
+    write,
 )
 from proxy_engine_core.io.timer cimport (
     Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
@@ -307,8 +310,8 @@ cdef int worker_listen(Worker *worker, int fd) noexcept nogil:
 cdef void listener_ready(Conn *conn) noexcept nogil:
     cdef Worker *worker = conn.worker
     cdef Address peer
-    cdef int fd, accepted
-    for accepted in range(ACCEPT_BATCH):
+    cdef int fd, _accept
+    for _accept in range(ACCEPT_BATCH):
         fd = socket_accept(conn.fd, &peer)
         if fd == -EAGAIN:
             return
@@ -341,8 +344,8 @@ cdef void worker_close_listeners(Worker *worker) noexcept nogil:
 cdef void fill_record(
     uint8_t *place, const EventRecord *record, const void *first, const void *second
 ) noexcept nogil:
+    # An absent string is NULL, which memcpy() may not be given even for no bytes.
     memcpy(place, record, sizeof(EventRecord))
-    # Without bytes they may be NULL, which memcpy() may not be given.
     if record.first_size:
         memcpy(place + sizeof(EventRecord), first, record.first_size)
     if record.second_size:

@@ -21,7 +21,7 @@
 # not closed both ways. The session never frees a stream by itself, except in
 # yamux_session_free.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer
 

@@ -40,6 +40,9 @@ class FakeEngine:
         self.calls.append(("close", link))
         return True
 
+    def link_drain(self, link: int) -> None:
+        self.calls.append(("drain", link))
+
     def dial(self, host: str, port: int, request: bytes, *, carrier: str, timeout_ms: int) -> int:
         self.dials.append((host, port, request, carrier))
         return 100 + len(self.dials)

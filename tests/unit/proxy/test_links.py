@@ -297,6 +297,7 @@ async def test_a_device_that_drains_gets_nothing_new(server: Server, secret: str
     await server.register(7, "web")
     await server.say(7, {"type": "drain"})
     assert server.route("web") == ()
+    assert server.engine.calls[-1] == ("drain", 7)
     assert server.engine.closed == []
 
 

@@ -1,0 +1,18 @@
+# A device's request for a link: handed to the control plane, and its answer carried out.
+
+from libc.stdint cimport uint8_t, uint32_t
+
+from proxy_engine_core.forward.transaction cimport Visitor
+from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.link cimport LinkSetup
+
+
+cdef bint asks_for_link(const Head *head) noexcept nogil
+# EVENT_AUTH with the head, then VISITOR_AUTH; refused with 400 if it announces a body.
+cdef void ask_control_plane(
+    Visitor *visitor, const uint8_t *bytes, uint32_t head_size
+) noexcept nogil
+# The control plane's answer: a whole HTTP response.
+cdef void visitor_auth_reply(
+    Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup
+) noexcept nogil

@@ -1,0 +1,76 @@
+# Devices that ask for a link. See link_request.pxd.
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdio cimport snprintf
+from libc.string cimport memchr, memcmp, strlen
+
+from proxy_engine_core.buffer cimport buffer_consume, buffer_head, buffer_size
+from proxy_engine_core.counters cimport COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, count
+from proxy_engine_core.events cimport EVENT_AUTH
+from proxy_engine_core.forward.transaction cimport (
+    VISITOR_AUTH, Visitor, transaction_fail, transaction_free, visitor_finish,
+)
+from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.io.conn cimport conn_deadline, conn_write
+from proxy_engine_core.io.worker cimport CONN_BROKEN, Conn, Worker, conn_handle, worker_emit
+from proxy_engine_core.link cimport LinkSetup, link_establish
+
+cdef enum:
+    LINK_PATH_SIZE = 12
+
+cdef const uint8_t *LINK_PATH = b"/_proxy/link"
+
+
+cdef bint asks_for_link(const Head *head) noexcept nogil:
+    cdef const uint8_t *path = head.bytes + head.path.start
+    if head.path.size < LINK_PATH_SIZE or memcmp(path, LINK_PATH, LINK_PATH_SIZE) != 0:
+        return False
+    return head.path.size == LINK_PATH_SIZE or path[LINK_PATH_SIZE] == c'?'
+
+
+cdef void ask_control_plane(
+    Visitor *visitor, const uint8_t *bytes, uint32_t head_size
+) noexcept nogil:
+    cdef Worker *worker = visitor.conn.worker
+    cdef char peer[64]
+    if not visitor.transaction.request_done:
+        transaction_fail(visitor, 400, b"bad_upgrade", b"A link request has no body.")
+        return
+    peer_text(visitor, peer)
+    visitor.state = VISITOR_AUTH
+    visitor.transaction.keep_alive = False
+    count(worker.counters, COUNT_AUTH_ASKED, 1)
+    worker_emit(
+        worker, EVENT_AUTH, conn_handle(&visitor.conn), 0, 0, 0, 0, peer, <uint32_t>strlen(peer),
+        bytes, head_size,
+    )
+    conn_deadline(&visitor.conn, worker.options.auth_timeout_ms)
+
+
+cdef void peer_text(const Visitor *visitor, char *target) noexcept nogil:
+    # "ip:port", an IPv6 address in brackets; `target` has 64 bytes.
+    cdef const char *form = "%s:%u"
+    if memchr(visitor.address, c':', visitor.address_size) != NULL:
+        form = "[%s]:%u"
+    snprintf(target, 64, form, visitor.address, <unsigned int>visitor.port)
+
+
+cdef void visitor_auth_reply(
+    Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup
+) noexcept nogil:
+    cdef Conn *conn = &visitor.conn
+    cdef char peer[64]
+    if visitor.state != VISITOR_AUTH:
+        return
+    # The control plane logs and counts device logins itself: no request record.
+    transaction_free(visitor)
+    conn_write(conn, response, size)
+    if not accept or conn.flags & CONN_BROKEN or buffer_size(&conn.out):
+        count(conn.worker.counters, COUNT_AUTH_REFUSED, 1)
+        visitor_finish(visitor)
+        return
+    peer_text(visitor, peer)
+    link_establish(
+        conn, setup, peer, NULL, 0, buffer_head(&visitor.input), buffer_size(&visitor.input)
+    )
+    buffer_consume(&visitor.input, buffer_size(&visitor.input))
