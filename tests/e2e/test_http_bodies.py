@@ -26,6 +26,8 @@ from tests.e2e.harness import (
     wait_until,
 )  # fmt: skip
 
+pytestmark = pytest.mark.sanitized
+
 PIECE = 37  # bytes; odd, smaller than any head
 SIZES = [0, 1, 36, 1000, 4095, 4096, 16_384, 16_385, 65_535, 65_536]
 

@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.harness import Tunnel, chunked, wait_until
 
+pytestmark = pytest.mark.sanitized
+
 GET = "GET / HTTP/1.1"
 POST = "POST / HTTP/1.1"
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.e2e.harness import OK, Handler, Peer, Request, Tunnel, ok, reply, wait_until
 
+pytestmark = pytest.mark.sanitized
+
 
 async def close_unread(peer: Peer, request: Request) -> None:
     """Close as a server does whose idle limit is over just as the request comes in."""

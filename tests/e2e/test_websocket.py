@@ -17,6 +17,8 @@ from websockets.frames import Close
 
 from tests.e2e.harness import CARRIERS, Pair, Peer, Request, Tunnel, ok, wait_until
 
+pytestmark = pytest.mark.sanitized
+
 SIZES = [0, 1, 125, 126, 1000, 65_535, 65_536, 1 << 20, 16 << 20]
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
