@@ -72,6 +72,7 @@ cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 # One worker until connections can move between them: see docs/architecture.md.
 cdef enum:
     WORKERS_MAX = 1
+    TIME_MAX_MS = 7 * 86_400_000          # what a caller may ask us to wait
 
 
 cdef uint8_t carrier_kind(carrier) except? 255:
@@ -270,7 +271,7 @@ cdef class Engine:
         cdef DrainMessage *drain
         self.check_usable()
         drain = <DrainMessage *>message(sizeof(DrainMessage), MESSAGE_DRAIN)
-        drain.grace_ms = grace_ms
+        drain.grace_ms = min(grace_ms, TIME_MAX_MS)
         self.post(drain)
 
     def stop(self):
@@ -427,7 +428,7 @@ cdef class Engine:
         self.dial_count += 1
         dial.dial = self.dial_count
         dial.address = address
-        dial.timeout_ms = timeout_ms
+        dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
         dial.carrier = kind
         dial.size = <uint32_t>size
         memcpy(dial + 1, <const char *>request, size)

@@ -50,7 +50,7 @@ cdef struct StreamOps:
 
 cdef struct LinkHost:                     # first member of a worker's role
     StreamOps ops[OWNER_KIND_COUNT]
-    # The peer opened a stream (not the control stream): take it or release it.
+    # Agent: the server opened a stream: take it or release it.
     void (*opened)(Link *link, YamuxStream *stream) noexcept nogil
     void (*housekeep)(Link *link) noexcept nogil       # link timer; server: trim pools
     void (*closed)(Link *link) noexcept nogil          # all streams are gone

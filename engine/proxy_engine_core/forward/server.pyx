@@ -4,7 +4,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_STREAMS_REFUSED, count
+from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.events cimport EVENT_DRAINED
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
@@ -23,16 +23,11 @@ from proxy_engine_core.io.worker cimport (
     CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_emit,
     worker_random,
 )
-from proxy_engine_core.link cimport (
-    Link, link_close, link_init_worker, link_send_control, link_touch,
-)
+from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
     MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage, LinkMessage,
     RouteDeleteMessage, RouteMessage,
-)
-from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_REFUSED, YamuxStream, yamux_stream_release,
 )
 
 
@@ -50,7 +45,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     visitor_init_worker(worker)
     response_init_worker(worker)
-    role.host.opened = refuse_stream
+    role.host.opened = NULL               # a device opens the control stream only: see link.pyx
     role.host.housekeep = pool_trim
     role.host.closed = pools_close
     return 0
@@ -64,13 +59,6 @@ cdef void server_free(Worker *worker) noexcept nogil:
     server_free_transactions(role)
     free(role)
     worker.role = NULL
-
-
-cdef void refuse_stream(Link *link, YamuxStream *stream) noexcept nogil:
-    # Devices serve streams, they do not open any but the control stream.
-    count(link.conn.worker.counters, COUNT_STREAMS_REFUSED, 1)
-    yamux_stream_release(stream, YAMUX_RESET_REFUSED)
-    link_touch(link)
 
 
 cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:

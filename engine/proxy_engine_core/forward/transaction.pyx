@@ -31,7 +31,9 @@ from proxy_engine_core.yamux.session cimport (
 from proxy_engine_core.link cimport link_touch
 
 cdef enum:
-    LINGER_SIZE_MAX = 64 * 1024           # bytes read off a refused visitor
+    # Bytes read off a refused visitor: what its and our kernel may hold of an upload that
+    # was under way. The linger time bounds it as well.
+    LINGER_SIZE_MAX = 4 * 1024 * 1024
 
 
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
