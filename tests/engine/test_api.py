@@ -184,7 +184,7 @@ def test_an_engine_may_be_dropped_in_any_state() -> None:
             agent.start()
         del server, agent
         gc.collect()
-    assert fd_count() == before
+    assert fd_count() <= before
 
 
 def test_many_engines_live_in_one_process() -> None:
@@ -249,7 +249,7 @@ def test_no_engine_without_file_descriptors() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert failures >= 3, "an engine needs at least an epoll and two eventfds"
     gc.collect()
-    assert fd_count() == before
+    assert fd_count() <= before
 
 
 def test_accept_recovers_from_too_many_open_files() -> None:
