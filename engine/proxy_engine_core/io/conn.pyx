@@ -173,20 +173,38 @@ cdef int64_t conn_recv(Conn *conn, uint8_t *target, size_t size) noexcept nogil:
 
 
 cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
-    cdef ssize_t sent
-    while True:
-        sent = send(conn.fd, source, size, MSG_NOSIGNAL)
-        if sent >= 0:
-            if <size_t>sent < size:
-                conn.flags &= ~CONN_WRITABLE
-            return sent
-        if errno == EINTR:
-            continue
-        conn.flags &= ~CONN_WRITABLE
-        if errno == EAGAIN:
-            return 0
-        broken(conn)
-        return -errno
+    cdef int64_t outcome = -EINTR
+    while outcome == -EINTR:
+        outcome = send_outcome(conn, send(conn.fd, source, size, MSG_NOSIGNAL), size)
+    return outcome
+
+
+cdef int64_t send_spans(Conn *conn, iovec *spans, uint32_t count, size_t size) noexcept nogil:
+    # conn_send() for several spans of `size` bytes in all.
+    cdef msghdr message
+    cdef int64_t outcome = -EINTR
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = spans
+    message.msg_iovlen = count
+    while outcome == -EINTR:
+        outcome = send_outcome(conn, sendmsg(conn.fd, &message, MSG_NOSIGNAL), size)
+    return outcome
+
+
+cdef int64_t send_outcome(Conn *conn, ssize_t sent, size_t size) noexcept nogil:
+    # What the call gave, as conn_send() tells it; -EINTR: call again.
+    cdef int error = errno
+    if sent >= 0:
+        if <size_t>sent < size:
+            conn.flags &= ~CONN_WRITABLE
+        return sent
+    if error == EINTR:
+        return -EINTR
+    conn.flags &= ~CONN_WRITABLE
+    if error == EAGAIN:
+        return 0
+    broken(conn)
+    return -error
 
 
 cdef void broken(Conn *conn) noexcept nogil:
@@ -262,9 +280,8 @@ cdef void conn_arena_trim(Worker *worker, const uint8_t *end) noexcept nogil:
 cdef void gather_flush(Worker *worker) noexcept nogil:
     cdef Gather *gather = &worker.gather
     cdef Conn *conn = gather.conn
-    cdef msghdr message
     cdef uint32_t index
-    cdef ssize_t sent
+    cdef int64_t sent
     cdef size_t total = 0
     cdef size_t left
     gather.conn = NULL
@@ -276,10 +293,7 @@ cdef void gather_flush(Worker *worker) noexcept nogil:
     if gather.count == 1:
         sent = conn_send(conn, <uint8_t *>gather.spans[0].iov_base, total)
     else:
-        memset(&message, 0, sizeof(message))
-        message.msg_iov = gather.spans
-        message.msg_iovlen = gather.count
-        sent = send_message(conn, &message, total)
+        sent = send_spans(conn, gather.spans, gather.count, total)
     if sent >= 0 and <size_t>sent < total:
         left = <size_t>sent
         for index in range(gather.count):
@@ -293,24 +307,6 @@ cdef void gather_flush(Worker *worker) noexcept nogil:
             left = 0
     gather.count = 0
     conn.worker.ops[conn.kind].sent(conn)
-
-
-cdef ssize_t send_message(Conn *conn, msghdr *message, size_t total) noexcept nogil:
-    # conn_send() for several spans.
-    cdef ssize_t sent
-    while True:
-        sent = sendmsg(conn.fd, message, MSG_NOSIGNAL)
-        if sent >= 0:
-            if <size_t>sent < total:
-                conn.flags &= ~CONN_WRITABLE
-            return sent
-        if errno == EINTR:
-            continue
-        conn.flags &= ~CONN_WRITABLE
-        if errno == EAGAIN:
-            return 0
-        broken(conn)
-        return -errno
 
 
 cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
