@@ -179,13 +179,13 @@ cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept 
     return outcome
 
 
-cdef int64_t send_spans(Conn *conn, iovec *spans, uint32_t count, size_t size) noexcept nogil:
+cdef int64_t send_spans(Conn *conn, iovec *spans, uint32_t span_count, size_t size) noexcept nogil:
     # conn_send() for several spans of `size` bytes in all.
     cdef msghdr message
     cdef int64_t outcome = -EINTR
     memset(&message, 0, sizeof(message))
     message.msg_iov = spans
-    message.msg_iovlen = count
+    message.msg_iovlen = span_count
     while outcome == -EINTR:
         outcome = send_outcome(conn, sendmsg(conn.fd, &message, MSG_NOSIGNAL), size)
     return outcome
