@@ -537,6 +537,25 @@ def test_surplus_on_an_idle_stream_is_no_response() -> None:
         server.wait_stat("stream_surplus", 2)
 
 
+def test_surplus_that_is_still_on_its_way_in_the_same_frame_is_no_response() -> None:
+    with serving() as server:
+        device = server.device()
+        visitor = server.visitor()
+        visitor.get("/1")
+        stream, _ = device.request()
+        payload = OK_HELLO + b"evil"
+        data = frame(DATA, 0, stream, len(payload), payload)
+        device.send_raw(data[:-4])
+        assert visitor.response().body == b"hello"
+        visitor.get("/2")
+        server.wait_stat("stream_surplus", 1)
+        device.send_raw(data[-4:])
+        other, _ = device.request()
+        assert other != stream
+        device.data(other, OK_HELLO)
+        assert visitor.response().body == b"hello"
+
+
 # --- limits and clocks ----------------------------------------------------------------------
 
 

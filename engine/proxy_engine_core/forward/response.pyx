@@ -270,8 +270,9 @@ cdef void stream_data(
         bytes += used
         left -= <uint32_t>used
         if transaction.response_state == RESPONSE_DONE:
-            if left:
-                # More than it announced: never to be read as the next response.
+            if left or link.session.payload_remaining:
+                # More than it announced, or the rest of this frame will be: never to be
+                # read as the next response.
                 count(link.conn.worker.counters, COUNT_STREAM_SURPLUS, 1)
                 transaction.target_keep_alive = False
             transaction_finish(visitor)
