@@ -14,6 +14,10 @@ test for the interpreter.
     GET  /reset?n=N      announces 1 MiB, sends N bytes, resets the connection
     GET  /close?n=N      ... closes it properly
     GET  /hang           never answers
+    GET  /until-close?n=N  N bytes, ended by closing the connection
+    GET  /trickle?n=N    N bytes, a little at a time
+    GET  /events?n=N     N server-sent events, a little at a time
+    GET  /upgrade        101, then every byte back until the other side finishes
 """
 
 from __future__ import annotations
@@ -38,7 +42,14 @@ from tests.e2e.processes import ENVIRON, ROOT
 # No power of two: a block lost or doubled shifts all that comes behind it.
 BLOCK = random.Random(20).randbytes((1 << 20) - 3)
 LIMIT = 1 << 20
+READ_SIZE = 64 * 1024
+TRICKLE_INTERVAL = 0.005  # seconds between two parts
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+# The answer to "the sample nonce" of RFC 6455.
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 
 
 def pattern_sha256(size: int) -> str:
@@ -48,6 +59,10 @@ def pattern_sha256(size: int) -> str:
         digest.update(part)
         size -= len(part)
     return digest.hexdigest()
+
+
+def event_of(number: int) -> bytes:
+    return b"id: %d\ndata: event number %d\n\n" % (number, number)
 
 
 class Target:
@@ -99,6 +114,10 @@ class Target:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        # asyncio leaves it to us for a listener made elsewhere: without it a head and its
+        # body are 40 ms apart.
+        peer: socket.socket = writer.get_extra_info("socket")
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._request(reader, writer):
@@ -140,6 +159,16 @@ class Target:
                 peer: socket.socket = writer.get_extra_info("socket")
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             return False
+        if url.path == "/until-close":
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + BLOCK[:size])
+            await writer.drain()
+            return False
+        if url.path == "/upgrade":
+            await _echo(reader, writer)
+            return False
+        if url.path in ("/trickle", "/events"):
+            await _trickle(writer, url.path, size)
+            return True
         if url.path in ("/bulk", "/chunked", "/endless"):
             await _stream(writer, url.path, size)
             return True
@@ -151,7 +180,9 @@ class Target:
             await self._release.wait()
         elif url.path == "/kib":
             answer = BLOCK[:1024]
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer))
+        if method != "HEAD":
+            writer.write(answer)
         await writer.drain()
         return True
 
@@ -172,6 +203,30 @@ async def _stream(writer: asyncio.StreamWriter, path: str, size: int) -> None:
     if path == "/chunked":
         writer.write(b"0\r\n\r\n")
     await writer.drain()
+
+
+async def _trickle(writer: asyncio.StreamWriter, path: str, size: int) -> None:
+    if path == "/trickle":
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        parts = [BLOCK[start : min(size, start + 700)] for start in range(0, size, 700)]
+    else:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        parts = [b"%x\r\n%b\r\n" % (len(event), event) for event in map(event_of, range(size))]
+        parts.append(b"0\r\n\r\n")
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(TRICKLE_INTERVAL)
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(SWITCH)
+    while data := await reader.read(READ_SIZE):
+        writer.write(data)
+        await writer.drain()
 
 
 async def _body(reader: asyncio.StreamReader, fields: dict[str, str]) -> AsyncIterator[bytes]:
@@ -195,9 +250,9 @@ async def _body(reader: asyncio.StreamReader, fields: dict[str, str]) -> AsyncIt
 class TargetProcess:
     """A Target in a process of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.target"],
+            [sys.executable, "-m", "tests.e2e.target", str(port)],
             env={**ENVIRON, "PYTHONPATH": f"{ROOT}:{ENVIRON['PYTHONPATH']}"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -222,6 +277,6 @@ class TargetProcess:
 
 
 if __name__ == "__main__":
-    alone = Target()
+    alone = Target(int(sys.argv[1]))
     print(alone.port, flush=True)
     alone.run()
