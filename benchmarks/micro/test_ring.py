@@ -32,7 +32,7 @@ def test_records_through_a_deque(benchmark, size):
     record = bytes(size)
 
     def run() -> None:
-        queue: deque[bytes] = deque()
+        queue: deque[bytearray] = deque()
         for _ in range(RECORDS):
             queue.append(bytearray(record))
         while queue:
