@@ -187,3 +187,29 @@ def parse_preamble(bytes source):
         tunnel = (<const char *>found.tunnel)[:found.tunnel_size]
     free(block)
     return (used, tunnel)
+
+
+def ring_bench(uint64_t capacity, uint32_t size, uint32_t rounds):
+    """Move `rounds` records of `size` bytes through a ring, filled and emptied in turn."""
+    cdef SpscRing ring
+    cdef uint8_t *place
+    cdef const uint8_t *record
+    cdef uint32_t found, moved = 0
+    if spsc_init(&ring, capacity) < 0:
+        raise MemoryError
+    with nogil:
+        while moved < rounds:
+            while True:
+                place = spsc_reserve(&ring, size)
+                if place == NULL:
+                    break
+                place[0] = <uint8_t>moved
+                spsc_publish(&ring)
+            while True:
+                record = spsc_peek(&ring, &found)
+                if record == NULL:
+                    break
+                spsc_pop(&ring, found)
+                moved += 1
+    spsc_free(&ring)
+    return moved
