@@ -75,7 +75,7 @@ class Engine:
 
     Args:
         role: "server" accepts visitors and links, "agent" dials links and connects targets.
-        workers: event-loop threads, 1..64.
+        workers: event-loop threads; only 1 for now.
         options: any of ENGINE_OPTIONS, by name; see DEFAULTS for units and defaults.
     Raises: TypeError for an unknown option, ValueError for one out of range,
         OSError if epoll or eventfd can not be had.
