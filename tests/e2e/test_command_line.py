@@ -419,3 +419,17 @@ def test_a_config_file_does_what_flags_do(
     assert site.get("/", "api.localhost")[0] == 200
     command_line = Path(f"/proc/{agent.popen.pid}/cmdline").read_bytes().decode()
     assert site.first["device_token"] not in command_line
+
+
+def test_a_token_given_as_a_flag_leaves_the_command_line(
+    site: Site, service: int, start: Callable[..., Process]
+) -> None:
+    token = site.first["device_token"]
+    agent = start(
+        "connect", "--server", site.url, "--token", token, "--http", f"web=127.0.0.1:{service}"
+    )
+    agent.printed("connected")
+    command_line = Path(f"/proc/{agent.popen.pid}/cmdline").read_bytes().decode()
+    assert token not in command_line
+    assert f"web=127.0.0.1:{service}" in command_line
+    assert site.get("/")[0] == 200

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy_engine.cli import main
+from proxy_engine.cli.process_title import without_token
 from proxy_engine.storage.sqlite import DATABASE_NAME
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -192,3 +193,13 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     )
     os.close(write)
     assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_a_token_is_taken_out_of_the_arguments_in_both_spellings() -> None:
+    assert without_token(["-m", "x", "connect", "--token", "t", "--http", "a=b:1"]) == [
+        "-m", "x", "connect", "--http", "a=b:1",
+    ]  # fmt: skip
+    assert without_token(["connect", "--token=t", "--token-file", "f"]) == [
+        "connect", "--token-file", "f",
+    ]  # fmt: skip
+    assert without_token(["connect", "--token"]) == ["connect"]
