@@ -74,8 +74,7 @@ cdef class Session:
         self.streams = {}
         buffer_pool_init(&self.pool)
         buffer_init(&self.out, &self.pool, 0)
-        if yamux_session_init(&self.session, is_client, &self.out, window, streams_max) < 0:
-            raise MemoryError
+        yamux_session_init(&self.session, is_client, &self.out, window, streams_max)
 
     def __dealloc__(self):
         yamux_session_free(&self.session)

@@ -15,7 +15,7 @@ from proxy_engine_core.forward.transaction cimport (
 )
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_flush_out, conn_requeue
 from proxy_engine_core.io.socket cimport (
-    Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
+    Address, address_port, address_text, socket_close, socket_tune,
 )
 from proxy_engine_core.io.worker cimport CONN_BROKEN, CONN_READABLE, CONN_VISITOR, Conn, Worker
 from proxy_engine_core.link cimport link_touch
@@ -105,13 +105,8 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
 cdef void visitor_timeout(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     cdef Transaction *transaction = visitor.transaction
-    if transaction == NULL and buffer_size(&conn.out):
-        # Bytes of the last response it does not take: it must not look complete.
-        socket_reset_on_close(conn.fd)
-        visitor_close(visitor)
-        return
-    if visitor.state == VISITOR_LINGER:
-        visitor_close(visitor)
+    if visitor.state == VISITOR_LINGER or (transaction == NULL and buffer_size(&conn.out)):
+        visitor_close(visitor)            # it does not take the last response, or never ends
         return
     if visitor.state == VISITOR_HEAD and transaction == NULL:
         if buffer_size(&visitor.input) == 0:

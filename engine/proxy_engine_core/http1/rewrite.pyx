@@ -106,36 +106,19 @@ cdef inline uint8_t *put_run(
     return put(target, head.bytes + start, end - start)
 
 
-cdef uint8_t *put_request_fields(
-    uint8_t *target, const Head *head, bint is_trusted
+cdef uint8_t *put_fields(
+    uint8_t *target, const Head *head, bint is_request, uint8_t option
 ) noexcept nogil:
+    # `option`: is_trusted of a request, reframe of a response.
     cdef uint32_t index
     cdef uint32_t start = 0
     cdef uint32_t end = 0                 # of the run not yet copied
     cdef int action
     for index in range(head.field_count):
-        action = request_line_action(&head.fields[index], is_trusted)
-        if action == LINE_KEEP:
-            if start == end:
-                start = head.fields[index].name.start
-            end = line_end(head, index)
-            continue
-        target = put_run(target, head, start, end)
-        start = end
-        if action == LINE_FRAMING:
-            target = put_framing(target, head, head.fields[index].id)
-    return put_run(target, head, start, end)
-
-
-cdef uint8_t *put_response_fields(
-    uint8_t *target, const Head *head, uint8_t reframe
-) noexcept nogil:
-    cdef uint32_t index
-    cdef uint32_t start = 0
-    cdef uint32_t end = 0
-    cdef int action
-    for index in range(head.field_count):
-        action = response_line_action(&head.fields[index], reframe)
+        if is_request:
+            action = request_line_action(&head.fields[index], option)
+        else:
+            action = response_line_action(&head.fields[index], option)
         if action == LINE_KEEP:
             if start == end:
                 start = head.fields[index].name.start
@@ -205,7 +188,7 @@ cdef uint32_t request_head_write(
         # servers do; to a target the host that is always true is the one it runs on.
         target = put(target, b"localhost", 9)
     target = put(target, b"\r\n", 2)
-    target = put_request_fields(target, head, rewrite.is_trusted)
+    target = put_fields(target, head, True, rewrite.is_trusted)
     target = put_forwarded(target, head, rewrite)
     target = put_request_id(target, rewrite.request_id, rewrite.request_id_size)
     if head.flags & HEAD_TE_TRAILERS:
@@ -250,7 +233,7 @@ cdef uint32_t response_head_write(
     target = put(target, b" ", 1)
     target = put_span(target, head, head.reason)
     target = put(target, b"\r\n", 2)
-    target = put_response_fields(target, head, rewrite.reframe)
+    target = put_fields(target, head, False, rewrite.reframe)
     if head.status >= 200 or head.status == 101:
         target = put_response_end(target, head, rewrite)
     target = put(target, b"\r\n", 2)

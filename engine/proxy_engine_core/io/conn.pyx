@@ -18,8 +18,8 @@ from proxy_engine_core.io.sys cimport (
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
-    CONN_VISITOR, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE,
-    Conn, Gather, Worker,
+    CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
+    Worker,
 )
 
 
@@ -112,8 +112,8 @@ cdef void conn_close(Conn *conn) noexcept nogil:
             worker.gather.arena_used = 0
         else:
             gather_flush(worker)
-    if conn.kind == CONN_VISITOR and buffer_size(&conn.out):
-        # A body that ends with the connection must not look complete without its end.
+    if buffer_size(&conn.out):
+        # Cut off in the middle of what we had to say: never by an end that looks complete.
         socket_reset_on_close(conn.fd)
     close(conn.fd)             # leaves the epoll set by itself: nobody dups our fds
     conn.fd = -1

@@ -120,7 +120,7 @@ cdef struct YamuxSession:
     int error                        # sticky: the YamuxError that ended the session, or 0
 
 
-cdef int yamux_session_init(                                       # 0, -ENOMEM
+cdef void yamux_session_init(
     YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
 ) noexcept nogil
 cdef void yamux_session_free(YamuxSession *session) noexcept nogil  # idempotent; frees all

@@ -80,7 +80,7 @@ cdef void stream_destroy(YamuxStream *stream) noexcept nogil:
     free(stream)
 
 
-cdef int yamux_session_init(
+cdef void yamux_session_init(
     YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
 ) noexcept nogil:
     memset(session, 0, sizeof(YamuxSession))
@@ -89,7 +89,6 @@ cdef int yamux_session_init(
     session.next_id = 1 if is_client else 2
     session.window = window
     session.streams_max = streams_max
-    return 0
 
 
 cdef void yamux_session_free(YamuxSession *session) noexcept nogil:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
 from proxy_engine.cli.process_title import hide_token
 
 if TYPE_CHECKING:
@@ -28,20 +28,7 @@ def add_parser(verbs: Any) -> None:
         help="serve this target as tunnel NAME; repeatable",
     )
     add_setting(parser, "transport", metavar="ws|tcp", help="WebSocket, or raw (faster) [ws]")
-    add_setting(
-        parser,
-        "grace",
-        metavar="TIME",
-        help="how long requests in flight may take when the agent ends [30s]",
-    )
-    add_setting(
-        parser,
-        "engine",
-        metavar="NAME=N",
-        action="append",
-        help="set an engine option (docs/operations.md)",
-    )
-    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_process(parser, "agent")
     add_common(parser, run)
 
 

@@ -60,6 +60,24 @@ def add_common(parser: argparse.ArgumentParser, function: Any) -> None:
     parser.set_defaults(function=function)
 
 
+def add_process(parser: argparse.ArgumentParser, role: str) -> None:
+    """What the programs that stay have in common."""
+    add_setting(
+        parser,
+        "grace",
+        metavar="TIME",
+        help=f"how long requests in flight may take when the {role} ends [30s]",
+    )
+    add_setting(
+        parser,
+        "engine",
+        metavar="NAME=N",
+        action="append",
+        help="set an engine option (docs/operations.md)",
+    )
+    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+
+
 def settings(args: argparse.Namespace) -> Settings:
     from proxy_engine import config
 

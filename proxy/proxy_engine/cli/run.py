@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
 
 if TYPE_CHECKING:
     from proxy_engine.app import FirstRun, Server
@@ -27,24 +27,11 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "data_dir", metavar="DIR", help="the database [~/.local/share/proxy-engine]"
     )
-    add_setting(
-        parser,
-        "grace",
-        metavar="TIME",
-        help="how long requests in flight may take when the server ends [30s]",
-    )
     add_setting(parser, "default_tunnel", metavar="NAME", help="for requests that match no tunnel")
     add_setting(
         parser, "keep_requests", metavar="N", help="rows of the request log, 0: all [1000000]"
     )
-    add_setting(
-        parser,
-        "engine",
-        metavar="NAME=N",
-        action="append",
-        help="set an engine option (docs/operations.md)",
-    )
-    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_process(parser, "server")
     add_common(parser, run)
 
 
