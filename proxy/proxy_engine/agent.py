@@ -365,6 +365,6 @@ class Agent:
         if now - self._target_logged.get(tunnel, -TARGET_LOG_INTERVAL) >= TARGET_LOG_INTERVAL:
             self._target_logged[tunnel] = now
             _log.warning("target can not be connected", tunnel=tunnel, error=os.strerror(errno))
-        self._tasks.spawn(self._targets.failed(tunnel))
+        self._tasks.spawn(self._targets.refresh())
         # Every failing request says so; one lookup a second is enough.
         self._call_later(TARGET_CHECK_INTERVAL, lambda: self._failed_targets.discard(tunnel))

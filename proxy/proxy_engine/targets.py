@@ -1,7 +1,7 @@
 """The agent's targets: names resolved for the engine, which knows only IP literals.
 
 Addresses are looked up at the start, every REFRESH_INTERVAL, and when a target could not
-be connected. A name may have several; the next one is used after a failure, so that
+be connected. A name may have several; the engine gets them all and tries each in turn, so
 `localhost` works whether the service listens on 127.0.0.1 or on ::1 only.
 """
 
@@ -67,23 +67,14 @@ class Targets:
                     self._unknown.add(tunnel)
                     continue
                 self._unknown.discard(tunnel)
-                if set(found) != set(self._found.get(tunnel, ())):
-                    self._found[tunnel] = found
-            self._apply()
-
-    async def failed(self, tunnel: str) -> None:
-        """The address in use could not be connected: look again, take the next one."""
-        await self.refresh()
-        found = self._found.get(tunnel)
-        if found is not None and len(found) > 1:
-            found.append(found.pop(0))
+                self._found[tunnel] = found
             self._apply()
 
     def _apply(self) -> None:
         table = [
-            (tunnel, found[0], self._targets[tunnel].port)
+            (tunnel, address, self._targets[tunnel].port)
             for tunnel, found in self._found.items()
-            if found
+            for address in found
         ]
         if table != self._applied:
             self._applied = table

@@ -334,14 +334,14 @@ async def test_a_failing_target_is_looked_up_again_once_a_second(
 ) -> None:
     await device.connect()
     lookups = 0
-    original = device.agent._targets.failed
+    original = device.agent._targets.refresh
 
-    async def count(tunnel: str) -> None:
+    async def count() -> None:
         nonlocal lookups
         lookups += 1
-        await original(tunnel)
+        await original()
 
-    device.agent._targets.failed = count  # type: ignore[method-assign]
+    device.agent._targets.refresh = count  # type: ignore[method-assign]
     for _ in range(5):
         await device.event(6, "web", 111)
     assert lookups == 1

@@ -21,25 +21,15 @@ def make(engine: Any, names: Names, **targets: Address) -> Targets:
     return Targets(engine, targets, names)
 
 
-async def test_the_engine_is_given_addresses(engine: FakeEngine) -> None:
+async def test_the_engine_is_given_every_address_in_order(engine: FakeEngine) -> None:
     names = Names(app=["10.0.0.1", "10.0.0.2"], db=["10.0.0.3"])
     targets = make(engine, names, web=Address("app", 80), x=Address("db", 81))
     await targets.refresh()
-    assert engine.targets == [("web", "10.0.0.1", 80), ("x", "10.0.0.3", 81)]
-
-
-async def test_a_failing_address_is_followed_by_the_next_and_comes_around(
-    engine: FakeEngine,
-) -> None:
-    targets = make(engine, Names(app=["127.0.0.1", "::1"]), web=Address("app", 80))
-    await targets.refresh()
-    seen = []
-    for _ in range(3):
-        await targets.failed("web")
-        seen.append(engine.targets[0][1])
-        await targets.refresh()  # the same answer does not undo the choice
-        assert engine.targets[0][1] == seen[-1]
-    assert seen == ["::1", "127.0.0.1", "::1"]
+    assert engine.targets == [
+        ("web", "10.0.0.1", 80),
+        ("web", "10.0.0.2", 80),
+        ("x", "10.0.0.3", 81),
+    ]
 
 
 async def test_a_changed_answer_is_taken_over(engine: FakeEngine) -> None:
@@ -47,7 +37,7 @@ async def test_a_changed_answer_is_taken_over(engine: FakeEngine) -> None:
     targets = make(engine, names, web=Address("app", 80))
     await targets.refresh()
     names.known["app"] = ["10.0.0.9"]
-    await targets.failed("web")
+    await targets.refresh()
     assert engine.targets == [("web", "10.0.0.9", 80)]
 
 
