@@ -10,7 +10,8 @@ from proxy_engine_core.counters cimport (
     COUNT_STREAMS_REUSED, count,
 )
 from proxy_engine_core.forward.idle cimport (
-    IdleLimit, idle_keep_us, idle_limit_closed, idle_limit_init, idle_limit_survived, idle_limit_told,
+    IdleLimit, idle_keep_us, idle_limit_closed, idle_limit_init, idle_limit_survived,
+    idle_limit_told,
 )
 from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
 from proxy_engine_core.forward.transaction cimport (
