@@ -79,7 +79,6 @@ cdef struct WsReader:
     bint text_allowed             # False on links: text is a protocol error
     bint deflate_allowed          # permessage-deflate was agreed on: RSV1 may open a message
     bint message_is_compressed
-    bint message_is_checked       # as UTF-8
     bint frame_is_final
     bint frame_is_masked
     bint in_frame

@@ -219,7 +219,6 @@ cdef int next_frame(WsReader *reader, uint8_t **cursor, uint8_t *end) noexcept n
         if header.opcode != WS_CONTINUATION:
             reader.message_opcode = header.opcode
             reader.message_is_compressed = header.reserved != 0
-            reader.message_is_checked = header.opcode == WS_TEXT and header.reserved == 0
             reader.message_size = 0
             reader.utf8_state = 0
         # Subtracted, not added: two huge lengths must not wrap to a small one.
@@ -289,7 +288,7 @@ cdef inline int next_data(
     if size:
         if reader.frame_is_masked:
             reader.phase = <uint8_t>simd_mask(event.data, size, reader.key, reader.phase)
-        if reader.message_is_checked:
+        if reader.message_opcode == WS_TEXT and not reader.message_is_compressed:
             if not simd_utf8(&reader.utf8_state, event.data, size):
                 return WS_ERROR_UTF8
         cursor[0] += size
