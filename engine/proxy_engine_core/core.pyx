@@ -200,6 +200,9 @@ cdef class Engine:
         if fd < 0:
             raise OSError(-fd, os.strerror(-fd), f"{host}:{port}")
         bound = socket_local_port(fd)
+        if bound < 0:
+            socket_close(fd)
+            raise OSError(-bound, os.strerror(-bound))
         error = worker_listen(self.worker, fd)
         if error < 0:
             raise OSError(-error, os.strerror(-error))
