@@ -12,10 +12,11 @@
 # the output buffer and grows only by the peer's WindowUpdate frames.
 #
 # The rule (docs/adr/0006): when the destination took more than 0.6 of the window within
-# a round trip and little of it had to wait here, the window may be what holds it back, so
-# it doubles. Nothing but bytes that somebody took makes it grow, so a reader that stalls
-# holds back what it has proved to need, never more. It comes back down to what a stream starts with when it was
-# not put to use for WINDOW_QUIET_US, and to what was agreed when memory is short.
+# a round trip and little of it had to wait here, the window may be what holds it back,
+# so it doubles. Nothing but bytes that somebody took makes it grow, so a reader that
+# stalls holds back what it has proved to need, never more. It comes back down to what a
+# stream starts with when it was not put to use for WINDOW_QUIET_US, and to what was
+# agreed when memory is short.
 
 from libc.stdint cimport uint32_t
 

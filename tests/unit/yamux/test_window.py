@@ -240,6 +240,7 @@ def test_a_busy_stream_keeps_its_window(busy):
 def test_syn_carries_what_a_stream_starts_with():
     receiver = Receiver(start=MIB)
     stream = receiver.session.open()
+    assert stream is not None
     assert receiver.session.output() == frame(WINDOW_UPDATE, SYN, stream, MIB - WINDOW_INITIAL)
     assert receiver.session.stream_state(stream) == {
         "send_window": WINDOW_INITIAL, "receive_window": MIB, "unconsumed": 0, "ungranted": 0,
