@@ -117,7 +117,7 @@ cdef Link *link_establish(
         link.control = yamux_stream_open(&link.session, 0)
         if link.control == NULL:
             link_fail(link, b"no_memory")
-            return NULL
+            return link
         link.control.owner_kind = OWNER_CONTROL
         link.control.owner = link
     measure_round_trip(link)
