@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +41,9 @@ class WrkResult:
 
 @dataclass(frozen=True)
 class BulkResult:
-    size: int  # body bytes
+    size: int  # body bytes of all downloads
     seconds: float
+    cpu: CpuTime  # of this process
 
 
 def run_wrk(endpoint: Endpoint, connections: int, seconds: float) -> WrkResult:
@@ -70,14 +73,25 @@ def run_wrk(endpoint: Endpoint, connections: int, seconds: float) -> WrkResult:
     )
 
 
-def download(endpoint: Endpoint, path: str) -> BulkResult:
-    """Read one response to its end and throw the body away.
+def download_together(endpoint: Endpoint, path: str, streams: int) -> BulkResult:
+    """The same download on so many connections at once, a thread for each."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.monotonic()
+    with ThreadPoolExecutor(streams) as threads:
+        size = sum(threads.map(lambda _: download(endpoint, path), range(streams)))
+    seconds = time.monotonic() - started
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = CpuTime(after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+    return BulkResult(size, seconds, cpu)
+
+
+def download(endpoint: Endpoint, path: str) -> int:
+    """Read one response to its end and throw the body away; its size.
 
     MSG_TRUNC makes the kernel drop what arrived instead of copying it out, so that
     the client is never what a fast proxy waits for.
     """
     with socket.create_connection(("127.0.0.1", endpoint.port), timeout=STALL_SECONDS) as peer:
-        started = time.monotonic()
         request = f"GET {path} HTTP/1.1\r\nHost: {endpoint.host}\r\nConnection: close\r\n\r\n"
         peer.sendall(request.encode())
         head = b""
@@ -98,7 +112,7 @@ def download(endpoint: Endpoint, path: str) -> BulkResult:
             if count == 0:
                 raise BenchmarkError(f"{endpoint.host}{path} was cut, {missing} bytes missing")
             missing -= count
-        return BulkResult(size, time.monotonic() - started)
+        return size
 
 
 def answers(endpoint: Endpoint) -> bool:

@@ -12,7 +12,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,3 +132,23 @@ def accepts_connections(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+@contextmanager
+def congestion_control(name: str | None) -> Iterator[None]:
+    """The system's TCP congestion control is `name` meanwhile; None leaves it alone.
+
+    Only what asks for none of its own follows it, and only sockets made meanwhile.
+    """
+    setting = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    before = setting.read_text()
+    try:
+        if name is not None:
+            setting.write_text(name)
+    except OSError as error:
+        raise BenchmarkError(f"tcp_congestion_control can not be {name}: {error}") from None
+    try:
+        yield
+    finally:
+        if name is not None:
+            setting.write_text(before)

@@ -20,6 +20,8 @@ from benchmarks.load.subjects import ROOT, nginx_path
 REFERENCE = "nginx-chain"
 OURS = "proxy-engine-tcp"
 BUDGETS = {"http-1k c8": 0.65, "http-1k c64": 0.55, "http-1k c512": 0.35}
+# CPU s per GB and Gbit/s; with a congestion control that does not pace on loopback (reno).
+BULK_CPU_BUDGET, BULK_RATE_BUDGET = 0.60, 13.0
 
 Sample = dict[str, Any]
 
@@ -119,7 +121,7 @@ def table(samples: list[Sample]) -> str:
         lines.append(f"\n{case}")
         lines.append(
             f"  {'':18}{rate:>26}{price:>21}{'server':>8}{'agent':>8}{latency}{'MiB':>7}"
-            f"{'of ' + REFERENCE:>20}"
+            f"{'of ends':>9}{'of ' + REFERENCE:>20}"
         )
         for subject, figures in subjects.items():
             cells = f"  {subject:18}{_cell(figures['rate'], digits if bulk else 0):>26}"
@@ -131,7 +133,7 @@ def table(samples: list[Sample]) -> str:
                     cells += f"{figures[role][0]:>8.{digits}f}"
             if not bulk:
                 cells += f"{figures['p50_us'][0]:>8,.0f}{figures['p99_us'][0]:>9,.0f}"
-            cells += f"{figures['memory_mib'][0]:>7.1f}"
+            cells += f"{figures['memory_mib'][0]:>7.1f}{figures['cpu_of_ends'][0]:>9.2f}"
             found = ratios(samples, case, subject) if subject != "direct" else None
             cells += f"{_cell(found, 2) if found else '-':>20}"
             lines.append(cells)
@@ -139,6 +141,14 @@ def table(samples: list[Sample]) -> str:
         if budget is not None and found:
             verdict = "within" if found[0] <= budget else "OVER"
             lines.append(f"  {OURS}: {found[0]:.2f} of {REFERENCE}, {verdict} budget {budget:.2f}")
+        if bulk and OURS in subjects:
+            cpu, rate_now = subjects[OURS]["cpu"][0], subjects[OURS]["rate"][0]
+            is_within = cpu <= BULK_CPU_BUDGET and rate_now >= BULK_RATE_BUDGET
+            lines.append(
+                f"  {OURS}: {cpu:.2f} CPU s/GB and {rate_now:.1f} Gbit/s,"
+                f" {'within' if is_within else 'OVER'} budget {BULK_CPU_BUDGET:.2f}"
+                f" and {BULK_RATE_BUDGET:.0f}"
+            )
     return "\n".join(lines)
 
 

@@ -21,16 +21,23 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.load import report
-from benchmarks.load.client import Endpoint, download, run_wrk
-from benchmarks.load.processes import BenchmarkError, CpuTime, cpu_time, memory_kib
+from benchmarks.load.client import Endpoint, download_together, run_wrk
+from benchmarks.load.processes import (
+    BenchmarkError,
+    CpuTime,
+    congestion_control,
+    cpu_time,
+    memory_kib,
+)
+from benchmarks.load.reference import Floor, Relay
 from benchmarks.load.subjects import (
-    BULK_PATH,
     ROOT,
     Origin,
     Running,
     Subject,
-    all_subjects,
+    bulk_path,
     nginx_path,
+    product_subjects,
 )
 
 RESULTS = ROOT / "benchmarks" / "results" / "local"
@@ -38,15 +45,27 @@ WARM_UP_SECONDS = 1.0
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
+def all_subjects(floor: str | None) -> tuple[Subject, ...]:
+    relays = (Relay("relay-chain", "copy"), Relay("relay-splice", "splice"))
+    return (*product_subjects(), *relays, Floor(floor))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load benchmark: ours beside nginx, interleaved.")
-    names = ",".join(subject.name for subject in all_subjects())
+    names = ",".join(subject.name for subject in all_subjects(None))
     parser.add_argument("--only", metavar="A,B", help=f"subjects to run, of {names}")
     parser.add_argument("--cases", metavar="A,B", default="http-1k,bulk", help="http-1k, bulk")
     parser.add_argument("--clients", metavar="N,N", default="8,64,512", help="for http-1k")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="per http-1k sample")
     parser.add_argument("--bulk-mib", type=int, default=1024, help="size of one download")
+    parser.add_argument(
+        "--streams", metavar="N,N", default="1,8", help="downloads at once, for bulk"
+    )
+    parser.add_argument("--floor", metavar="FILE", help="C source of the floor program")
+    parser.add_argument(
+        "--congestion", metavar="NAME", help="the system's congestion control for the run (root)"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 when over a budget")
     parser.add_argument(
         "--smoke", action="store_true", help="does it all still run? one short round, no result"
@@ -54,6 +73,7 @@ def arguments() -> argparse.Namespace:
     chosen = parser.parse_args()
     if chosen.smoke:
         chosen.rounds, chosen.seconds, chosen.clients, chosen.bulk_mib = 1, 1.0, "8", 32
+        chosen.streams = "8"
     unknown = set(chosen.cases.split(",")) - {"http-1k", "bulk"}
     unknown |= set((chosen.only or names).split(",")) - set(names.split(","))
     if unknown:
@@ -69,22 +89,19 @@ def stolen_ticks() -> int:
 @dataclass(frozen=True)
 class Case:
     kind: str
-    clients: int = 0
+    clients: int
     seconds: float = 0.0
 
     @property
     def name(self) -> str:
-        return f"{self.kind} c{self.clients}" if self.clients else self.kind
+        return f"{self.kind} c{self.clients}"
 
 
 def chosen_cases(chosen: argparse.Namespace) -> list[Case]:
-    cases = []
+    cases: list[Case] = []
     for kind in chosen.cases.split(","):
-        if kind == "bulk":
-            cases.append(Case(kind))
-        else:
-            counts = chosen.clients.split(",")
-            cases.extend(Case(kind, int(count), chosen.seconds) for count in counts)
+        counts = chosen.streams if kind == "bulk" else chosen.clients
+        cases.extend(Case(kind, int(count), chosen.seconds) for count in counts.split(","))
     return cases
 
 
@@ -94,8 +111,12 @@ def apply_load(endpoint: Endpoint, case: Case) -> tuple[float, dict[str, float]]
     Units are millions of requests, so CPU seconds become microseconds a request, or GB.
     """
     if case.kind == "bulk":
-        bulk = download(endpoint, BULK_PATH)
-        return bulk.size / 1e9, {"rate": bulk.size * 8 / 1e9 / bulk.seconds}
+        bulk = download_together(endpoint, bulk_path(case.clients), case.clients)
+        gigabytes = bulk.size / 1e9
+        return gigabytes, {
+            "rate": gigabytes * 8 / bulk.seconds,
+            "cpu_client": bulk.cpu.total / gigabytes,
+        }
     wrk = run_wrk(endpoint, case.clients, case.seconds)
     if wrk.errors or not wrk.requests:
         raise BenchmarkError(f"{wrk.requests} requests and {wrk.errors} errors")
@@ -120,6 +141,7 @@ def measure(running: Running, origin: Origin, case: Case) -> dict[str, float]:
         figures[f"cpu_{role}"] = spent.get(role, CpuTime()).total / units
     figures["cpu"] = proxies.total / units
     figures["cpu_user"] = proxies.user / units
+    figures["cpu_of_ends"] = figures["cpu"] / (figures["cpu_client"] + figures["cpu_origin"])
     memory = sum(memory_kib(process.pid) for process in running.proxies.values())
     figures["memory_mib"] = memory / 1024
     return figures
@@ -150,12 +172,13 @@ def run_rounds(
 
 
 def benchmark(chosen: argparse.Namespace, folder: Path) -> list[report.Sample]:
-    origin = Origin(folder / "origin", chosen.bulk_mib << 20)
+    streams = [int(count) for count in chosen.streams.split(",")]
+    origin = Origin(folder / "origin", chosen.bulk_mib << 20, streams)
     wanted = chosen.only.split(",") if chosen.only else None
     subjects: list[Subject] = []
     try:
         running = {}
-        for subject in all_subjects():
+        for subject in all_subjects(chosen.floor):
             if wanted is not None and subject.name not in wanted:
                 continue
             reason = subject.unavailable()
@@ -184,10 +207,12 @@ def main() -> int:
         return EXIT_USAGE
     started = datetime.now(UTC)
     result: dict[str, Any] = {"started": started.isoformat(timespec="seconds")}
-    result |= {"machine": report.machine(), "versions": report.versions(), "settings": vars(chosen)}
+    result |= {"versions": report.versions(), "settings": vars(chosen)}
     with tempfile.TemporaryDirectory(prefix="proxy-engine-load-") as folder:
         try:
-            samples = benchmark(chosen, Path(folder))
+            with congestion_control(chosen.congestion):
+                result["machine"] = report.machine()
+                samples = benchmark(chosen, Path(folder))
         except BenchmarkError as error:
             print(f"failed: {error}", file=sys.stderr)
             return EXIT_FAILED

@@ -22,7 +22,6 @@ from benchmarks.load.processes import BenchmarkError, Process, accepts_connectio
 
 ROOT = Path(__file__).resolve().parents[2]
 BODY_BYTES = 1024
-BULK_PATH = "/bulk"
 
 NGINX_COMMON = """
 daemon off;
@@ -52,7 +51,7 @@ ORIGIN = """
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location / {{ default_type text/plain; return 200 "{body}"; }}
-        location = /bulk {{ default_type application/octet-stream; alias {folder}/bulk; }}
+        location /bulk {{ default_type application/octet-stream; root {folder}; }}
     }}
 """
 
@@ -69,7 +68,7 @@ HOP = """
         proxy_set_header Host $host;
         proxy_set_header X-Forwarded-For $remote_addr;
         location / {{ proxy_pass http://target; }}
-        location = /bulk {{
+        location /bulk {{
             proxy_pass http://target;
             proxy_buffer_size 64k;
             proxy_buffers 16 64k;
@@ -120,14 +119,22 @@ class Subject(Protocol):
     def started(self) -> list[Process]: ...
 
 
-class Origin:
-    """One nginx worker: 1 KiB from memory, or a large file by sendfile."""
+def bulk_path(streams: int) -> str:
+    return f"/bulk{streams}"
 
-    def __init__(self, folder: Path, bulk_bytes: int) -> None:
+
+class Origin:
+    """One nginx worker: 1 KiB from memory, or a large file by sendfile.
+
+    The files are shares of `bulk_bytes`, for so many downloads at the same time.
+    """
+
+    def __init__(self, folder: Path, bulk_bytes: int, streams: Sequence[int]) -> None:
         self.port = free_port()
         folder.mkdir(parents=True)
-        with (folder / "bulk").open("wb") as bulk:
-            bulk.truncate(bulk_bytes)
+        for count in streams:
+            with (folder / bulk_path(count).strip("/")).open("wb") as bulk:
+                bulk.truncate(bulk_bytes // count)
         http = ORIGIN.format(port=self.port, body="x" * BODY_BYTES, folder=folder)
         self.process = start_nginx(folder / "nginx", http, self.port)
 
@@ -213,7 +220,7 @@ class ProxyEngine:
         return done.stdout.strip()
 
 
-def all_subjects() -> Sequence[Subject]:
+def product_subjects() -> Sequence[Subject]:
     return (
         Nginx("direct", 0),
         Nginx("nginx", 1),

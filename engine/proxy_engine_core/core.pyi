@@ -14,6 +14,7 @@ EVENT_TARGET_FAILED: Final = 6
 EVENT_DRAINED: Final = 7
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
+WORKERS_MAX: Final = 1
 
 # (EVENT_AUTH, ticket, peer "ip:port", request head bytes): a device asks for a link.
 #   Answer with auth_reply(ticket, ...) within 10 s or the engine answers 503.
@@ -75,7 +76,8 @@ class Engine:
 
     Args:
         role: "server" accepts visitors and links, "agent" dials links and connects targets.
-        workers: event-loop threads; only 1 for now.
+        workers: event-loop threads, 1 to WORKERS_MAX. Each owns its connections; a link lives
+            on one worker, and a visitor's connection moves to where its link is.
         options: any of ENGINE_OPTIONS, by name; see DEFAULTS for units and defaults.
     Raises: TypeError for an unknown option, ValueError for one out of range,
         OSError if epoll or eventfd can not be had.
@@ -88,9 +90,12 @@ class Engine:
     ) -> None: ...
     @property
     def event_fd(self) -> int: ...
+    @property
+    def workers(self) -> int: ...
     def listen(self, host: str, port: int) -> int:
         """Open a public HTTP listener on an IP literal; returns the port bound.
 
+        Every worker accepts from it (SO_REUSEPORT), and nobody outside this engine does.
         Before start() only. Raises: OSError (EADDRINUSE, EACCES, ...), ValueError for a
         host that is not an IP literal.
         """
@@ -118,9 +123,11 @@ class Engine:
         window: int = 262144,
         streams_max: int = 500,
         preamble: bool = False,
+        worker: int = -1,
     ) -> None:
         """Answer EVENT_AUTH with a whole HTTP response: a 101 when accept, else a refusal.
 
+        The link will live on `worker`; -1: on the one with the fewest links.
         A device that has gone meanwhile is no error.
         """
 
@@ -135,6 +142,12 @@ class Engine:
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""
 
+    def link_worker(self, link: int) -> int:
+        """The worker a link or dial id belongs to, 0 to workers - 1; it never changes.
+
+        Raises: ValueError for a number that is no link of this engine's.
+        """
+
     def dial(
         self,
         host: str,
@@ -143,16 +156,22 @@ class Engine:
         *,
         carrier: Literal["raw", "websocket"],
         timeout_ms: int = 10000,
+        worker: int = -1,
     ) -> int:
         """Agent: connect to an IP literal and send `request` (an Upgrade). Returns a dial id.
 
+        The link will live on `worker`; -1: on the one with the fewest links and dials.
         EVENT_LINK_UP (its link is the dial id) or EVENT_DIAL_FAILED follows.
         """
 
     def targets_apply(self, targets: Sequence[tuple[str, str, int]]) -> None:
         """Agent: replace the table of (tunnel name, IP literal, port)."""
 
-    def stats(self) -> dict[str, int]: ...
+    def stats(self) -> dict[str, int]:
+        """Counters and gauges by name, summed over the workers."""
+
+    def worker_stats(self, worker: int) -> dict[str, int]:
+        """The same of one worker. Raises: ValueError for a worker there is not."""
 
 DEFAULTS: Final[dict[str, int]]
 

@@ -70,8 +70,9 @@ LogRecord = namedtuple("LogRecord", (
 cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 
 # One worker until connections can move between them: see docs/architecture.md.
+WORKERS_MAX = 1
+
 cdef enum:
-    WORKERS_MAX = 1
     TIME_MAX_MS = 7 * 86_400_000          # what a caller may ask us to wait
 
 
@@ -234,9 +235,18 @@ cdef class Engine:
         # lets another thread call stop() in between.
         mailbox_post(&self.worker.mailbox, <MailboxNode *>node)
 
+    cdef int check_worker(self, int worker) except -1:
+        if not 0 <= worker < 1:
+            raise ValueError(f"worker takes 0 to 0, not {worker}")
+        return 0
+
     @property
     def event_fd(self):
         return self.python_fd
+
+    @property
+    def workers(self):
+        return 1
 
     def listen(self, str host, int port):
         cdef Address address
@@ -252,6 +262,9 @@ cdef class Engine:
         if fd < 0:
             raise OSError(-fd, os.strerror(-fd), f"{host}:{port}")
         bound = socket_local_port(fd)
+        if bound < 0:
+            socket_close(fd)
+            raise OSError(-bound, os.strerror(-bound))
         error = worker_listen(self.worker, fd)
         if error < 0:
             raise OSError(-error, os.strerror(-error))
@@ -316,7 +329,7 @@ cdef class Engine:
 
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",
-        uint32_t window=262144, uint32_t streams_max=500, bint preamble=False,
+        uint32_t window=262144, uint32_t streams_max=500, bint preamble=False, int worker=-1,
     ):
         cdef AuthReplyMessage *reply
         cdef const char *source = response
@@ -324,6 +337,8 @@ cdef class Engine:
         if not 262144 <= window <= 16 << 20:
             raise ValueError(f"window takes 262144 to {16 << 20} bytes, not {window}")
         cdef uint8_t kind = carrier_kind(carrier)
+        if worker != -1:
+            self.check_worker(worker)
         self.check_role(True)
         reply = <AuthReplyMessage *>message(sizeof(AuthReplyMessage) + size, MESSAGE_AUTH_REPLY)
         reply.ticket = ticket
@@ -414,11 +429,20 @@ cdef class Engine:
     def link_close(self, uint64_t link, str reason=""):
         self.post_to_link(MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])
 
-    def dial(self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000):
+    def link_worker(self, uint64_t link):
+        self.check_worker(<int>(link >> 56))
+        return <int>(link >> 56)
+
+    def dial(
+        self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000,
+        int worker=-1,
+    ):
         cdef DialMessage *dial
         cdef Address address
         cdef size_t size = len(request)
         cdef uint8_t kind = carrier_kind(carrier)
+        if worker != -1:
+            self.check_worker(worker)
         self.check_role(False)
         if not 0 < port <= 65535:
             raise ValueError(f"port takes 1 to 65535, not {port}")
@@ -465,7 +489,11 @@ cdef class Engine:
         self.post(table)
 
     def stats(self):
+        return self.worker_stats(0)
+
+    def worker_stats(self, int worker):
         cdef int index
+        self.check_worker(worker)
         cdef dict stats = {}
         for index in range(<int>COUNTER_COUNT):
             stats[counter_name(index)] = atomic_load_relaxed(&self.worker.counters[index])

@@ -19,6 +19,8 @@ cdef tuple NAMES = (
     "streams_reused",
     "streams_refused",
     "stream_surplus",
+    "idle_streams_closed",
+    "idle_streams_lost",
     "links_opened",
     "links_closed",
     "link_protocol_errors",

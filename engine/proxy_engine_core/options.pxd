@@ -13,7 +13,8 @@ cdef struct Options:
     uint64_t linger_timeout_ms        # reading off what a refused visitor still sends
     uint64_t auth_timeout_ms          # for the control plane to answer EVENT_AUTH
     uint64_t target_timeout_ms        # agent: connect to a target
-    uint64_t pool_idle_ms             # an idle HTTP stream is reused only this long
+    uint64_t pool_idle_ms             # an idle HTTP stream is reused this long, to begin with
+    uint64_t pool_idle_max_ms         # ... and at most, where the target keeps it longer
     uint64_t pool_streams_max         # idle HTTP streams a tunnel of a link
     uint64_t ping_interval_ms         # ping a link after this much silence
     uint64_t link_stall_ms            # a link whose writes make no progress is dropped

@@ -15,6 +15,7 @@ cdef dict TABLE = {
     "target_timeout_ms": (5_000, 1, 60_000),
     # Popular servers close idle connections after 5 s; reusing one later loses races.
     "pool_idle_ms": (4_000, 0, 600_000),
+    "pool_idle_max_ms": (60_000, 0, 600_000),
     "pool_streams_max": (1_024, 0, 65_000),
     "ping_interval_ms": (15_000, 50, 600_000),
     "link_stall_ms": (15_000, 50, 600_000),
@@ -46,6 +47,8 @@ cdef uint64_t *field(Options *options, str name):
         return &options.target_timeout_ms
     if name == "pool_idle_ms":
         return &options.pool_idle_ms
+    if name == "pool_idle_max_ms":
+        return &options.pool_idle_max_ms
     if name == "pool_streams_max":
         return &options.pool_streams_max
     if name == "ping_interval_ms":

@@ -3,7 +3,7 @@
 Requests wait in a list; one task answers them, up to AUTH_BATCH with each look into the
 store, because after a restart every device comes back at once. The answers leave in the
 order of the requests. The engine goes on with an accepted link by itself and reports
-EVENT_LINK_UP; take() then says who it is.
+EVENT_LINK_UP; the link table then says who it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from proxy_engine import handshake, logs, tokens
 from proxy_engine.errors import StorageError
-from proxy_engine.handshake import Offer, Refusal
+from proxy_engine.handshake import Refusal
+from proxy_engine.link_table import LinkTable
 from proxy_engine.storage import Store, Token
 from proxy_engine.tasks import Tasks
 from proxy_engine_core.core import parse_request_head
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from proxy_engine_core.core import Engine
 
 AUTH_BATCH = 256  # requests for links looked up at once
-LINK_UP_TIMEOUT = 30.0  # seconds from our answer to EVENT_LINK_UP; it is usually at once
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 RETRY_AFTER = "2"  # seconds a refused agent waits at least, while we drain or the store fails
 
@@ -45,28 +45,23 @@ class _Request(NamedTuple):
     secret: str
 
 
-class Accepted(NamedTuple):
-    token: Token
-    offer: Offer
-    at: float
-
-
 class Admission:
     def __init__(
         self,
         engine: Engine,
         store: Store,
+        links: LinkTable,
         tasks: Tasks,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._store = store
+        self._links = links
         self._tasks = tasks
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
-        self._accepted: dict[tuple[int, str], Accepted] = {}  # by device and peer
         self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
         self._devices_seen: dict[int, float] = {}
         self._replaced: dict[int, set[str]] = {}  # instances turned away, by device
@@ -78,10 +73,6 @@ class Admission:
             self._is_answering = True
             self._tasks.spawn(self._answer_all())
 
-    def take(self, device_id: int, peer: str) -> Accepted | None:
-        """Whom a link that has come up belongs to. None: nobody we let in."""
-        return self._accepted.pop((device_id, peer), None)
-
     def seen(self, device_id: int) -> None:
         """A device is, or was until now, there."""
         self._devices_seen[device_id] = self._clock()
@@ -92,16 +83,16 @@ class Admission:
         if instance:
             self._replaced.setdefault(device_id, set()).add(instance)
 
+    def is_turned_away(self, device_id: int, instance: str) -> bool:
+        return instance in self._replaced.get(device_id, ())
+
     def readmit(self, device_id: int) -> None:
         """The device has no link any more: any run of it may come."""
         self._replaced.pop(device_id, None)
 
     async def tick(self) -> None:
         """Once a second: forget who never came, write who did."""
-        now = self._clock()
-        for key, accepted in list(self._accepted.items()):
-            if now - accepted.at > LINK_UP_TIMEOUT:
-                del self._accepted[key]
+        self._links.expire(self._clock())
         used, self._tokens_used = self._tokens_used, {}
         seen, self._devices_seen = self._devices_seen, {}
         if used or seen:
@@ -168,20 +159,22 @@ class Admission:
         if token.is_blocked:
             raise Refusal(403, "blocked_device", "this device is blocked")
         offer = handshake.read_request(request.method, request.target, request.fields)
-        if offer.instance in self._replaced.get(token.device_id, ()):
+        if self.is_turned_away(token.device_id, offer.instance):
             raise Refusal(409, "replaced", "replaced by another agent run")
-        self._tokens_used[token.id] = self._devices_seen[token.device_id] = self._clock()
+        now = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
-        self._accepted[token.device_id, ask.peer] = Accepted(token, offer, self._clock())
+        link = self._links.accept(token.device_id, token, offer, ask.peer, now)
+        self._tokens_used[token.id] = self._devices_seen[token.device_id] = now
         self._engine.auth_reply(
             ask.ticket,
-            handshake.accept_response(offer),
+            handshake.accept_response(offer, self._links.links_max),
             accept=True,
             device=token.device_id,
             carrier=offer.carrier,
             window=offer.window,
             streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
             preamble=offer.is_agent,
+            worker=link.worker,
         )
 
     def _refuse(self, ask: Ask, refusal: Refusal) -> None:

@@ -1,14 +1,14 @@
-"""The agent: keeps one link to the server up, and registers its tunnels on it.
+"""The agent: keeps its links to the server up, with its tunnels registered on them.
 
-    dialling --> up --> registered --+
-       ^  |                          | link down, or the server drains
-       |  | refused, failed          v
-       +--+------- waiting (back-off) <
+A run has as many links as the server offers, so that all workers of the server and all of
+its cores serve this device. The first link is the one that matters: while none serves, only
+it is dialled, and the others follow when it is registered. A lost link of several is dialled
+again while the others go on. link_keeper.py keeps one link up.
 
-Only four things end it: a token that is not good (401, 403), a server that is not a
+Only four things end an agent: a token that is not good (401, 403), a server that is not a
 proxy-engine, every tunnel refused, or another run that took over with the same token: two
-that fought back would take the link from each other for ever. All else is tried again for
-ever. While a server drains, the old link keeps serving until the new one is up.
+that fought back would take the links from each other for ever. All else is tried again for
+ever.
 
 The engine moves the bytes; here are only decisions, driven by its events. Time, timers,
 randomness and name lookups are passed in, so tests need no clock.
@@ -21,14 +21,16 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import proxy_engine
-from proxy_engine import control, handshake, logs
+from proxy_engine import control, logs
 from proxy_engine.backoff import Backoff
-from proxy_engine.errors import UsageError, error_text
+from proxy_engine.config import LINKS_MAX
+from proxy_engine.errors import UsageError
 from proxy_engine.handshake import Carrier
+from proxy_engine.link_keeper import LinkKeeper, Run, ServerUrl, Timer
 from proxy_engine.targets import REFRESH_INTERVAL, Resolve, Targets
 from proxy_engine.tasks import Tasks
 from proxy_engine_core.core import (
@@ -38,23 +40,14 @@ from proxy_engine_core.core import (
     EVENT_LINK_UP,
     EVENT_TARGET_FAILED,
 )
-from proxy_engine_core.websocket.handshake import new_key
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
 
-DIAL_TIMEOUT_MS = 10_000
-REGISTER_TIMEOUT = 15.0  # seconds for the answer to "register"
 TARGET_LOG_INTERVAL = 60.0  # seconds between log lines about one failing target
 TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
 
 _log = logs.get("agent")
-
-
-class ServerUrl(NamedTuple):
-    host: str
-    port: int
-    authority: str  # for the Host field
 
 
 def parse_server(url: str) -> ServerUrl:
@@ -75,21 +68,14 @@ def parse_server(url: str) -> ServerUrl:
     return ServerUrl(parts.hostname, port or 80, parts.netloc)
 
 
-class Timer(Protocol):
-    def cancel(self) -> None: ...
-
-
-class Link(NamedTuple):
-    id: int
-    since: float  # monotonic
-
-
 class Agent:
-    """Implements the picture above for one engine.
+    """Implements the above for one engine.
 
     Args:
+        links_max: links wanted at most; 0: as many as the server offers.
         announce: called with the public tunnels each time they change.
         call_later: the loop's, or a test's.
+        backoff: makes one for each link.
         monotonic, wall: clocks, in seconds.
     """
 
@@ -105,37 +91,49 @@ class Agent:
         resolve: Resolve,
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
-        backoff: Backoff | None = None,
+        links_max: int = 0,
+        backoff: Callable[[], Backoff] = Backoff,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._engine = engine
         self._server = server
-        self._token = token
-        self._carrier = carrier
         self._targets = targets
-        self._tunnels = tunnels
-        self._resolve = resolve
+        self._has_tunnels = bool(tunnels)
         self._announce = announce
         self._call_later = call_later
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
         self._monotonic = monotonic
-        self._wall = wall
-        self._instance = os.urandom(16).hex()
-        self._links: dict[int, Link] = {}
-        self._current: int | None = None  # the newest link
-        self._waiting: Timer | None = None  # for the next dial
-        self._dial: tuple[int, str] | None = None  # its id and WebSocket key
-        self._is_dialling = False  # waiting, resolving, or dialled
-        self._register_timer: Timer | None = None
+        self._tasks = Tasks()
+        register = control.Register(
+            tunnels=[control.TunnelSpec(name) for name in tunnels],
+            agent=f"proxy-engine/{proxy_engine.__version__}",
+            platform=f"{platform.system()} {platform.machine()}",
+        )
+        self._run = Run(
+            engine=engine,
+            server=server,
+            token=token,
+            carrier=carrier,
+            instance=os.urandom(16).hex(),
+            register=control.encode(register),
+            resolve=resolve,
+            call_later=call_later,
+            monotonic=monotonic,
+            wall=wall,
+            tasks=self._tasks,
+        )
+        self._links_max = links_max or LINKS_MAX
+        self._wanted = 1  # links, as far as we know
+        self._keepers = [self._keeper(1)]
         self._public: list[control.PublicTunnel] | None = None
-        self._last_failure = ""
         self._failed_targets: set[str] = set()  # lately, each looked up again once
         self._target_logged: dict[str, float] = {}  # monotonic
-        self._tasks = Tasks()
         self._is_ending = False
         self.failure: list[str] = []  # why it ended by itself, for the user
         self.ended = asyncio.Event()
+
+    def _keeper(self, number: int) -> LinkKeeper:
+        return LinkKeeper(self._run, number, self, self._backoff())
 
     # Life
 
@@ -144,7 +142,7 @@ class Agent:
 
     async def _start(self) -> None:
         await self._targets.refresh()
-        self._dial_in(0)
+        self._keepers[0].start(0)
         self._call_later(REFRESH_INTERVAL, self._refresh)
 
     def _refresh(self) -> None:
@@ -154,206 +152,98 @@ class Agent:
 
     def drain(self) -> None:
         """Tell the server to send nothing new, and dial no more."""
-        self._is_ending = True
-        self._stop_waiting()
-        for link in self._links.values():
-            self._engine.link_send(link.id, control.encode(control.Drain()))
+        self._end()
+        for keeper in self._keepers:
+            keeper.drain()
 
     async def close(self) -> None:
-        self._is_ending = True
-        self._stop_waiting()
+        self._end()
         await self._tasks.close()
 
-    def _fail(self, *lines: str) -> None:
-        """End for good: trying again would give the same answer."""
-        if not self._is_ending:
-            self._is_ending = True
-            self._stop_waiting()
-            self.failure = list(lines)
-            self.ended.set()
-
-    def _fail_replaced(self, message: str) -> None:
-        self._fail(f"{message or 'replaced by another agent run'}; is the token used twice?")
+    def _end(self) -> None:
+        self._is_ending = True
+        for keeper in self._keepers:
+            keeper.stop()
 
     def on_event(self, event: Event) -> None:
         if self._is_ending:
             return
-        if event[0] == EVENT_LINK_UP:
-            self._up(event[1], event[4])
-        elif event[0] == EVENT_LINK_DOWN:
-            self._down(event[1], event[3])
-        elif event[0] == EVENT_CONTROL:
-            self._record(event[1], event[2])
-        elif event[0] == EVENT_DIAL_FAILED:
-            self._refused(*event[1:])
-        elif event[0] == EVENT_TARGET_FAILED:
+        if event[0] == EVENT_TARGET_FAILED:
             self._target_failed(event[1], event[2])
-
-    # Dialling
-
-    def _dial_in(self, delay: float) -> None:
-        self._is_dialling = True
-        self._waiting = self._call_later(delay, lambda: self._tasks.spawn(self._dial_now()))
-
-    async def _dial_now(self) -> None:
-        self._waiting = None
-        server = self._server
-        try:
-            host = (await self._resolve(server.host, server.port))[0]
-        except (OSError, IndexError) as error:
-            self._try_again(f"can not find {server.host}: {error_text(error)}")
             return
-        if self._is_ending:
+        if len(event) == 1:  # the engine has drained
             return
-        key = new_key() if self._carrier == "websocket" else ""
-        request = handshake.request(
-            authority=server.authority,
-            token=self._token,
-            instance=self._instance,
-            carrier=self._carrier,
-            key=key,
-        )
-        number = self._engine.dial(
-            host, server.port, request, carrier=self._carrier, timeout_ms=DIAL_TIMEOUT_MS
-        )
-        self._dial = (number, key)
+        link_id = event[1]
+        keeper = next((keeper for keeper in self._keepers if keeper.owns(link_id)), None)
+        if keeper is None:
+            if event[0] == EVENT_LINK_UP:
+                self._run.engine.link_close(link_id, "unexpected")
+        elif event[0] == EVENT_LINK_UP:
+            keeper.up(link_id, event[4])
+        elif event[0] == EVENT_LINK_DOWN:
+            keeper.down(link_id, event[3])
+        elif event[0] == EVENT_CONTROL:
+            keeper.record(link_id, event[2])
+        elif event[0] == EVENT_DIAL_FAILED:
+            keeper.refused(*event[2:])
 
-    def _try_again(self, failure: str, retry_after: float | None = None) -> None:
-        """Wait and dial; the failure is logged when it is not the same as last time."""
-        delay = self._backoff.next(retry_after)
-        if failure != self._last_failure:
-            self._last_failure = failure
-            _log.warning(
-                "not connected, trying again", server=self._server.authority, reason=failure
-            )
-        self._dial_in(delay)
+    # What a keeper asks and tells (link_keeper.Owner)
 
-    def _stop_waiting(self) -> None:
-        for timer in (self._waiting, self._register_timer):
-            if timer is not None:
-                timer.cancel()
-        self._waiting = self._register_timer = None
+    def may_dial(self, keeper: LinkKeeper) -> bool:
+        if self._is_ending or keeper.number > self._wanted:
+            return False
+        return keeper.number == 1 or any(other.is_serving for other in self._keepers)
 
-    def _refused(
-        self, dial: int, reason: str, errno: int, status: int, head: bytes, body: bytes
-    ) -> None:
-        if self._dial is None or dial != self._dial[0]:
-            return
-        self._dial = None
-        code, message = handshake.refusal_text(body)
-        if (status, code) == (409, "replaced"):
-            self._fail_replaced(message)
-            return
-        if status in (401, 403):
-            what = message or code or "no reason given"
-            self._fail(f"the server refused the token: {what} ({status})")
-            return
-        if reason == "refused":
-            text = f"answered {status} {code}".rstrip() + (f": {message}" if message else "")
-        elif reason == "connect":
-            text = os.strerror(errno) if errno else "can not connect"
-        elif reason == "timeout":
-            text = "no answer in time"
-        elif reason == "closed":
-            text = "it closed the connection"
-        else:
-            text = f"not a usable HTTP answer ({reason})"
-        self._try_again(text, handshake.retry_after(head, self._wall()) if head else None)
+    def link_offered(self, links: int) -> None:
+        self._wanted = max(1, min(links, self._links_max))
 
-    # Links
-
-    def _up(self, link_id: int, head: bytes) -> None:
-        if self._dial is None or link_id != self._dial[0]:
-            self._engine.link_close(link_id, "unexpected")
-            return
-        key = self._dial[1]
-        self._dial = None
-        self._is_dialling = False
-        try:
-            handshake.check_response(head, carrier=self._carrier, key=key)
-        except ValueError as error:
-            self._fail(f"{self._server.authority} is not a server for this agent: {error}")
-            return
-        self._links[link_id] = Link(link_id, self._monotonic())
-        self._current = link_id
-        register = control.Register(
-            tunnels=[control.TunnelSpec(name) for name in self._tunnels],
-            agent=f"proxy-engine/{proxy_engine.__version__}",
-            platform=f"{platform.system()} {platform.machine()}",
-        )
-        self._engine.link_send(link_id, control.encode(register))
-        self._register_timer = self._call_later(
-            REGISTER_TIMEOUT, lambda: self._give_up_register(link_id)
-        )
-
-    def _give_up_register(self, link_id: int) -> None:
-        self._register_timer = None
-        self._engine.link_close(link_id, "register_timeout")
-
-    def _down(self, link_id: int, reason: str) -> None:
-        link = self._links.pop(link_id, None)
-        if link is None:
-            return
-        self._backoff.link_ended(self._monotonic() - link.since)
-        if link_id != self._current:
-            return
-        self._current = None
-        if self._register_timer is not None:
-            self._register_timer.cancel()
-            self._register_timer = None
-        if not self._is_dialling:
-            self._try_again(f"the link ended ({reason or 'closed'})")
-
-    # Control records
-
-    def _record(self, link_id: int, data: bytes) -> None:
-        if link_id not in self._links:
-            return
-        try:
-            record = control.decode_from_server(data)
-        except control.BadRecord as error:
-            _log.warning("bad control record", code=error.code, error=error.message)
-            if error.fatal:
-                self._engine.link_close(link_id, error.code)
-            else:
-                answer = control.Error(error.code, error.message)
-                self._engine.link_send(link_id, control.encode(answer))
-            return
-        if isinstance(record, control.Registered):
-            self._registered(link_id, record)
-        elif isinstance(record, control.Drain):
-            self._server_drains(link_id)
-        elif link_id == self._current:
-            if record.code == "replaced":
-                self._fail_replaced(record.message)
-                return
-            _log.warning("the server reports", code=record.code, error=record.message)
-
-    def _registered(self, link_id: int, record: control.Registered) -> None:
-        if link_id != self._current:
-            return
-        if self._register_timer is not None:
-            self._register_timer.cancel()
-            self._register_timer = None
-        if self._tunnels and not record.tunnels:
+    def link_registered(self, keeper: LinkKeeper, record: control.Registered) -> str:
+        serving = sum(other.is_serving for other in self._keepers)
+        if self._has_tunnels and not record.tunnels:
             if record.refused and all(item.code == "store_failed" for item in record.refused):
-                self._engine.link_close(link_id, "store_failed")
-                return
+                return "store_failed"
             refused = [f'tunnel "{x.name}" refused: {x.message} ({x.code})' for x in record.refused]
-            self._fail(*(refused or ["the server accepted no tunnel"]))
-            return
-        for item in record.refused:
-            _log.warning("tunnel refused", tunnel=item.name, code=item.code, error=item.message)
-        self._last_failure = ""
-        _log.info("connected", server=self._server.authority, tunnels=len(record.tunnels))
+            self.fail(*(refused or ["the server accepted no tunnel"]))
+            return ""
+        if serving == 1:
+            for item in record.refused:
+                _log.warning("tunnel refused", tunnel=item.name, code=item.code, error=item.message)
+            _log.info("connected", server=self._server.authority, tunnels=len(record.tunnels))
+        else:
+            _log.info("one more link", server=self._server.authority, links=serving)
         if record.tunnels != self._public:
             self._public = record.tunnels
             self._announce(record.tunnels)
+        self._start_others()
+        return ""
 
-    def _server_drains(self, link_id: int) -> None:
-        if link_id == self._current and not self._is_dialling:
-            _log.info("the server drains, dialling again", server=self._server.authority)
-            self._dial_in(self._backoff.next())
+    def _start_others(self) -> None:
+        while len(self._keepers) < self._wanted:
+            self._keepers.append(self._keeper(len(self._keepers) + 1))
+        for keeper in self._keepers[: self._wanted]:
+            keeper.start()
+
+    def link_lost(self, keeper: LinkKeeper) -> None:
+        if not any(other.is_serving for other in self._keepers):
+            for other in self._keepers[1:]:
+                other.park()
+
+    def report(self, keeper: LinkKeeper, failure: str) -> None:
+        if any(other.is_serving for other in self._keepers):
+            what = "a link is down, the others serve"
+            _log.warning(what, server=self._server.authority, link=keeper.number, reason=failure)
+        else:
+            what = "not connected, trying again"
+            _log.warning(what, server=self._server.authority, reason=failure)
+
+    def fail(self, *lines: str) -> None:
+        if not self._is_ending:
+            self._end()
+            self.failure = list(lines)
+            self.ended.set()
+
+    def fail_replaced(self, message: str) -> None:
+        self.fail(f"{message or 'replaced by another agent run'}; is the token used twice?")
 
     # Targets
 

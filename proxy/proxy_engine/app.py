@@ -109,7 +109,7 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
-        self.links = Links(self.engine, self.store, self.table)
+        self.links = Links(self.engine, self.store, self.table, links_max=settings.links_per_agent)
         await self.store.changed_elsewhere()  # from here on
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)

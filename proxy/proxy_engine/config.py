@@ -26,6 +26,7 @@ from proxy_engine.values import (
 
 ENV_PREFIX = "PROXY_ENGINE_"
 TUNNELS_MAX = 128  # of one agent: its "registered" answer must fit one control record
+LINKS_MAX = 8  # of one run of an agent: what a route of the engine can name
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +41,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 30.0  # seconds that requests in flight get when the program ends
     default_tunnel: str = ""
     keep_requests: int = 1_000_000  # rows of the request log; older ones are deleted
+    links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     # connect
     server: str = ""
     token: str = ""
     token_file: str = ""
     http: dict[str, Address] = {}
     transport: str = "ws"
+    links: int = 0  # links to the server at most; 0: as many as it offers
     # both
+    workers: int = 0  # threads of the data plane; 0: run: one for each core, connect: 1
     log_format: str = "text"
     engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
 
@@ -160,11 +164,14 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "grace": _duration,
     "default_tunnel": _label,
     "keep_requests": _integer(0, 2**53),
+    "links_per_agent": _integer(0, LINKS_MAX),
     "server": _text,
     "token": _text,
     "token_file": _text,
     "http": _targets,
     "transport": _choice("ws", "tcp"),
+    "links": _integer(0, LINKS_MAX),
+    "workers": _integer(0, 64),
     "log_format": _choice("text", "json"),
     "engine": _engine_options,
 }

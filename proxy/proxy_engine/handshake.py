@@ -39,6 +39,7 @@ _PHRASES = {
     405: "Method Not Allowed",
     409: "Conflict",
     426: "Upgrade Required",
+    429: "Too Many Requests",
     503: "Service Unavailable",
 }
 
@@ -75,6 +76,7 @@ class Offer(NamedTuple):
     version: int  # 0: no Proxy-Engine-Version, a stock yamux peer
     window: int
     instance: str
+    number: int  # which of the run's links this is, from 1
 
     @property
     def is_agent(self) -> bool:
@@ -119,11 +121,12 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
     else:
         window = STOCK_WINDOW
     instance = _value(fields, "proxy-engine-instance") or ""
-    return Offer(carrier, key, min(version, PROTOCOL_VERSION), window, instance[:64])
+    number = (_number(fields, "proxy-engine-link") or 1) if version else 1
+    return Offer(carrier, key, min(version, PROTOCOL_VERSION), window, instance[:64], number)
 
 
-def accept_response(offer: Offer) -> bytes:
-    """The 101 answer to an offer."""
+def accept_response(offer: Offer, links: int) -> bytes:
+    """The 101 answer to an offer. links: how many of them one run may have."""
     fields = {"Connection": "Upgrade"}
     if offer.carrier == "websocket":
         fields["Upgrade"] = "websocket"
@@ -134,10 +137,13 @@ def accept_response(offer: Offer) -> bytes:
     if offer.is_agent:
         fields["Proxy-Engine-Version"] = str(offer.version)
         fields["Proxy-Engine-Window"] = str(offer.window)
+        fields["Proxy-Engine-Links"] = str(links)
     return _head("HTTP/1.1 101 Switching Protocols", fields)
 
 
-def request(*, authority: str, token: str, instance: str, carrier: Carrier, key: str) -> bytes:
+def request(
+    *, authority: str, token: str, instance: str, number: int, carrier: Carrier, key: str
+) -> bytes:
     """The agent's request. key: from websocket.handshake.new_key(); "" for raw."""
     fields = {
         "Host": authority,
@@ -146,6 +152,7 @@ def request(*, authority: str, token: str, instance: str, carrier: Carrier, key:
         "Proxy-Engine-Version": str(PROTOCOL_VERSION),
         "Proxy-Engine-Window": str(WINDOW),
         "Proxy-Engine-Instance": instance,
+        "Proxy-Engine-Link": str(number),
     }
     if carrier == "websocket":
         fields["Upgrade"] = "websocket"
@@ -157,8 +164,11 @@ def request(*, authority: str, token: str, instance: str, carrier: Carrier, key:
     return _head(f"GET {LINK_PATH} HTTP/1.1", fields)
 
 
-def check_response(head: bytes, *, carrier: Carrier, key: str) -> None:
-    """Whether a 101 is the answer to our request. Raises ValueError saying what is wrong."""
+def check_response(head: bytes, *, carrier: Carrier, key: str) -> int:
+    """Whether a 101 is the answer to our request: how many links this run may have.
+
+    Raises: ValueError saying what is wrong.
+    """
     fields = response_fields(head)
     if carrier == "websocket":
         accept = _value(fields, "sec-websocket-accept")
@@ -171,6 +181,7 @@ def check_response(head: bytes, *, carrier: Carrier, key: str) -> None:
         raise ValueError("it is not a proxy-engine server (no Proxy-Engine-Version field)")
     if version != PROTOCOL_VERSION:
         raise ValueError(f"it speaks version {version} of the protocol, not {PROTOCOL_VERSION}")
+    return _number(fields, "proxy-engine-links") or 1  # a server that says nothing: one
 
 
 def response_fields(head: bytes) -> list[tuple[str, bytes]]:

@@ -8,12 +8,13 @@ the API stay responsive under load.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine import logs
 from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
-from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, Engine
+from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, WORKERS_MAX, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -36,6 +37,11 @@ def run_async(main: Coroutine[Any, Any, int]) -> int:
     return uvloop.run(main)
 
 
+def usable_cores() -> int:
+    """Cores this process may run on, as workers: no more than an engine can have."""
+    return min(len(os.sched_getaffinity(0)), WORKERS_MAX)
+
+
 def make_engine(role: str, settings: Settings) -> Engine:
     """An engine with the options of [engine]. Raises UsageError for a wrong one."""
     for name in settings.engine:
@@ -43,8 +49,8 @@ def make_engine(role: str, settings: Settings) -> Engine:
             raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
     try:
         if role == "server":
-            return Engine("server", **settings.engine)
-        return Engine("agent", **settings.engine)
+            return Engine("server", workers=settings.workers or usable_cores(), **settings.engine)
+        return Engine("agent", workers=settings.workers or 1, **settings.engine)
     except ValueError as error:
         raise UsageError(str(error)) from None
     except OSError as error:

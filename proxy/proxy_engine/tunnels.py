@@ -6,8 +6,10 @@ visitor is told 503 device_offline and not 404.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxy_engine.storage import Tunnel
 from proxy_engine.values import LABEL
@@ -27,66 +29,83 @@ def name_refusal(name: str, kind: str) -> tuple[str, str] | None:
     return None
 
 
+class _Entry(msgspec.Struct):
+    tunnel: Tunnel
+    links: tuple[int, ...] = ()
+
+
 class TunnelTable:
-    """Every known tunnel and the link that serves it. Methods return route operations."""
+    """Every known tunnel and the links that serve it. Methods return route operations."""
 
     def __init__(self, *, domain: str, port: int, default_tunnel: str = "") -> None:
         self._domain = domain
         self._port = port
         self._default_tunnel = default_tunnel
-        self._tunnels: dict[int, Tunnel] = {}
-        self._links: dict[int, int] = {}  # tunnel id -> the link that serves it
-        self._served: dict[int, set[int]] = {}  # ... and the other way around
+        self._entries: dict[str, _Entry] = {}  # by name
+        self._served: dict[int, tuple[str, ...]] = {}  # by link
 
     def __len__(self) -> int:
-        return len(self._tunnels)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[Tunnel]:
-        return iter(self._tunnels.values())
+        return (entry.tunnel for entry in self._entries.values())
+
+    def get(self, name: str) -> Tunnel | None:
+        entry = self._entries.get(name)
+        return None if entry is None else entry.tunnel
 
     def load(self, tunnels: Iterable[Tunnel]) -> list[RouteOp]:
         """Routes of the tunnels known from before, all offline."""
-        ops: list[RouteOp] = []
+        self.learn(tunnels)
+        return [op for entry in self._entries.values() for op in self._ops(entry)]
+
+    def learn(self, tunnels: Iterable[Tunnel]) -> None:
+        """Tunnels that somebody is about to serve."""
         for tunnel in tunnels:
-            self._tunnels[tunnel.id] = tunnel
-            ops += self._ops(tunnel)
+            self._entries.setdefault(tunnel.name, _Entry(tunnel))
+
+    def serve(
+        self, link: int, tunnels: Sequence[Tunnel], *, instead_of: Collection[int] = ()
+    ) -> list[RouteOp]:
+        """From now on this link serves these tunnels, beside others, and nothing else.
+
+        Args:
+            instead_of: links that give these tunnels up to this one.
+        """
+        names = tuple(tunnel.name for tunnel in tunnels)
+        ops = self.withdraw(link, keep=names)
+        self._served[link] = names
+        for tunnel in tunnels:
+            entry = self._entries.setdefault(tunnel.name, _Entry(tunnel))
+            links = tuple(other for other in entry.links if other not in instead_of)
+            links = links if link in links else (*links, link)
+            if links != entry.links:
+                entry.links = links
+                ops += self._ops(entry)
         return ops
 
-    def serve(self, link: int, tunnels: Sequence[Tunnel]) -> list[RouteOp]:
-        """From now on this link serves these tunnels, alone, and no others."""
-        ops = self.withdraw(link, keep={tunnel.id for tunnel in tunnels})
-        self._served[link] = {tunnel.id for tunnel in tunnels}
-        for tunnel in tunnels:
-            before = self._links.get(tunnel.id)
-            if before == link:
-                continue
-            if before is not None:
-                self._served[before].discard(tunnel.id)
-            self._tunnels[tunnel.id] = tunnel
-            self._links[tunnel.id] = link
-            ops += self._ops(tunnel)
-        return ops
-
-    def withdraw(self, link: int, keep: Iterable[int] = ()) -> list[RouteOp]:
+    def withdraw(self, link: int, keep: Collection[str] = ()) -> list[RouteOp]:
         """This link serves nothing any more, or only the tunnels to keep."""
-        kept = set(keep)
         ops: list[RouteOp] = []
-        for tunnel_id in sorted(self._served.pop(link, set()) - kept):
-            del self._links[tunnel_id]
-            ops += self._ops(self._tunnels[tunnel_id])
+        for name in self._served.pop(link, ()):
+            entry = self._entries[name]
+            if name not in keep and link in entry.links:
+                entry.links = tuple(other for other in entry.links if other != link)
+                ops += self._ops(entry)
         return ops
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
-        link = self._links.get(tunnel.id)
-        return () if link is None else (link,)
+        """Those that serve it; () while its device is away."""
+        entry = self._entries.get(tunnel.name)
+        return () if entry is None else entry.links
 
     def url(self, tunnel: Tunnel) -> str:
         port = "" if self._port == 80 else f":{self._port}"
         return f"http://{tunnel.name}.{self._domain}{port}/"
 
-    def _ops(self, tunnel: Tunnel) -> list[RouteOp]:
+    def _ops(self, entry: _Entry) -> list[RouteOp]:
+        tunnel = entry.tunnel
         keys = [f"host:{tunnel.name}.{self._domain}", f"name:{tunnel.name}"]
         if tunnel.name == self._default_tunnel:
             keys.append("default")
-        links = self.links(tunnel)
-        return [("set", key, tunnel.id, links, tunnel.name) for key in keys]
+        return [("set", key, tunnel.id, entry.links, tunnel.name) for key in keys]

@@ -125,6 +125,20 @@ class FaultProxy:
     def reset(self) -> None:
         self._call(lambda: self._close_all(reset=True))
 
+    def reset_one(self, peer: str) -> None:
+        """Reset the connection that the target sees as coming from this "ip:port"."""
+
+        def run() -> None:
+            for pair in self._pairs:
+                host, port = pair.sockets[1].getsockname()
+                if f"{host}:{port}" == peer:
+                    pair.close(reset=True)
+                    self._pairs.remove(pair)
+                    return
+            raise AssertionError(f"no connection from {peer}")
+
+        self._call(run)
+
     def stall(self) -> None:
         self._call(self._flows.clear)
 

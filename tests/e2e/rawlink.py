@@ -37,7 +37,10 @@ class Frame(NamedTuple):
 class RawLink:
     """A device without manners. Raises ConnectionError when it is refused."""
 
-    def __init__(self, port: int, token: str, *, agent: bool = True, instance: str = "raw") -> None:
+    def __init__(
+        self, port: int, token: str, *, agent: bool = True, instance: str = "raw",
+        number: int | None = 1,
+    ) -> None:  # fmt: skip
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         fields = [
             "GET /_proxy/link HTTP/1.1",
@@ -48,14 +51,17 @@ class RawLink:
         ]
         if agent:
             fields += ["Proxy-Engine-Version: 1", f"Proxy-Engine-Instance: {instance}"]
+        if agent and number is not None:
+            fields.append(f"Proxy-Engine-Link: {number}")
         self.socket.sendall(("\r\n".join(fields) + "\r\n\r\n").encode())
         self._input = b""
         while b"\r\n\r\n" not in self._input:
             self._input += self._receive()
         self.head, _, self._input = self._input.partition(b"\r\n\r\n")
         if not self.head.startswith(b"HTTP/1.1 101 "):
+            body = b"".join(iter(self._receive, b""))
             self.close()
-            raise ConnectionError(self.head.decode("latin-1"))
+            raise ConnectionError((self.head + self._input + body).decode("latin-1"))
 
     def __enter__(self) -> Self:
         return self

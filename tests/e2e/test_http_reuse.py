@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+from collections import Counter
 
 import pytest
 
@@ -52,12 +54,69 @@ def test_an_unsafe_request_is_never_sent_twice(any_tunnel: Tunnel, method: str) 
     assert paths.count("/once") == 1
 
 
-def test_a_put_with_a_body_is_not_sent_twice_either(tunnel: Tunnel) -> None:
-    """It could be, but its body is gone."""
+@pytest.mark.parametrize("size", [2, 60_000])
+def test_a_put_is_tried_again_with_its_body(tunnel: Tunnel, size: int) -> None:
+    body = bytes(index % 251 for index in range(size))
+
+    async def close_after_reading(peer: Peer, request: Request) -> None:
+        await peer.body(request)
+        peer.close()
+
+    assert tunnel.ask().status == 200
+    tunnel.target.handler = first_then(reply(OK), close_after_reading)
+    assert tunnel.ask("PUT /again HTTP/1.1", f"Content-Length: {size}", body=body).status == 200
+    tries = [request for request in tunnel.target.requests if request.path == "/again"]
+    assert [request.body for request in tries] == [body, body]
+
+
+def test_a_put_that_is_too_big_to_keep_is_not_sent_twice(tunnel: Tunnel) -> None:
     assert tunnel.ask().status == 200
     tunnel.target.handler = first_then(reply(OK), close_unread)
-    assert tunnel.ask("PUT /once HTTP/1.1", "Content-Length: 2", body=b"hi").status == 502
+    size = 100_000
+    response = tunnel.ask("PUT /once HTTP/1.1", f"Content-Length: {size}", body=bytes(size))
+    assert response.status == 502
     assert [request.path for request in tunnel.target.requests].count("/once") == 1
+
+
+def test_a_target_that_closes_at_random_gets_nothing_too_often(any_tunnel: Tunnel) -> None:
+    """What arrives is counted at the target, whatever the visitors were told."""
+    chance = random.Random(20261122)
+
+    async def moody(peer: Peer, request: Request) -> None:
+        await peer.body(request)
+        mood = chance.random()
+        if mood < 0.15:
+            peer.reset()
+        elif mood < 0.3:
+            peer.close()
+        else:
+            await peer.send(OK)
+            if mood < 0.5:
+                peer.close()  # while it idles, perhaps with the next request on its way
+
+    any_tunnel.target.handler = moody
+    asked: dict[str, int] = {}
+
+    def ask(worker: int) -> None:
+        for number in range(60):
+            method = ("GET", "POST", "PUT")[number % 3]
+            path = f"/{method}-{worker}-{number}"
+            body = b"" if method == "GET" else b"body"
+            fields = [] if method == "GET" else ["Content-Length: 4"]
+            asked[path] = any_tunnel.ask(f"{method} {path} HTTP/1.1", *fields, body=body).status
+
+    threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(asked) == 240
+    assert set(asked.values()) == {200, 502}
+    arrived = Counter(request.path for request in any_tunnel.target.requests)
+    for path, status in asked.items():
+        assert arrived[path] <= (1 if path.startswith("/POST") else 2), path
+        assert arrived[path] >= 1 or status == 502
+    assert any_tunnel.pair.stats()["requests_retried"] > 0
 
 
 def test_a_request_is_tried_again_once_and_no_more(tunnel: Tunnel) -> None:

@@ -40,8 +40,10 @@ def frame(type_: int, flags: int, stream: int, length: int = 0, payload: bytes =
     return struct.pack(">BBHII", 0, type_, flags, stream, length) + payload
 
 
-def wait_until(condition: Callable[[], Any], what: str = "condition") -> Any:
-    deadline = time.monotonic() + PATIENCE
+def wait_until(
+    condition: Callable[[], Any], what: str = "condition", patience: float = PATIENCE
+) -> Any:
+    deadline = time.monotonic() + patience
     while True:
         value = condition()
         if value:

@@ -280,3 +280,28 @@ def test_the_stub_names_every_event() -> None:
     for name in dir(core):
         if name.startswith(("EVENT_", "LOG_")):
             assert f"{name}: Final" in stub
+
+
+@pytest.mark.parametrize("role", ["server", "agent"])
+def test_workers_are_numbered_from_zero(role: Any) -> None:
+    engine = Engine(role, workers=core.WORKERS_MAX)
+    assert engine.workers == core.WORKERS_MAX
+    assert engine.worker_stats(engine.workers - 1).keys() == engine.stats().keys()
+    assert engine.link_worker(5 << 32 | 7) == 0
+    assert engine.link_worker(engine.workers - 1 << 56 | 1) == engine.workers - 1
+    for worker in (-1, engine.workers):
+        with pytest.raises(ValueError, match="worker"):
+            engine.worker_stats(worker)
+    with pytest.raises(ValueError, match="worker"):
+        engine.link_worker(engine.workers << 56 | 1)
+    engine.stop()
+
+
+def test_a_worker_asked_for_must_exist() -> None:
+    server, agent = Engine("server"), Engine("agent")
+    with pytest.raises(ValueError, match="worker"):
+        server.auth_reply(1, b"HTTP/1.1 101 S\r\n\r\n", accept=True, worker=1)
+    with pytest.raises(ValueError, match="worker"):
+        agent.dial("127.0.0.1", 1, b"x", carrier="raw", worker=-2)
+    server.stop()
+    agent.stop()

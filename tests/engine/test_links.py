@@ -373,12 +373,12 @@ def test_a_device_that_stops_reading_is_dropped() -> None:
         visitor.sock.settimeout(0.05)
         while not server.has_event(core.EVENT_LINK_DOWN):
             try:
+                device.send(frame(PING, SYN, 0, 1))  # it lives, it only does not read
                 visitor.send(bytes(1 << 20))
             except TimeoutError:
                 pass
             except OSError:
                 break
-            device.send(frame(PING, SYN, 0, 1))  # it lives, it only does not read
         assert down_reason(server, device) == "stalled"
 
 

@@ -196,7 +196,7 @@ class Link:
         offer = handshake.read_request(method, target, fields)
         assert (offer.carrier, offer.is_agent) == (self.carrier, False)
         server.engine.auth_reply(
-            ticket, handshake.accept_response(offer), accept=True, device=7,
+            ticket, handshake.accept_response(offer, 1), accept=True, device=7,
             carrier=offer.carrier, window=offer.window,
             streams_max=handshake.STOCK_STREAMS_MAX, preamble=False,
         )  # fmt: skip
@@ -208,8 +208,9 @@ class Link:
         """Ask for a link as the agent does."""
         key = new_key() if self.carrier == "websocket" else ""
         request = handshake.request(
-            authority=f"127.0.0.1:{port}", token=TOKEN, instance="i", carrier=self.carrier, key=key
-        )
+            authority=f"127.0.0.1:{port}", token=TOKEN, instance="i", number=0,
+            carrier=self.carrier, key=key,
+        )  # fmt: skip
         link = agent.engine.dial("127.0.0.1", port, request, carrier=self.carrier)
         up = agent.event(core.EVENT_LINK_UP)
         assert up[1] == link

@@ -158,8 +158,9 @@ def test_thousands_of_streams_come_and_go(connect: Connect) -> None:
 
 
 def test_pings_are_answered_both_ways(connect: Connect) -> None:
-    with connect(ping_interval_ms=50) as link:
-        wait_until(lambda: link.running.stat("pings_sent") >= 4, "pings")
+    with connect(ping_interval_ms=400) as link:
+        # The second goes out when the first was answered.
+        wait_until(lambda: link.running.stat("pings_sent") >= 2, "pings")
         assert link.bridge.ask("ping") == ("unsupported" if link.language == "rust" else "ok")
         exchange([link.open_one()], 1_000, finish=True)
         assert not link.running.has_event(core.EVENT_LINK_DOWN)

@@ -16,11 +16,14 @@ SPELLINGS = {
     "engine/**/*.pyx": r'(?:_fail|_close|protocol_error)\(\s*\w+, (?:\d+, )?b"([a-z_]+)"',
     "proxy/**/handshake.py": r'Refusal\(\s*(?:\d+|status),\s*"([a-z_]+)"',
     "proxy/**/admission.py": r'Refusal\(\s*\d+,\s*"([a-z_]+)"',
+    "proxy/**/link_table.py": r'Refusal\(\s*\d+,\s*"([a-z_]+)"',
     "proxy/**/links.py": r'(?:_close\(\w+,|reason =)\s*"([a-z_]+)"',
+    "proxy/**/registration.py": r'(?:Error\(|reason =)\s*"([a-z_]+)"',
     "proxy/**/tokens.py": r'return "([a-z_]+)"',
     "proxy/**/tunnels.py": r'return "([a-z_]+)", "',
     "proxy/**/control.py": r'BadRecord\("([a-z_]+)"',
-    "proxy/**/agent.py": r'link_close\(\w+, "([a-z_]+)"',
+    "proxy/**/agent.py": r'(?:link_close\(\w+,|return) "([a-z_]+)"',
+    "proxy/**/link_keeper.py": r'link_close\(\w+, "([a-z_]+)"',
     "proxy/**/api/*.py": r'problem\(\s*\d+,\s*"([a-z_]+)"',
 }
 

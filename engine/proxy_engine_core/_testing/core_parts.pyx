@@ -1,12 +1,13 @@
-# The engine's small parts for pytest: timer wheel, SPSC ring, mailbox, route table and the
-# preamble of a stream.
+# The engine's small parts for pytest: timer wheel, SPSC ring, mailbox, route table, learnt
+# idle limit and the preamble of a stream.
 
 cimport cython
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from proxy_engine_core.forward.idle cimport *
 from proxy_engine_core.forward.route cimport *
 from proxy_engine_core.io.mailbox cimport *
 from proxy_engine_core.io.timer cimport *
@@ -149,8 +150,7 @@ cdef class Routes:
         route.id = id
         route.key_size = <unsigned short>len(key)
         memcpy(route.key, <const char *>key, len(key))
-        if route_table_set(&self.table, route) < 0:
-            raise MemoryError
+        route_table_set(&self.table, route)
 
     def delete(self, bytes key):
         route_table_delete(&self.table, <const uint8_t *><const char *>key, <uint32_t>len(key))
@@ -213,3 +213,28 @@ def ring_bench(uint64_t capacity, uint32_t size, uint32_t rounds):
                 moved += 1
     spsc_free(&ring)
     return moved
+
+
+@cython.final
+cdef class Idle:
+    cdef IdleLimit limit
+
+    def __cinit__(self, uint64_t start_ms, uint64_t cap_ms):
+        idle_limit_init(&self.limit, start_ms, cap_ms)
+
+    def closed(self, uint64_t idled_us, uint64_t now_us):
+        idle_limit_closed(&self.limit, idled_us, now_us)
+
+    def survived(self, uint64_t idled_us, uint64_t now_us):
+        idle_limit_survived(&self.limit, idled_us, now_us)
+
+    def told(self, int32_t seconds):
+        idle_limit_told(&self.limit, seconds)
+
+    @property
+    def limit_us(self):
+        return self.limit.limit_us
+
+    @property
+    def keep_us(self):
+        return idle_keep_us(&self.limit)

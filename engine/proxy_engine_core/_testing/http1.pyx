@@ -60,6 +60,7 @@ cdef dict head_dict(const Head *head):
         "minor_version": head.minor_version,
         "status": head.status,
         "content_length": head.content_length,
+        "keep_alive_s": head.keep_alive_s,
         "flags": {name for name, bit in FLAGS.items() if head.flags & bit},
         "method": head.method,
         "method_name": span_bytes(head, head.method_name),

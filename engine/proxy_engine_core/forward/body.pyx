@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.forward.retry cimport retry_keep_body
 from proxy_engine_core.forward.transaction cimport (
     Transaction, Visitor, transaction_deadline, transaction_fail, transaction_finish,
 )
@@ -125,6 +126,8 @@ cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         transaction.request_done = False  # this part of it is still in our input
         transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
         return -1
+    if transaction.is_kept:
+        retry_keep_body(visitor, bytes, size)
     link_touch(transaction.link)
     transaction.bytes_in += size
     transaction_deadline(visitor)

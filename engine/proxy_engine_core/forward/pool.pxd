@@ -1,6 +1,6 @@
 # HTTP streams to a tunnel's target: opened, reused, pooled idle per (link, tunnel).
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
@@ -8,13 +8,18 @@ from proxy_engine_core.link cimport Link
 
 
 # A stream for a request whose head takes `head_size` bytes of window: the most recently
-# used idle one that was idle less than `idle_us_max` (0: none), else a new one. NULL: none
-# to be had now, wait for pool_wake().
+# used idle one that was idle less than 1 / `idle_divisor` of its tunnel's learnt limit (0: do
+# not reuse), else a new one. NULL: if pool_is_full() wait for pool_wake(), else no memory.
 cdef HttpStream *pool_take(
-    Link *link, const Route *route, uint32_t head_size, uint64_t idle_us_max
+    Link *link, const Route *route, uint32_t head_size, uint32_t idle_divisor
 ) noexcept nogil
+cdef bint pool_is_full(const Link *link) noexcept nogil            # no new stream now
 cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
+# The target closed the stream, idle or under a request that had no answer yet; or it said how
+# long it keeps idle connections. Both teach the limit (idle.pxd).
+cdef void pool_stream_lost(HttpStream *http) noexcept nogil
+cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil
 cdef void pool_trim(Link *link) noexcept nogil                     # close what was idle too long
 cdef void pools_drain(Link *link) noexcept nogil                   # keep none idle from now on
 cdef void pools_close(Link *link) noexcept nogil                   # the link is going

@@ -1,14 +1,22 @@
 # See pool.pxd.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from proxy_engine_core.buffer cimport buffer_size
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_ERRORS, COUNT_STREAMS_OPENED, COUNT_STREAMS_REUSED, count,
+    COUNT_IDLE_STREAMS_CLOSED, COUNT_IDLE_STREAMS_LOST, COUNT_MEMORY_ERRORS, COUNT_STREAMS_OPENED,
+    COUNT_STREAMS_REUSED, count,
+)
+from proxy_engine_core.forward.idle cimport (
+    IdleLimit, idle_keep_us, idle_limit_closed, idle_limit_init, idle_limit_survived,
+    idle_limit_told,
 )
 from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
-from proxy_engine_core.forward.transaction cimport HttpStream, StreamPool, Visitor
+from proxy_engine_core.forward.transaction cimport (
+    HttpStream, StreamPool, Transaction, Visitor,
+)
 from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link cimport OWNER_HTTP, Link, link_of, link_touch
@@ -28,6 +36,10 @@ cdef StreamPool *pool_of(Link *link, uint32_t route) noexcept nogil:
         pool = <StreamPool *>calloc(1, sizeof(StreamPool))
         if pool != NULL:
             pool.route = route
+            idle_limit_init(
+                &pool.idle, link.conn.worker.options.pool_idle_ms,
+                link.conn.worker.options.pool_idle_max_ms,
+            )
             pool.next = <StreamPool *>link.pools
             link.pools = pool
     return pool
@@ -48,7 +60,7 @@ cdef void unlink(HttpStream *http) noexcept nogil:
     pool.count -= 1
 
 
-cdef bint make_room(Link *link) noexcept nogil:
+cdef void make_room(Link *link) noexcept nogil:
     """Close the stream that has been idle longest, whatever tunnel it is of."""
     cdef StreamPool *pool = <StreamPool *>link.pools
     cdef HttpStream *oldest = NULL
@@ -59,15 +71,22 @@ cdef bint make_room(Link *link) noexcept nogil:
             oldest = pool.oldest
         pool = pool.next
     if oldest == NULL:
-        return False
+        return
     unlink(oldest)
     yamux_stream_release(oldest.stream, YAMUX_RESET_CANCEL)
     free(oldest)
-    return True
+
+
+cdef bint pool_is_full(const Link *link) noexcept nogil:
+    return (
+        link.session.unacked_count >= YAMUX_UNACKED_MAX
+        or link.session.stream_count >= link.streams_max
+        or link.session.next_id == 0       # all ids are used up
+    )
 
 
 cdef HttpStream *pool_take(
-    Link *link, const Route *route, uint32_t head_size, uint64_t idle_us_max
+    Link *link, const Route *route, uint32_t head_size, uint32_t idle_divisor
 ) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = pool_of(link, route.id)
@@ -79,16 +98,18 @@ cdef HttpStream *pool_take(
         return NULL
     http = pool.newest
     if (
-        http != NULL and worker.now_us - http.idle_since_us < idle_us_max
+        http != NULL and idle_divisor
+        and worker.now_us - http.idle_since_us < pool.idle.limit_us // idle_divisor
         and http.stream.send_window >= head_size
     ):
         unlink(http)
         http.is_reused = True
+        http.idled_us = worker.now_us - http.idle_since_us
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
-    if link.session.unacked_count >= YAMUX_UNACKED_MAX:
-        return NULL
-    if link.session.stream_count >= link.streams_max and not make_room(link):
+    if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
+        make_room(link)
+    if pool_is_full(link):
         return NULL
     http = <HttpStream *>calloc(1, sizeof(HttpStream))
     if http == NULL:
@@ -96,6 +117,7 @@ cdef HttpStream *pool_take(
         return NULL
     stream = yamux_stream_open(&link.session)
     if stream == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)
         return NULL
     http.stream = stream
@@ -118,7 +140,10 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = http.pool
     http.visitor = NULL
-    if link.is_draining or pool.count >= worker.options.pool_streams_max:
+    if (
+        link.is_draining or pool.idle.limit_us == 0
+        or pool.count >= worker.options.pool_streams_max
+    ):
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
     http.idle_since_us = worker.now_us
@@ -129,9 +154,15 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
         pool.oldest = http
     pool.newest = http
     pool.count += 1
-    if link.conn.timer.deadline_ms > worker.now_ms + worker.options.pool_idle_ms:
-        conn_deadline(&link.conn, worker.options.pool_idle_ms + 1)
+    look_again(link, &pool.idle)
     pool_wake(link)
+
+
+cdef void look_again(Link *link, const IdleLimit *idle) noexcept nogil:
+    # A stream of this pool may have idled too long before the link's timer comes round.
+    cdef uint64_t after_ms = idle_keep_us(idle) // 1000 + 1
+    if link.conn.timer.deadline_ms > link.conn.worker.now_ms + after_ms:
+        conn_deadline(&link.conn, after_ms)
 
 
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil:
@@ -148,16 +179,38 @@ cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil:
 cdef void pool_trim(Link *link) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = <StreamPool *>link.pools
-    cdef uint64_t idle_us = worker.options.pool_idle_ms * 1000
-    cdef bint any_left = False
+    cdef uint64_t idled_us
     while pool != NULL:
-        while pool.oldest != NULL and worker.now_us - pool.oldest.idle_since_us >= idle_us:
+        while pool.oldest != NULL:
+            idled_us = worker.now_us - pool.oldest.idle_since_us
+            if idled_us < idle_keep_us(&pool.idle):
+                look_again(link, &pool.idle)
+                break
             http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
-        any_left = any_left or pool.oldest != NULL
+            idle_limit_survived(&pool.idle, idled_us, worker.now_us)
         pool = pool.next
     pool_wake(link)
-    if any_left and link.conn.timer.deadline_ms > worker.now_ms + worker.options.pool_idle_ms:
-        conn_deadline(&link.conn, worker.options.pool_idle_ms + 1)
+
+
+cdef void pool_stream_lost(HttpStream *http) noexcept nogil:
+    cdef Worker *worker = link_of(http.stream).conn.worker
+    cdef Transaction *transaction
+    if http.visitor == NULL:
+        count(worker.counters, COUNT_IDLE_STREAMS_CLOSED, 1)
+        idle_limit_closed(&http.pool.idle, worker.now_us - http.idle_since_us, worker.now_us)
+        return
+    transaction = http.visitor.transaction
+    # Its end crossed the request: it had idled too long already.
+    if (
+        http.is_reused and transaction.first_byte_us == 0
+        and buffer_size(&transaction.response_head) == 0
+    ):
+        count(worker.counters, COUNT_IDLE_STREAMS_LOST, 1)
+        idle_limit_closed(&http.pool.idle, http.idled_us, worker.now_us)
+
+
+cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil:
+    idle_limit_told(&http.pool.idle, seconds)
 
 
 cdef void pools_drain(Link *link) noexcept nogil:

@@ -8,7 +8,10 @@ from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head
 from proxy_engine_core.counters cimport (
     COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED, count,
 )
-from proxy_engine_core.forward.pool cimport pool_stop_waiting, pool_take, pool_wait
+from proxy_engine_core.forward.pool cimport (
+    pool_is_full, pool_stop_waiting, pool_take, pool_wait,
+)
+from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport ROUTE_KEY_SIZE_MAX, Route, route_table_find
 from proxy_engine_core.forward.transaction cimport (
     LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, LOG_RETRIED, LOG_REUSED,
@@ -18,17 +21,16 @@ from proxy_engine_core.forward.transaction cimport (
 )
 from proxy_engine_core.http1.chunked cimport chunk_reader_init
 from proxy_engine_core.http1.head cimport (
-    BODY_CHUNKED, BODY_NONE, HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, HEAD_UPGRADE, METHOD_DELETE,
-    METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, Head, Span, head_error_reason,
-    head_error_status, head_error_text, head_find_end, request_body_framing, request_head_parse,
-    request_head_precheck,
+    BODY_CHUNKED, BODY_NONE, HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, HEAD_UPGRADE,
+    Head, Span, head_error_reason, head_error_status, head_error_text, head_find_end,
+    request_body_framing, request_head_parse, request_head_precheck,
 )
 from proxy_engine_core.http1.rewrite cimport (
     RequestRewrite, request_head_bound, request_head_write,
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_recv, conn_requeue, conn_wait
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_LINK, CONN_READABLE, Conn, Worker, worker_conn, worker_random,
+    CONN_BROKEN, CONN_LINK, CONN_READABLE, Conn, Worker, conn_handle, worker_conn, worker_random,
 )
 from proxy_engine_core.link cimport Link, link_is_full, link_of, link_touch
 from proxy_engine_core.yamux.session cimport yamux_stream_commit, yamux_stream_reserve
@@ -38,7 +40,7 @@ from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_
 cdef enum:
     HEAD_READ_SIZE = 16 * 1024            # bytes read while a head is expected
     OPENING_MAX = 1024                    # visitors waiting for a stream of one link
-    IDLE_SAFE_METHOD_DIVISOR = 2          # unsafe methods avoid streams idle half the limit
+    IDLE_UNSAFE_DIVISOR = 2               # unsafe methods avoid streams idle half the limit
 
 cdef const char *HEX = "0123456789abcdef"
 
@@ -199,11 +201,12 @@ cdef Route *find_route(ServerRole *role, const Head *head) noexcept nogil:
     return route_table_find(&role.routes, b"default", 7)
 
 
-cdef Link *live_link(Worker *worker, const Route *route) noexcept nogil:
-    # Replicas take turns by chance.
+cdef Link *live_link(Worker *worker, const Route *route, uint64_t last_choice) noexcept nogil:
+    # Replicas take turns by chance; `last_choice` only if there is no other.
     cdef uint32_t start = 0
     cdef uint32_t index
     cdef Conn *conn
+    cdef Link *found = NULL
     if route.link_count > 1:
         start = <uint32_t>(worker_random(worker) % route.link_count)
     for index in range(route.link_count):
@@ -213,8 +216,10 @@ cdef Link *live_link(Worker *worker, const Route *route) noexcept nogil:
             and not (<Link *>conn).is_draining
             and not (<Link *>conn).session.go_away_received
         ):
-            return <Link *>conn
-    return NULL
+            found = <Link *>conn
+            if conn_handle(conn) != last_choice:
+                break
+    return found
 
 
 cdef bint use_head(
@@ -240,6 +245,7 @@ cdef bint use_head(
         return True
     describe(visitor, head)
     transaction.bytes_in = head_size
+    transaction.request_size = 0
     transaction.request_framing = <uint8_t>request_body_framing(head)
     transaction.request_done = transaction.request_framing == BODY_NONE
     if asks_for_link(head):
@@ -254,7 +260,7 @@ cdef bint use_head(
         transaction_fail(visitor, 404, b"unknown_tunnel", b"There is no such tunnel here.")
         return True
     transaction.route = route.id
-    link = live_link(worker, route)
+    link = live_link(worker, route, transaction.refused_by)
     if link == NULL:
         if transaction.request_done:
             take_head_off(visitor, bytes, head_size, size)
@@ -277,6 +283,9 @@ cdef bint use_head(
     http = NULL
     if link.opening_first == NULL or link.opening_first == visitor:
         http = take_stream(visitor, link, route, head, &rewrite)
+        if http == NULL and not pool_is_full(link):
+            no_memory(visitor)
+            return True
     if http == NULL:
         visitor.state = VISITOR_WAITING
         if visitor.opening_link == NULL:
@@ -325,17 +334,17 @@ cdef void request_overloaded(Visitor *visitor) noexcept nogil:
     )
 
 
-cdef bint is_idempotent(uint8_t method) noexcept nogil:
-    # RFC 9110 section 9.2.2, of the methods we know.
-    return method in (METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_DELETE)
+cdef void no_memory(Visitor *visitor) noexcept nogil:
+    # As above.
+    visitor.transaction.request_done = False
+    transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
 
 
 cdef HttpStream *take_stream(
     Visitor *visitor, Link *link, const Route *route, Head *head, RequestRewrite *rewrite
 ) noexcept nogil:
-    cdef Worker *worker = visitor.conn.worker
     cdef Transaction *transaction = visitor.transaction
-    cdef uint64_t idle_us = worker.options.pool_idle_ms * 1000
+    cdef uint32_t idle_divisor = 1
     rewrite.address = <const uint8_t *>visitor.address
     rewrite.address_size = visitor.address_size
     rewrite.request_id = transaction.request_id
@@ -343,10 +352,10 @@ cdef HttpStream *take_stream(
     rewrite.is_tls = False
     rewrite.is_trusted = False
     if transaction.log_flags & LOG_RETRIED:
-        idle_us = 0
+        idle_divisor = 0
     elif not is_idempotent(transaction.method):
-        idle_us //= IDLE_SAFE_METHOD_DIVISOR
-    return pool_take(link, route, request_head_bound(head, rewrite), idle_us)
+        idle_divisor = IDLE_UNSAFE_DIVISOR
+    return pool_take(link, route, request_head_bound(head, rewrite), idle_divisor)
 
 
 cdef bint forward_head(
@@ -363,8 +372,7 @@ cdef bint forward_head(
     link_touch(transaction.link)
     if place == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        transaction.request_done = False  # the head is still in our input
-        transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
+        no_memory(visitor)
         return False
     yamux_stream_commit(http.stream, request_head_write(place, head, rewrite))
     transaction.sent_us = worker.now_us
@@ -374,11 +382,7 @@ cdef bint forward_head(
         chunk_reader_init(&transaction.request_chunks, False)
     if http.is_reused:
         transaction.log_flags |= LOG_REUSED
-        # A pooled stream may turn out to be closed by the target: keep the head.
-        transaction.may_retry = (
-            transaction.request_done and is_idempotent(transaction.method)
-            and buffer_append(&transaction.retry_head, head.bytes, head.size) == 0
-        )
+    retry_keep_head(visitor, head)
     visitor.state = VISITOR_ACTIVE
     transaction_deadline(visitor)
     return True

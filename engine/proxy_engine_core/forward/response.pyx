@@ -6,16 +6,20 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from proxy_engine_core.buffer cimport (
-    buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
+    buffer_append, buffer_consume, buffer_head, buffer_size,
 )
 from proxy_engine_core.counters cimport (
     COUNT_BAD_RESPONSES, COUNT_MEMORY_ERRORS, COUNT_STREAM_SURPLUS, COUNT_TUNNELS, count,
 )
-from proxy_engine_core.forward.pool cimport http_stream_release, pool_wake
+from proxy_engine_core.forward.pool cimport (
+    http_stream_release, pool_idle_told, pool_stream_lost, pool_wake,
+)
+from proxy_engine_core.forward.retry cimport (
+    RETRY_LINK_LOST, RETRY_REFUSED, RETRY_STREAM_FAILED, retry, retry_forget,
+)
 from proxy_engine_core.forward.transaction cimport (
     LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
     Transaction, Visitor, server_of, transaction_deadline, transaction_fail, transaction_finish,
-    transaction_retry,
 )
 from proxy_engine_core.http1.chunked cimport (
     CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_init, chunk_reader_next, chunk_size_line,
@@ -113,8 +117,6 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
     if transaction.first_byte_us == 0:
         transaction.first_byte_us = worker.now_us
     transaction.status = head.status
-    transaction.may_retry = False
-    buffer_free(&transaction.retry_head)
     if head.status == 101:
         if not transaction.wants_upgrade or not head.flags & HEAD_UPGRADE:
             bad_response(visitor, b"The service switched protocols without being asked.")
@@ -128,6 +130,8 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
     transaction.target_keep_alive = (
         head.flags & HEAD_KEEP_ALIVE and transaction.response_framing != BODY_CLOSE
     )
+    if head.keep_alive_s >= 0:
+        pool_idle_told(transaction.http, head.keep_alive_s)
     transaction.reframe = REFRAME_NONE
     if transaction.minor_version == 0:
         if transaction.response_framing == BODY_CHUNKED:
@@ -232,6 +236,8 @@ cdef void stream_data(
         return
     transaction = visitor.transaction
     transaction_deadline(visitor)
+    if transaction.is_kept:
+        retry_forget(transaction)         # the target is at it
     if transaction.first_byte_us == 0 and not stream.flags & YAMUX_STREAM_ACK_RECEIVED:
         pool_wake(link)                   # an answer without an ACK frees a slot as well
     while True:
@@ -291,6 +297,8 @@ cdef void stream_accepted(Link *link, YamuxStream *stream) noexcept nogil:
     cdef HttpStream *http = <HttpStream *>stream.owner
     if http.visitor != NULL:
         transaction_deadline(http.visitor)
+        if not http.is_reused:
+            retry_forget(http.visitor.transaction)
     pool_wake(link)
 
 
@@ -298,6 +306,7 @@ cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
     cdef HttpStream *http = <HttpStream *>stream.owner
     cdef Visitor *visitor = http.visitor
     cdef Transaction *transaction
+    pool_stream_lost(http)
     if visitor == NULL:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
@@ -308,7 +317,7 @@ cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
         conn_requeue(&visitor.conn)        # shuts our side down once the output is gone
         return
     if transaction.response_state == RESPONSE_HEAD:
-        if transaction_retry(visitor):
+        if retry(visitor, RETRY_STREAM_FAILED):
             return
         transaction_fail(
             visitor, 502, b"target_lost", b"The service closed the connection without an answer."
@@ -327,15 +336,19 @@ cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
 cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept nogil:
     cdef HttpStream *http = <HttpStream *>stream.owner
     cdef Visitor *visitor = http.visitor
+    if code != RESET_LINK_LOST:
+        pool_stream_lost(http)
     if visitor == NULL:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
     if code == RESET_LINK_LOST:
-        transaction_fail(visitor, 502, b"link_lost", b"The connection to the device was lost.")
+        if not retry(visitor, RETRY_LINK_LOST):
+            transaction_fail(visitor, 502, b"link_lost", b"The connection to the device was lost.")
     elif code == YAMUX_RESET_REFUSED:
-        transaction_fail(
-            visitor, 502, b"refused", b"The device could not connect: the service refused."
-        )
+        if not retry(visitor, RETRY_REFUSED):
+            transaction_fail(
+                visitor, 502, b"refused", b"The device could not connect: the service refused."
+            )
     elif code == YAMUX_RESET_UNREACHABLE:
         transaction_fail(
             visitor, 502, b"unreachable", b"The device could not reach the service."
@@ -348,5 +361,5 @@ cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept 
         transaction_fail(
             visitor, 502, b"unknown_target", b"The device does not know this tunnel any more."
         )
-    elif not transaction_retry(visitor):
+    elif not retry(visitor, RETRY_STREAM_FAILED):
         transaction_fail(visitor, 502, b"target_lost", b"The service broke the connection.")

@@ -18,6 +18,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer
+from proxy_engine_core.forward.idle cimport IdleLimit
 from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
@@ -60,6 +61,7 @@ cdef struct StreamPool:                   # idle HTTP streams of one tunnel of o
     HttpStream *oldest                    # trimmed from here
     uint32_t count
     uint32_t route
+    IdleLimit idle
 
 cdef struct HttpStream:                   # a stream to a target, over many requests
     YamuxStream *stream
@@ -68,6 +70,7 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
     HttpStream *newer
     HttpStream *older
     uint64_t idle_since_us
+    uint64_t idled_us                     # before it was taken for the request it serves now
     bint is_reused
 
 cdef struct Transaction:
@@ -88,8 +91,10 @@ cdef struct Transaction:
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
-    bint may_retry                        # idempotent, no body, nothing came back yet
-    Buffer retry_head                     # the head as it came, while may_retry
+    bint is_kept                          # `kept` is the whole request so far: see retry.pxd
+    Buffer kept
+    uint64_t bytes_out_before             # of the link, when the request was put on it
+    uint64_t refused_by                   # the link whose agent refused the first try
     # the response, towards the visitor
     Buffer response_head                  # of a head split over frames
     uint32_t response_scanned
@@ -156,8 +161,6 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil
 cdef void transaction_fail(
     Visitor *visitor, int status, const char *reason, const char *text
 ) noexcept nogil
-# Try once more on a fresh stream, if nothing forbids it; True: under way.
-cdef bint transaction_retry(Visitor *visitor) noexcept nogil
 cdef void transaction_deadline(Visitor *visitor) noexcept nogil
 # Stop after the bytes already queued; read off the rest of the input if it may still come.
 cdef void visitor_finish(Visitor *visitor) noexcept nogil

@@ -4,11 +4,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from proxy_engine_core.buffer cimport (
-    Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
-)
+from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_ERRORS, COUNT_REQUESTS, COUNT_REQUESTS_ABORTED, COUNT_REQUESTS_RETRIED,
+    COUNT_MEMORY_ERRORS, COUNT_REQUESTS, COUNT_REQUESTS_ABORTED,
     COUNT_RESPONSES, COUNT_RESPONSES_LOCAL, count,
 )
 from proxy_engine_core.forward.log cimport log_write
@@ -52,7 +50,7 @@ cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
             return NULL
     # The text arrays behind have their own sizes and need no clearing.
     memset(transaction, 0, <size_t>&(<Transaction *>NULL).method_name)
-    buffer_init(&transaction.retry_head, &worker.pool, 0)
+    buffer_init(&transaction.kept, &worker.pool, 0)
     buffer_init(&transaction.response_head, &worker.pool, 0)
     transaction.started_us = worker.now_us
     visitor.transaction = transaction
@@ -64,7 +62,7 @@ cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
 cdef void transaction_free(Visitor *visitor) noexcept nogil:
     cdef ServerRole *role = server_of(visitor.conn.worker)
     cdef Transaction *transaction = visitor.transaction
-    buffer_free(&transaction.retry_head)
+    buffer_free(&transaction.kept)
     buffer_free(&transaction.response_head)
     visitor.transaction = NULL
     transaction.http = <HttpStream *>role.free_transactions
@@ -185,39 +183,6 @@ cdef void transaction_fail(
         next_request(visitor)
     else:
         visitor_finish(visitor)
-
-
-cdef bint transaction_retry(Visitor *visitor) noexcept nogil:
-    cdef Transaction *transaction = visitor.transaction
-    cdef Worker *worker = visitor.conn.worker
-    cdef HttpStream *http = transaction.http
-    cdef Buffer merged
-    if (
-        not transaction.may_retry or not http.is_reused or transaction.head_sent
-        or transaction.first_byte_us or buffer_size(&transaction.response_head)
-        or transaction.log_flags & LOG_RETRIED
-    ):
-        return False
-    # Back to where the head had just come in: it is parsed and routed anew.
-    merged = transaction.retry_head
-    if buffer_append(
-        &merged, buffer_head(&visitor.input), buffer_size(&visitor.input)
-    ) < 0:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        return False
-    buffer_free(&visitor.input)
-    visitor.input = merged
-    buffer_init(&transaction.retry_head, &worker.pool, 0)
-    transaction.http = NULL
-    http.visitor = NULL
-    http_stream_release(http, YAMUX_RESET_CANCEL)
-    transaction.log_flags = (transaction.log_flags | LOG_RETRIED) & ~<uint32_t>LOG_REUSED
-    transaction.may_retry = False
-    visitor.state = VISITOR_HEAD
-    visitor.scanned = 0
-    count(worker.counters, COUNT_REQUESTS_RETRIED, 1)
-    conn_requeue(&visitor.conn)
-    return True
 
 
 # --- the end of a connection --------------------------------------------------------------

@@ -1,7 +1,7 @@
 # Field lines of heads, the ids of their names, and lists inside their values
 # (RFC 9110 section 5, RFC 9112 section 5).
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from proxy_engine_core.http1.head cimport Head
 
@@ -24,6 +24,9 @@ cdef uint8_t field_name_id(const uint8_t *name, uint32_t size) noexcept nogil
 cdef int connection_options(const Head *head) noexcept nogil
 # Mark the fields that Connection nominates as dropped. 0 or a HeadError.
 cdef int drop_nominated(Head *head) noexcept nogil
+# N of a response's `Keep-Alive: timeout=N` (RFC 2068 section 19.7.1): seconds its sender keeps
+# an idle connection; -1: not said, or not digits.
+cdef int32_t keep_alive_timeout(const uint8_t *value, uint32_t size) noexcept nogil
 # The next element of a comma-separated list between *cursor and end: False at its end.
 cdef bint list_next(
     const uint8_t **cursor, const uint8_t *end, const uint8_t **element, uint32_t *size

@@ -13,7 +13,7 @@
 # "Transfer_Encoding" is Transfer-Encoding. So a request name that turns into one of
 # ours that way is refused if it frames or routes, and else dropped.
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 
 from proxy_engine_core.http1.head cimport (
     FIELD_ACCEPT, FIELD_AUTHORIZATION, FIELD_CONNECTION, FIELD_CONTENT_LENGTH, FIELD_COOKIE,
@@ -40,6 +40,7 @@ cdef enum:
     COLON = 58
     UNDERSCORE = 95
     KNOWN_NAME_SIZE_MAX = 22              # bytes; sec-websocket-protocol
+    KEEP_ALIVE_TIMEOUT_MAX = 100_000_000  # seconds; further digits change nothing
 
 
 cdef inline uint8_t name_match(
@@ -201,6 +202,25 @@ cdef bint list_next(
         stop -= 1
     size[0] = <uint32_t>(stop - element[0])
     return True
+
+
+cdef int32_t keep_alive_timeout(const uint8_t *value, uint32_t size) noexcept nogil:
+    cdef const uint8_t *end = value + size
+    cdef const uint8_t *element
+    cdef uint32_t element_size, index
+    cdef int32_t seconds = 0
+    cdef uint8_t digit
+    while list_next(&value, end, &element, &element_size):
+        if element_size < 9 or not equals_lower(element, b"timeout=", 8):
+            continue
+        for index in range(8, element_size):
+            digit = element[index] - 48
+            if digit > 9:
+                return -1
+            if seconds < KEEP_ALIVE_TIMEOUT_MAX:
+                seconds = seconds * 10 + digit
+        return seconds
+    return -1
 
 
 cdef int connection_option(const uint8_t *option, uint32_t size) noexcept nogil:

@@ -4,7 +4,7 @@
 # A head is scanned for its end first (SIMD, resumable), then parsed once. All
 # spans are offsets into the head's own bytes, which must stay put while in use.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 
 cdef enum:
@@ -106,6 +106,7 @@ cdef struct Head:
     uint16_t status                       # responses
     uint8_t minor_version                 # 0 or 1; 1 for HTTP/1.2 and up (RFC 9110 section 2.5)
     uint8_t method                        # Method; requests
+    int32_t keep_alive_s                  # responses: N of Keep-Alive: timeout=N; -1: not said
     Span method_name
     Span target                           # as sent
     Span path                             # origin form: path and query; "*" for OPTIONS *

@@ -16,7 +16,8 @@ from libc.string cimport memchr, memcmp
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.http1.field cimport (
     CONNECTION_CLOSE, CONNECTION_KEEP_ALIVE, CONNECTION_NOMINATES, CONNECTION_UPGRADE,
-    connection_options, content_length_parse, drop_nominated, field_section_parse, list_next,
+    connection_options, content_length_parse, drop_nominated, field_section_parse,
+    keep_alive_timeout, list_next,
 )
 from proxy_engine_core.http1.request_line cimport (
     authority_parse, request_line_parse, request_line_precheck, version_parse,
@@ -104,6 +105,7 @@ cdef void head_init(Head *head, const uint8_t *bytes, uint32_t size) noexcept no
     head.status = 0
     head.minor_version = 0
     head.method = METHOD_OTHER
+    head.keep_alive_s = -1
     head.field_count = 0
     span_clear(&head.method_name)
     span_clear(&head.target)
@@ -382,6 +384,10 @@ cdef int status_line_parse(Head *head) noexcept nogil:
 
 cdef int response_field_apply(Head *head, Field *field) noexcept nogil:
     cdef int id = field.id
+    if id == FIELD_KEEP_ALIVE:
+        head.keep_alive_s = keep_alive_timeout(
+            head.bytes + field.value.start, field.value.size
+        )
     if id == FIELD_CONTENT_LENGTH or id == FIELD_TRANSFER_ENCODING:
         # They may not be there (RFC 9110 section 8.6, RFC 9112 section 6.1) and mean nothing.
         if head.status < 200 or head.status == 204:

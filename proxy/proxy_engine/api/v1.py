@@ -35,11 +35,12 @@ async def devices(request: web.Request) -> web.Response:
             "links": [
                 {
                     "id": link.id,
+                    "number": link.number,
                     "peer": link.peer,
                     "since": link.since,
                     "agent": link.agent,
                     "platform": link.platform,
-                    "token": link.token.name,
+                    "token": link.token,
                 }
                 for link in service.links.of_device(device.id)
             ],

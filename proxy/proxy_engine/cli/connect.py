@@ -28,6 +28,7 @@ def add_parser(verbs: Any) -> None:
         help="serve this target as tunnel NAME; repeatable",
     )
     add_setting(parser, "transport", metavar="ws|tcp", help="WebSocket, or raw (faster) [ws]")
+    add_setting(parser, "links", metavar="N", help="links to the server at most [what it offers]")
     add_process(parser, "agent")
     add_common(parser, run)
 
@@ -96,6 +97,7 @@ async def _connect(chosen: Settings, token: str) -> int:
         resolve=resolve,
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
+        links_max=chosen.links,
     )
     runner = EngineRunner(engine, agent.on_event)
     runner.start()

@@ -62,6 +62,8 @@ def add_common(parser: argparse.ArgumentParser, function: Any) -> None:
 
 def add_process(parser: argparse.ArgumentParser, role: str) -> None:
     """What the programs that stay have in common."""
+    default = "one a core" if role == "server" else "1"
+    add_setting(parser, "workers", metavar="N", help=f"threads that move the bytes [{default}]")
     add_setting(
         parser,
         "grace",

@@ -31,6 +31,9 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "keep_requests", metavar="N", help="rows of the request log, 0: all [1000000]"
     )
+    add_setting(
+        parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"
+    )
     add_process(parser, "server")
     add_common(parser, run)
 

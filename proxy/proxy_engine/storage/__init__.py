@@ -112,9 +112,12 @@ class Store(Protocol):
     async def devices(self) -> list[Device]: ...
     async def tunnels(self) -> list[Tunnel]: ...
     async def tunnels_claim(
-        self, specs: Sequence[tuple[str, str]], device_id: int, now: float
+        self, claims: Sequence[tuple[str, str, int]], now: float
     ) -> list[Tunnel]:
-        """The tunnels of these (name, kind), new or old; some may be another device's."""
+        """Give each (name, kind, device id) that is nobody's yet to its device.
+
+        Returns: the tunnels of all these names; some may be another device's.
+        """
 
     async def requests_add(self, rows: Sequence[RequestRow]) -> None: ...
     async def requests_last(self, limit: int) -> list[Request]:

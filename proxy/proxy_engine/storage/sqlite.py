@@ -9,6 +9,7 @@ at any time; the busy timeout lets writers take turns.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import time
@@ -238,17 +239,17 @@ class SqliteStore:
         return [_tunnel(row) for row in rows]
 
     async def tunnels_claim(
-        self, specs: Sequence[tuple[str, str]], device_id: int, now: float
+        self, claims: Sequence[tuple[str, str, int]], now: float
     ) -> list[Tunnel]:
         def claim(db: sqlite3.Connection) -> list[Tunnel]:
             db.executemany(
                 "INSERT OR IGNORE INTO tunnels (name, kind, device_id, created_at)"
                 " VALUES (?, ?, ?, ?)",
-                [(name, kind, device_id, now) for name, kind in specs],
+                [(*claim, now) for claim in claims],
             )
-            query = f"{_TUNNEL} WHERE name IN ({','.join('?' * len(specs))})"
-            names = [name for name, _ in specs]
-            return [_tunnel(row) for row in db.execute(query, names).fetchall()]
+            query = _TUNNEL + "WHERE name IN (SELECT value FROM json_each(?))"
+            names = json.dumps([name for name, _, _ in claims])
+            return [_tunnel(row) for row in db.execute(query, (names,)).fetchall()]
 
         return await self._write(claim)
 

@@ -360,3 +360,30 @@ def test_precheck_waits_while_a_head_may_still_become_good() -> None:
     for start in (b"", b"G", b"GET", b"GET ", b"GET /a HT", b"GET / HTTP/1.1\r", b"A" * 32):
         assert http1.precheck(start) == ""
     assert http1.precheck(b"GET / HTTP/1.1\r\nX: " + b"a" * 32000) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"timeout=5", 5),
+        (b"timeout=5, max=100", 5),
+        (b"max=100 ,\tTimeout=30", 30),
+        (b"timeout=0", 0),
+        (b"timeout=", -1),
+        (b"timeout=-1", -1),
+        (b'timeout="5"', -1),
+        (b"timeout=5s", -1),
+        (b"max=1", -1),
+        (b"", -1),
+    ],
+)
+def test_how_long_a_target_says_it_keeps_idle_connections(value: bytes, seconds: int) -> None:
+    head = response(b"Keep-Alive: " + value + b"\r\n")
+    assert head["keep_alive_s"] == seconds
+    assert dropped(head) == [b"Keep-Alive"]
+
+
+def test_a_keep_alive_time_of_any_length_is_a_number() -> None:
+    head = response(b"Keep-Alive: timeout=" + b"9" * 1000 + b"\r\n")
+    assert 100_000_000 <= head["keep_alive_s"] <= 999_999_999
+    assert response()["keep_alive_s"] == -1

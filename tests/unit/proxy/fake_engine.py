@@ -9,13 +9,15 @@ from typing import Any
 
 
 class FakeEngine:
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
         self.calls: list[tuple[Any, ...]] = []
         self.routes: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self.sent: list[tuple[int, dict[str, Any]]] = []
         self.closed: list[tuple[int, str]] = []
         self.replies: list[tuple[int, bytes, dict[str, Any]]] = []
         self.dials: list[tuple[str, int, bytes, str]] = []
+        self.dial_workers: list[int] = []
         self.targets: list[tuple[str, str, int]] = []
 
     def auth_reply(self, ticket: int, response: bytes, **options: Any) -> bool:
@@ -43,7 +45,17 @@ class FakeEngine:
     def link_drain(self, link: int) -> None:
         self.calls.append(("drain", link))
 
-    def dial(self, host: str, port: int, request: bytes, *, carrier: str, timeout_ms: int) -> int:
+    def dial(
+        self,
+        host: str,
+        port: int,
+        request: bytes,
+        *,
+        carrier: str,
+        timeout_ms: int,
+        worker: int,
+    ) -> int:
+        self.dial_workers.append(worker)
         self.dials.append((host, port, request, carrier))
         return 100 + len(self.dials)
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import REGISTER_TIMEOUT, Agent, parse_server
+from proxy_engine.agent import Agent, parse_server
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
+from proxy_engine.link_keeper import REGISTER_TIMEOUT
 from proxy_engine.targets import Targets
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine, fields
@@ -28,11 +29,12 @@ class Timer:
 class Device:
     """An agent in a world where time passes only when the test says so."""
 
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, *, links_max: int = 0) -> None:
         self.engine = engine
         self.now = 0.0
         self.timers: list[Timer] = []
         self.public: list[list[PublicTunnel]] = []
+        self.links_offered = 1
         self.addresses = ["10.0.0.1"]
         fake: Any = engine
         self.agent = Agent(
@@ -45,7 +47,8 @@ class Device:
             resolve=self.resolve,
             announce=self.public.append,
             call_later=self.call_later,
-            backoff=Backoff(lambda low, high: high),
+            links_max=links_max,
+            backoff=lambda: Backoff(lambda low, high: high),
             monotonic=lambda: self.now,
             wall=lambda: self.now,
         )
@@ -87,10 +90,12 @@ class Device:
         """The number of the last dial."""
         return 100 + len(self.engine.dials)
 
-    async def up(self) -> int:
-        offer = handshake.Offer("raw", "", 1, handshake.WINDOW, "")
-        link = self.dial
-        await self.event(2, link, 0, "10.0.0.1:8080", handshake.accept_response(offer))
+    async def up(self, link: int = 0) -> int:
+        """A dial, usually the last, becomes a link."""
+        offer = handshake.Offer("raw", "", 1, handshake.WINDOW, "", 1)
+        link = link or self.dial
+        head = handshake.accept_response(offer, self.links_offered)
+        await self.event(2, link, 0, "10.0.0.1:8080", head)
         return link
 
     async def say(self, link: int, **record: Any) -> None:
@@ -317,6 +322,183 @@ async def test_a_newer_link_of_its_own_does_not_end_it(device: Device, engine: F
     await device.say(old, type="error", code="replaced", message="by a newer link")
     await device.event(3, old, 0, "closed", 0, 0, 9.0)
     assert not device.agent.ended.is_set()
+
+
+# --- several links ------------------------------------------------------------------------
+
+
+async def connect_all(device: Device, links: int) -> list[int]:
+    """The agent with this many links, each registered."""
+    device.links_offered = links
+    found = [await device.connect()]
+    await device.pass_time(1)
+    for dial in range(found[0] + 1, found[0] + links):
+        await device.up(dial)
+        await device.registered(dial)
+        found.append(dial)
+    return found
+
+
+async def lose(device: Device, *links: int) -> None:
+    for link in links:
+        await device.event(3, link, 0, "closed", 0, 0, 1.0)
+
+
+async def test_it_dials_the_other_links_once_the_first_is_registered(
+    device: Device, engine: FakeEngine
+) -> None:
+    device.links_offered = 3
+    first = await device.up()
+    await device.pass_time(5)
+    assert len(engine.dials) == 1
+    await device.registered(first)
+    await device.pass_time(1)
+    sent = [fields(request) for _, _, request, _ in engine.dials]
+    assert [each["proxy-engine-link"] for each in sent] == ["1", "2", "3"]
+    assert len({each["proxy-engine-instance"] for each in sent}) == 1
+    for dial in (102, 103):
+        await device.up(dial)
+        await device.registered(dial)
+    assert [types(engine, link) for link in (101, 102, 103)] == [["register"]] * 3
+    assert len(device.public) == 1
+    await device.pass_time(600)
+    assert len(engine.dials) == 3
+
+
+async def test_a_server_that_offers_nothing_gets_one_link(
+    device: Device, engine: FakeEngine
+) -> None:
+    head = handshake.accept_response(handshake.Offer("raw", "", 1, 1 << 20, "", 1), 4)
+    head = head.replace(b"Proxy-Engine-Links: 4\r\n", b"")
+    await device.event(2, device.dial, 0, "10.0.0.1:8080", head)
+    await device.registered(device.dial)
+    await device.pass_time(600)
+    assert len(engine.dials) == 1
+
+
+@pytest.mark.parametrize(("offered", "wanted"), [(4, 2), (1, 1), (4000, 2)])
+async def test_it_takes_no_more_links_than_it_was_told(
+    engine: FakeEngine, offered: int, wanted: int
+) -> None:
+    device = Device(engine, links_max=2)
+    device.links_offered = offered
+    device.agent.start()
+    await device.pass_time(0)
+    await device.connect()
+    await device.pass_time(600)
+    assert len(engine.dials) == wanted
+    await device.agent.close()
+
+
+async def test_an_absurd_offer_is_cut(device: Device, engine: FakeEngine) -> None:
+    device.links_offered = 4_000_000
+    await device.connect()
+    await device.pass_time(1)
+    assert len(engine.dials) == 8
+
+
+async def test_one_lost_link_is_dialled_again_while_the_others_serve(
+    device: Device, engine: FakeEngine
+) -> None:
+    links = await connect_all(device, 3)
+    await lose(device, links[1])
+    await device.pass_time(60)
+    assert fields(engine.dials[-1][2])["proxy-engine-link"] == "2"
+    assert len(engine.dials) == 4
+    for seconds in (60, 60):  # ... again and again, but the others are left alone
+        await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+        await device.pass_time(seconds)
+    assert len(engine.dials) == 6
+    await device.connect()
+    await device.pass_time(600)
+    assert len(engine.dials) == 6
+    assert len(device.public) == 1
+
+
+async def test_when_all_links_are_lost_only_the_first_is_dialled(
+    device: Device, engine: FakeEngine
+) -> None:
+    links = await connect_all(device, 3)
+    await lose(device, links[2], links[0], links[1])
+    await device.pass_time(1)
+    for _ in range(5):
+        await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+        await device.pass_time(60)
+    numbers = [fields(request)["proxy-engine-link"] for _, _, request, _ in engine.dials[3:]]
+    assert numbers == ["1"] * 6
+    await device.connect()
+    await device.pass_time(60)
+    numbers = [fields(request)["proxy-engine-link"] for _, _, request, _ in engine.dials[9:]]
+    assert numbers == ["2", "3"]
+
+
+async def test_a_draining_server_is_left_link_by_link_for_the_next_one(
+    device: Device, engine: FakeEngine
+) -> None:
+    old = await connect_all(device, 2)
+    for link in reversed(old):
+        await device.say(link, type="drain")
+    await device.pass_time(60)
+    assert len(engine.dials) == 3
+    device.links_offered = 2
+    await device.connect()
+    await device.pass_time(60)
+    assert len(engine.dials) == 4
+    await device.connect()
+    assert engine.closed == []
+    await lose(device, *old)
+    await device.pass_time(600)
+    assert len(engine.dials) == 4
+
+
+async def test_one_link_that_drains_is_replaced_alone(device: Device, engine: FakeEngine) -> None:
+    links = await connect_all(device, 2)
+    await device.say(links[1], type="drain")
+    await device.pass_time(60)
+    assert fields(engine.dials[-1][2])["proxy-engine-link"] == "2"
+    new = await device.connect()
+    await device.say(links[1], type="error", code="replaced", message="by a newer link")
+    await lose(device, links[1])
+    assert not device.agent.ended.is_set()
+    await device.say(new, type="error", code="replaced", message="by another run")
+    assert device.agent.ended.is_set()
+
+
+async def test_a_next_server_with_fewer_workers_gets_fewer_links(
+    device: Device, engine: FakeEngine
+) -> None:
+    links = await connect_all(device, 3)
+    await lose(device, *links)
+    await device.pass_time(60)
+    device.links_offered = 1
+    await device.connect()
+    await device.pass_time(600)
+    assert len(engine.dials) == 4
+
+
+async def test_a_link_too_many_is_not_asked_for_again(device: Device, engine: FakeEngine) -> None:
+    device.links_offered = 2
+    await device.connect()
+    await device.pass_time(1)
+    await device.refuse(409, body=b'{"error":"bad_link_number","message":"1 to 1"}')
+    await device.pass_time(600)
+    assert len(engine.dials) == 2
+    assert not device.agent.ended.is_set()
+
+
+async def test_an_agent_with_several_links_ends_once_when_it_is_replaced(
+    device: Device, engine: FakeEngine
+) -> None:
+    links = await connect_all(device, 2)
+    for link in links:
+        await device.say(link, type="error", code="replaced", message="by another run")
+    assert device.agent.failure == ["by another run; is the token used twice?"]
+
+
+async def test_draining_tells_the_server_on_every_link(device: Device, engine: FakeEngine) -> None:
+    links = await connect_all(device, 2)
+    device.agent.drain()
+    assert [types(engine, link)[-1] for link in links] == ["drain", "drain"]
 
 
 async def test_unknown_records_are_answered_and_broken_ones_end_the_link(

@@ -131,7 +131,7 @@ async def test_what_is_known_is_shown_and_no_secret(
     client: TestClient[Any, Any], admin: dict[str, str], store: SqliteStore
 ) -> None:
     _, token = await tokens.create(store, name="pi", now=1.0)
-    await store.tunnels_claim([("web", "http")], token.device_id or 0, 2.0)
+    await store.tunnels_claim([("web", "http", token.device_id or 0)], 2.0)
     await store.requests_add([(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)])
     devices = await client.get("/api/v1/devices", headers=admin)
     assert [item["name"] for item in (await devices.json())["devices"]] == ["pi"]

@@ -35,7 +35,7 @@ def refused(
 def test_a_websocket_offer_is_answered_with_its_accept_key() -> None:
     offer = read(WEBSOCKET)
     assert offer.carrier == "websocket"
-    response = handshake.accept_response(offer)
+    response = handshake.accept_response(offer, 2)
     assert status(response) == 101
     assert fields(response) == {
         "connection": "Upgrade",
@@ -49,7 +49,7 @@ def test_a_stock_peer_gets_stock_yamux() -> None:
     offer = read(RAW, proxy_engine_window=b"1048576")
     assert not offer.is_agent
     assert offer.window == handshake.STOCK_WINDOW
-    assert fields(handshake.accept_response(offer)) == {
+    assert fields(handshake.accept_response(offer, 2)) == {
         "connection": "Upgrade",
         "upgrade": "proxy-engine-yamux",
     }
@@ -65,13 +65,13 @@ def test_the_smaller_window_of_both_counts_but_never_less_than_yamux_has(
 ) -> None:
     offer = read(RAW, proxy_engine_version=b"1", proxy_engine_window=offered)
     assert offer.window == window
-    answer = fields(handshake.accept_response(offer))
+    answer = fields(handshake.accept_response(offer, 2))
     assert answer["proxy-engine-window"] == str(window)
     assert answer["proxy-engine-version"] == "1"
 
 
 def test_a_newer_agent_is_answered_with_our_version() -> None:
-    answer = fields(handshake.accept_response(read(RAW, proxy_engine_version=b"9")))
+    answer = fields(handshake.accept_response(read(RAW, proxy_engine_version=b"9"), 1))
     assert answer["proxy-engine-version"] == "1"
 
 
@@ -105,20 +105,21 @@ def test_a_refusal_is_a_whole_http_answer() -> None:
 def test_our_two_roles_understand_each_other(carrier: handshake.Carrier) -> None:
     key = new_key() if carrier == "websocket" else ""
     request = handshake.request(
-        authority="localhost:8080", token="pe_x", instance="abc", carrier=carrier, key=key
+        authority="localhost:8080", token="pe_x", instance="abc", number=3, carrier=carrier, key=key
     )
     method, target, request_fields = parse_request_head(request)
     assert ("authorization", b"Bearer pe_x") in request_fields
     assert ("host", b"localhost:8080") in request_fields
     offer = handshake.read_request(method, target, request_fields)
-    assert offer == handshake.Offer(carrier, key, 1, handshake.WINDOW, "abc")
-    handshake.check_response(handshake.accept_response(offer), carrier=carrier, key=key)
+    assert offer == handshake.Offer(carrier, key, 1, handshake.WINDOW, "abc", 3)
+    answer = handshake.accept_response(offer, 4)
+    assert handshake.check_response(answer, carrier=carrier, key=key) == 4
 
 
 def test_an_agent_notices_a_wrong_answer() -> None:
     key = new_key()
-    offer = handshake.Offer("websocket", key, 1, handshake.WINDOW, "")
-    good = handshake.accept_response(offer)
+    offer = handshake.Offer("websocket", key, 1, handshake.WINDOW, "", 1)
+    good = handshake.accept_response(offer, 1)
     for bad, message in (
         (good.replace(b"Accept: ", b"Accept: x"), "Sec-WebSocket-Accept"),
         (good.replace(b"Accept: ", b"Other: "), "Sec-WebSocket-Accept"),

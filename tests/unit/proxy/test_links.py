@@ -19,13 +19,13 @@ AGENT = {**RAW, "Proxy_Engine_Version": "1", "Proxy_Engine_Window": "1048576"}
 class Server:
     """Links over a real store and a fake engine, and the moves of a device."""
 
-    def __init__(self, engine: FakeEngine, store: SqliteStore) -> None:
+    def __init__(self, engine: FakeEngine, store: SqliteStore, *, links_max: int = 1) -> None:
         self.engine = engine
         self.store = store
         self.now = 1000.0
         self.table = TunnelTable(domain="localhost", port=8080)
         fake: Any = engine
-        self.links = Links(fake, store, self.table, clock=lambda: self.now)
+        self.links = Links(fake, store, self.table, links_max=links_max, clock=lambda: self.now)
         self._ticket = 0
 
     async def settle(self) -> None:
@@ -47,6 +47,11 @@ class Server:
         device = self.engine.replies[-1][2]["device"]
         self.links.on_event((2, number, device, peer, b""))
         await self.settle()
+
+    async def serve(self, link: int, secret: str, *, number: int, instance: str = "i") -> None:
+        """A link of a run, registered with the tunnel web."""
+        await self.link(link, secret, instance=instance, Proxy_Engine_Link=str(number))
+        await self.register(link, "web")
 
     async def say(self, link: int, record: Any) -> None:
         data = record if isinstance(record, bytes) else json.dumps(record).encode()
@@ -91,6 +96,7 @@ async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: s
         "window": 1048576,
         "streams_max": 65000,
         "preamble": True,
+        "worker": 0,
     }
     await server.links.tick()
     [token] = await server.store.tokens()
@@ -412,3 +418,210 @@ async def test_a_name_given_twice_is_answered_once(server: Server, secret: str) 
     await server.link(7, secret)
     answer = await server.register(7, "web", "web")
     assert [tunnel["name"] for tunnel in answer["tunnels"]] == ["web"]
+
+
+# --- several links of a run ---------------------------------------------------------------
+
+
+@pytest.fixture
+def many(engine: FakeEngine, store: SqliteStore) -> Server:
+    return Server(engine, store, links_max=3)
+
+
+def request(secret: str, *, number: int = 1, instance: str = "i") -> bytes:
+    return head(
+        Authorization=f"Bearer {secret}",
+        Proxy_Engine_Instance=instance,
+        Proxy_Engine_Link=str(number),
+        **AGENT,
+    )
+
+
+async def test_an_agent_is_told_how_many_links_it_may_have(many: Server, secret: str) -> None:
+    assert fields(await many.ask(request(secret)))["proxy-engine-links"] == "3"
+
+
+async def test_a_stock_peer_is_told_nothing_and_has_one_link(many: Server, secret: str) -> None:
+    response = await many.ask(head(Authorization=f"Bearer {secret}", **RAW))
+    assert "proxy-engine-links" not in fields(response)
+    for link in (7, 8):
+        await many.link(link, secret, instance="", Proxy_Engine_Version="", Proxy_Engine_Link="2")
+    assert many.engine.closed == [(7, "replaced")]
+    assert many.route("pi") == (8,)
+
+
+async def test_the_links_of_a_run_serve_together(many: Server, secret: str) -> None:
+    for number in (1, 2, 3):
+        await many.serve(6 + number, secret, number=number)
+    assert many.route("web") == (7, 8, 9)
+    assert many.engine.closed == []
+    await many.down(8)
+    assert many.route("web") == (7, 9)
+    await many.serve(10, secret, number=2)
+    assert many.route("web") == (7, 9, 10)
+    assert many.engine.closed == []
+
+
+async def test_an_agent_that_counts_no_links_has_one(many: Server, secret: str) -> None:
+    for link in (7, 8):
+        await many.link(link, secret)
+        await many.register(link, "web")
+    assert many.route("web") == (8,)
+    assert many.engine.closed == [(7, "replaced")]
+
+
+async def test_a_newer_link_of_the_same_number_replaces_only_that_one(
+    many: Server, secret: str
+) -> None:
+    for number in (1, 2):
+        await many.serve(6 + number, secret, number=number)
+    many.engine.calls.clear()
+    await many.serve(9, secret, number=1)
+    assert many.route("web") == (8, 9)
+    assert many.engine.closed == [(7, "replaced")]
+    assert many.engine.calls[0][0] == "routes"
+    assert "newer link of this agent" in many.said(7)[-1]["message"]
+
+
+async def test_the_first_link_of_a_new_run_replaces_all_of_the_old_one(
+    many: Server, secret: str
+) -> None:
+    for number in (1, 2):
+        await many.serve(6 + number, secret, number=number, instance="old")
+    await many.link(9, secret, instance="new")
+    assert many.route("web") == (7, 8)
+    await many.register(9, "web")
+    assert many.route("web") == (9,)
+    assert many.engine.closed == [(7, "replaced"), (8, "replaced")]
+    assert status(await many.ask(request(secret, number=3, instance="old"))) == 409
+    await many.serve(10, secret, number=2, instance="new")
+    assert many.route("web") == (9, 10)
+
+
+async def test_a_run_is_as_old_as_its_first_link(many: Server, secret: str) -> None:
+    await many.serve(7, secret, number=1, instance="old")
+    await many.link(8, secret, instance="new")
+    await many.serve(9, secret, number=2, instance="old")  # is late, takes nothing over
+    assert many.route("web") == (7, 9)
+    assert many.engine.closed == []
+    await many.register(8, "web")
+    assert many.route("web") == (8,)
+    assert many.engine.closed == [(7, "replaced"), (9, "replaced")]
+
+
+async def test_a_link_that_comes_up_after_its_run_was_replaced_is_closed(
+    many: Server, secret: str
+) -> None:
+    await many.serve(7, secret, number=1, instance="old")
+    assert status(await many.ask(request(secret, number=2, instance="old"), "1.2.3.4:9")) == 101
+    await many.serve(8, secret, number=1, instance="new")
+    await many.down(7)
+    many.links.on_event((2, 9, 1, "1.2.3.4:9", b""))
+    assert many.engine.closed[-1] == (9, "replaced")
+    await many.say(9, {"type": "register", "tunnels": [{"name": "web"}]})
+    assert many.route("web") == (8,)
+
+
+async def test_one_link_that_drains_leaves_the_others_serving(many: Server, secret: str) -> None:
+    for number in (1, 2):
+        await many.serve(6 + number, secret, number=number)
+    await many.say(7, {"type": "drain"})
+    assert many.route("web") == (8,)
+    assert many.engine.calls[-1] == ("drain", 7)
+
+
+@pytest.mark.parametrize("number", [4, 4_000_000_000])
+async def test_a_number_beyond_what_is_allowed_is_refused(
+    many: Server, secret: str, number: int
+) -> None:
+    response = await many.ask(request(secret, number=number))
+    assert (status(response), body(response)["error"]) == (409, "bad_link_number")
+
+
+async def test_a_device_that_piles_up_links_is_refused(many: Server, secret: str) -> None:
+    for link in range(8):
+        await many.link(link + 1, secret)
+    response = await many.ask(request(secret))
+    assert (status(response), body(response)["error"]) == (429, "too_many_links")
+    assert int(fields(response)["retry-after"]) > 0
+    await many.down(1)
+    assert status(await many.ask(request(secret))) == 101
+
+
+async def test_a_device_that_never_came_leaves_room_for_others(many: Server, secret: str) -> None:
+    for port in range(8):
+        assert status(await many.ask(request(secret), f"1.2.3.4:{port}")) == 101
+    assert status(await many.ask(request(secret))) == 429
+    many.now += 31
+    await many.links.tick()
+    for _ in range(9):  # one address again and again is one device that gave up
+        assert status(await many.ask(request(secret))) == 101
+
+
+# --- many records at once -----------------------------------------------------------------
+
+
+def register_all(server: Server, links: range, names: str = "web") -> None:
+    for link in links:
+        record = {"type": "register", "tunnels": [{"name": f"{names}{link}"}]}
+        server.links.on_event((4, link, json.dumps(record).encode()))
+
+
+async def test_many_registers_need_few_writes_and_known_names_none(
+    server: Server, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = range(1, 301)
+    for link in links:
+        await server.link(link, (await tokens.create(store, name=f"d{link}", now=0.0))[0])
+    writes = []
+    original = store.tunnels_claim
+
+    async def count(claims: Any, now: float) -> Any:
+        writes.append(len(claims))
+        return await original(claims, now)
+
+    monkeypatch.setattr(store, "tunnels_claim", count)
+    register_all(server, links)
+    await server.settle()
+    assert writes == [256, 44]
+    assert all(server.route(f"web{link}") == (link,) for link in links)
+    assert [to for to, _ in server.engine.sent] == list(links)
+    register_all(server, links)
+    assert [to for to, _ in server.engine.sent] == [*links, *links]  # at once
+    assert writes == [256, 44]
+
+
+async def test_of_two_devices_that_want_a_name_at_once_the_first_gets_it(
+    server: Server, store: SqliteStore
+) -> None:
+    for link in (1, 2):
+        await server.link(link, (await tokens.create(store, name=f"d{link}", now=0.0))[0])
+    for link in (1, 2):
+        data = b'{"type": "register", "tunnels": [{"name": "web"}]}'
+        server.links.on_event((4, link, data))
+    await server.settle()
+    assert server.route("web") == (1,)
+    assert server.said(2)[-1]["refused"][0]["code"] == "tunnel_taken"
+
+
+async def test_records_are_answered_in_order_though_some_wait_for_the_store(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret)
+    await server.register(7, "web")
+    for names in (["new"], ["web"], ["web", "new"]):
+        record = {"type": "register", "tunnels": [{"name": name} for name in names]}
+        server.links.on_event((4, 7, json.dumps(record).encode()))
+    await server.settle()
+    answers = [[tunnel["name"] for tunnel in each["tunnels"]] for each in server.said(7)[1:]]
+    assert answers == [["new"], ["web"], ["web", "new"]]
+
+
+async def test_a_link_that_ends_while_the_store_works_serves_nothing(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret)
+    server.links.on_event((4, 7, b'{"type": "register", "tunnels": [{"name": "web"}]}'))
+    await server.down(7)
+    assert server.engine.sent == []
+    assert server.table.links(next(iter(server.table))) == ()

@@ -34,7 +34,7 @@ async def test_a_store_keeps_what_it_was_given(tmp_path: Path) -> None:
         name="pi", kind="device", digest=b"d" * 32, device="pi", now=1.0, expires_at=None
     )
     assert token.device_id is not None
-    [tunnel] = await store.tunnels_claim([("web", "http")], token.device_id, 2.0)
+    [tunnel] = await store.tunnels_claim([("web", "http", token.device_id or 0)], 2.0)
     await store.seen({token.id: 3.0}, {token.device_id: 4.0})
     await store.requests_add([row(1, tunnel.id), row(2)])
     await store.close()
@@ -59,11 +59,11 @@ async def test_a_tunnel_belongs_to_the_device_that_came_first(tmp_path: Path) ->
             name=name, kind="device", digest=name.encode(), device=name, now=1.0, expires_at=None
         )
         ids.append(token.device_id or 0)
-    [first] = await store.tunnels_claim([("web", "http")], ids[0], 1.0)
-    assert await store.tunnels_claim([("web", "http")], ids[0], 2.0) == [first]
-    both = await store.tunnels_claim([("web", "http"), ("api", "http")], ids[1], 3.0)
+    [first] = await store.tunnels_claim([("web", "http", ids[0])], 1.0)
+    assert await store.tunnels_claim([("web", "http", ids[0])], 2.0) == [first]
+    both = await store.tunnels_claim([("web", "http", ids[1]), ("api", "http", ids[1])], 3.0)
     assert {tunnel.name: tunnel.device_id for tunnel in both} == {"web": ids[0], "api": ids[1]}
-    assert await store.tunnels_claim([], ids[1], 3.0) == []
+    assert await store.tunnels_claim([], 3.0) == []
     await store.close()
 
 

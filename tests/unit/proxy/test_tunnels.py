@@ -43,7 +43,7 @@ def test_a_newer_link_takes_over_and_the_older_ones_end_takes_nothing_away(
     table: TunnelTable,
 ) -> None:
     table.serve(7, [WEB, API])
-    ops = table.serve(8, [WEB])
+    ops = table.serve(8, [WEB], instead_of=[7])
     assert ("set", "name:web", 1, (8,), "web") in ops
     assert table.links(API) == (7,)
     assert table.withdraw(7) == [
@@ -51,6 +51,17 @@ def test_a_newer_link_takes_over_and_the_older_ones_end_takes_nothing_away(
         ("set", "name:api", 2, (), "api"),
     ]
     assert table.links(WEB) == (8,)
+
+
+def test_several_links_serve_a_tunnel_beside_each_other(table: TunnelTable) -> None:
+    for link in (7, 8, 9):
+        ops = table.serve(link, [WEB])
+    assert ops[1] == ("set", "name:web", 1, (7, 8, 9), "web")
+    assert len(table.serve(10, [WEB], instead_of=[8])) == 2
+    assert table.links(WEB) == (7, 9, 10)
+    assert table.withdraw(8) == []
+    assert len(table.withdraw(7)) == 2
+    assert table.links(WEB) == (9, 10)
 
 
 def test_registering_fewer_tunnels_withdraws_the_others(table: TunnelTable) -> None:

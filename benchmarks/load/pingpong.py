@@ -1,0 +1,149 @@
+"""Latency of a byte tunnel: 64 bytes there and back, everything on one CPU.
+
+    python benchmarks/load/pingpong.py [--floor FILE] [--check]
+
+A C client upgrades one connection and then has one message on its way at any time. All
+processes share one CPU, so that a round trip is the work that it takes: neither sleeping
+cores nor the scheduler's choice of a core are in it. The bare relay is two hops as we are,
+and understands nothing. Samples are interleaved; what counts is the median over rounds of
+our median round trip over the relay's of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Run as a file, this folder is on the path and the root is not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.load.processes import (
+    BenchmarkError,
+    CpuTime,
+    Process,
+    accepts_connections,
+    cpu_time,
+    free_port,
+)
+from benchmarks.load.reference import REFERENCE, Floor, Relay, compile_program
+from benchmarks.load.report import median_range
+from benchmarks.load.subjects import Nginx, ProxyEngine, Running, Subject
+
+RELAY = "relay-chain"
+OURS = "proxy-engine-tcp"
+BUDGET = 1.15  # of the relay
+WARM_UP = 500  # round trips on each connection that do not count
+EXIT_FAILED = 1
+
+Figures = dict[str, float]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="64-byte ping-pong through a byte tunnel.")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--count", type=int, default=10_000, help="round trips a sample")
+    parser.add_argument("--size", type=int, default=64, help="bytes of a message")
+    parser.add_argument("--cpu", type=int, default=min(os.sched_getaffinity(0)))
+    parser.add_argument("--floor", metavar="FILE", help="C source of the floor program")
+    parser.add_argument("--check", action="store_true", help="exit 1 when over the budget")
+    parser.add_argument("--smoke", action="store_true", help="does it still run?")
+    chosen = parser.parse_args()
+    if chosen.smoke:
+        chosen.rounds, chosen.count = 1, 500
+    return chosen
+
+
+def measure(client: Path, running: Running, chosen: argparse.Namespace) -> Figures:
+    """Microseconds of a round trip, and of CPU the proxies spend on one."""
+    pids = [process.pid for process in running.proxies.values()]
+    before = sum((cpu_time(pid) for pid in pids), CpuTime())
+    done = subprocess.run(
+        [str(client), str(running.endpoint.port), running.endpoint.host, str(chosen.size),
+         str(WARM_UP), str(chosen.count)],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise BenchmarkError(f"the client failed: {done.stderr.strip()}")
+    spent = sum((cpu_time(pid) for pid in pids), CpuTime()) - before
+    figures = {name: value / 1e3 for name, value in json.loads(done.stdout).items()}
+    return figures | {"cpu": spent.total * 1e6 / (chosen.count + WARM_UP)}
+
+
+def run_rounds(folder: Path, chosen: argparse.Namespace) -> dict[str, list[Figures]]:
+    client = compile_program(REFERENCE / "pingpong.c", folder)
+    port = free_port()
+    target = Process([str(compile_program(REFERENCE / "echo.c", folder)), str(port)],
+                     folder / "echo.log")  # fmt: skip
+    subjects: list[Subject] = [
+        Nginx("direct", 0),
+        Relay(RELAY, "copy"),
+        ProxyEngine(OURS, "tcp"),
+        ProxyEngine("proxy-engine-ws", "ws"),
+        Floor(chosen.floor, is_raw=True),
+    ]
+    running: dict[str, Running] = {}
+    started: list[Process] = [target]
+    try:
+        target.wait_until(lambda: accepts_connections(port))
+        for subject in subjects:
+            reason = subject.unavailable()
+            if reason is not None:
+                print(f"{subject.name}: not run, {reason}")
+                continue
+            try:
+                running[subject.name] = subject.start(folder / subject.name, port)
+            finally:
+                started.extend(subject.started)
+        samples: dict[str, list[Figures]] = {name: [] for name in running}
+        names = list(running)
+        for number in range(chosen.rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                samples[name].append(measure(client, running[name], chosen))
+        return samples
+    finally:
+        for process in reversed(started):
+            process.stop()
+
+
+def ratio(samples: dict[str, list[Figures]], name: str, figure: str) -> float:
+    pairs = zip(samples[name], samples[RELAY], strict=True)
+    return median_range(ours[figure] / relay[figure] for ours, relay in pairs)[0]
+
+
+def table(samples: dict[str, list[Figures]]) -> str:
+    lines = [f"  {'':18}{'p50 us':>22}{'least':>8}{'p99':>8}{'CPU us':>8}{'of ' + RELAY:>16}"]
+    for name, rounds in samples.items():
+        p50 = median_range(each["p50"] for each in rounds)
+        cells = f"  {name:18}{f'{p50[0]:.1f} [{p50[1]:.1f}-{p50[2]:.1f}]':>22}"
+        for figure in ("least", "p99", "cpu"):
+            cells += f"{median_range(each[figure] for each in rounds)[0]:>8.1f}"
+        lines.append(cells + f"{ratio(samples, name, 'p50'):>16.2f}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    chosen = arguments()
+    os.sched_setaffinity(0, {chosen.cpu})  # all that is started from here on inherits it
+    with tempfile.TemporaryDirectory(prefix="proxy-engine-pingpong-") as folder:
+        try:
+            samples = run_rounds(Path(folder), chosen)
+        except (BenchmarkError, subprocess.TimeoutExpired) as error:
+            print(f"failed: {error}", file=sys.stderr)
+            return EXIT_FAILED
+    print(f"{chosen.size} B there and back, all on CPU {chosen.cpu}: median [least-most] of rounds")
+    print(table(samples))
+    found = ratio(samples, OURS, "p50")
+    is_over = found > BUDGET
+    verdict = "OVER" if is_over else "within"
+    print(f"  {OURS}: {found:.2f} of {RELAY}, {verdict} budget {BUDGET:.2f}")
+    return EXIT_FAILED if chosen.check and is_over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+""" "register" records: names claimed, routed to the link, and answered.
+
+Records wait in a list; one task works it off, claiming the new names of many with each
+write to the store, because after a restart every device comes back at once. A name never
+changes hands while the server runs, so names the tunnel table knows need no store at all,
+and their records are answered at once. Records are answered in the order they came.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from proxy_engine import control, logs
+from proxy_engine.errors import StorageError
+from proxy_engine.link_table import Link, LinkTable
+from proxy_engine.storage import Store
+from proxy_engine.tasks import Tasks
+from proxy_engine.tunnels import TunnelTable, name_refusal
+
+if TYPE_CHECKING:
+    from proxy_engine_core.core import Engine
+
+RECORDS_PER_CLAIM = 256
+TEXT_MAX = 128  # characters kept of what an agent says about itself
+
+_log = logs.get("links")
+
+
+class Request(NamedTuple):
+    link: Link
+    record: control.Register
+    is_answered: bool  # False: the link speaks no control records
+
+
+class Registration:
+    """Works off the records of all links.
+
+    Args:
+        give_way: called with a link that begins to serve and those it takes over from.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        links: LinkTable,
+        tunnels: TunnelTable,
+        tasks: Tasks,
+        give_way: Callable[[Link, list[Link]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._links = links
+        self._tunnels = tunnels
+        self._tasks = tasks
+        self._give_way = give_way
+        self._clock = clock
+        self._waiting: list[Request] = []
+        self._is_working = False
+
+    def put(self, request: Request) -> None:
+        if not self._waiting and not self._is_working and not self._unknown(request):
+            self._register(request, set())
+            return
+        self._waiting.append(request)
+        if not self._is_working:
+            self._is_working = True
+            self._tasks.spawn(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                batch = self._waiting[:RECORDS_PER_CLAIM]
+                del self._waiting[:RECORDS_PER_CLAIM]
+                failed = await self._claim(batch)
+                for request in batch:
+                    self._register(request, failed)
+        finally:
+            self._is_working = False
+
+    def _unknown(self, request: Request) -> dict[str, tuple[str, int]]:
+        """Kind and claimant of the names that are in nobody's hands yet, as far as we know."""
+        record = request.record
+        if len(record.tunnels) > control.TUNNELS_MAX:
+            return {}  # refused as a whole
+        return {
+            spec.name: (spec.kind, request.link.device_id)
+            for spec in record.tunnels
+            if self._tunnels.get(spec.name) is None and name_refusal(spec.name, spec.kind) is None
+        }
+
+    async def _claim(self, batch: list[Request]) -> set[str]:
+        """Get every new name an owner, the first who asked; those the store failed for."""
+        names: dict[str, tuple[str, int]] = {}
+        for request in batch:
+            names = {**self._unknown(request), **names}
+        claims = [(name, kind, device_id) for name, (kind, device_id) in names.items()]
+        if not claims:
+            return set()
+        try:
+            found = await self._store.tunnels_claim(claims, self._clock())
+        except StorageError as error:
+            _log.error("tunnels not registered, the store fails", error=error)
+            return set(names)
+        self._tunnels.learn(found)
+        return set()
+
+    def _register(self, request: Request, failed: set[str]) -> None:
+        link, record, is_answered = request
+        if self._links.get(link.id) is not link or link.is_closing:
+            return  # gone while the store worked
+        if len(record.tunnels) > control.TUNNELS_MAX:
+            message = f"more than {control.TUNNELS_MAX} tunnels"
+            self._engine.link_send(link.id, control.encode(control.Error("bad_record", message)))
+            return
+        # Thousands of links say the same here: keep one copy.
+        link.agent = sys.intern(record.agent[:TEXT_MAX])
+        link.platform = sys.intern(record.platform[:TEXT_MAX])
+        granted, refused = [], []
+        has_failed = any(spec.name in failed for spec in record.tunnels)
+        for spec in {spec.name: spec for spec in record.tunnels}.values():
+            reason = name_refusal(spec.name, spec.kind)
+            tunnel = self._tunnels.get(spec.name)
+            if reason is None and has_failed:  # all or nothing: the agent tries again
+                reason = "store_failed", "the server's store fails; try again later"
+            elif reason is None and (tunnel is None or tunnel.device_id != link.device_id):
+                reason = "tunnel_taken", "the name belongs to another device"
+            if reason is None and tunnel is not None:
+                granted.append(tunnel)
+            elif reason is not None:
+                refused.append(control.RefusedTunnel(spec.name[:63], *reason))
+        older = self._links.older(link)
+        self._engine.routes_apply(
+            self._tunnels.serve(link.id, granted, instead_of=[other.id for other in older])
+        )
+        self._give_way(link, older)
+        if is_answered:
+            public = [
+                control.PublicTunnel(tunnel.name, tunnel.kind, self._tunnels.url(tunnel))
+                for tunnel in granted
+            ]
+            self._engine.link_send(link.id, control.encode(control.Registered(public, refused)))
+        _log.info(
+            "tunnels registered",
+            device=link.device,
+            link=link.id,
+            tunnels=",".join(tunnel.name for tunnel in granted),
+            refused=",".join(f"{item.name}:{item.code}" for item in refused),
+        )
