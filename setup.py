@@ -35,6 +35,8 @@ COMPILE_ARGS = ["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wno-unused-funct
 # Python's own flags ask for it; Cython compares loop counters with enums as it likes.
 COMPILE_ARGS += ["-Wno-sign-compare"]
 LINK_ARGS = ["-pthread"]
+# Of the system, and on every Linux that a wheel may run on (PEP 599 lists libz.so.1).
+LIBRARIES = {"proxy_engine_core.websocket.deflate": ["z"]}
 if switch("PROXY_ENGINE_WERROR"):
     # gcc 12 sees tuple[-1] in Cython's own helpers as out of bounds.
     COMPILE_ARGS += ["-Werror", "-Wno-error=array-bounds"]
@@ -55,10 +57,12 @@ def extensions() -> list[Extension]:
         parts = source.relative_to(ENGINE).with_suffix("").parts
         if "_testing" in parts and not TESTING:
             continue
+        name = ".".join(parts)
         found.append(
             Extension(
-                ".".join(parts),
+                name,
                 [str(source)],
+                libraries=LIBRARIES.get(name, []),
                 include_dirs=[str(PACKAGE)],
                 depends=headers,
                 define_macros=[("PROXY_ENGINE_DEBUG", "1" if DEBUG else "0")],

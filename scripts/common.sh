@@ -17,7 +17,7 @@ fail() {
 # Everything pip can't bring. Checked before any venv exists, so that a bare
 # machine gets one line to paste instead of a page of setuptools.
 require_build_tools() {
-    local packages="apt-get install gcc python3-dev python3-venv libssl-dev"
+    local packages="apt-get install gcc python3-dev python3-venv libssl-dev zlib1g-dev"
     command -v "$PYTHON" >/dev/null \
         || fail "no $PYTHON on PATH (Debian: $packages, or set PYTHON)"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -30,6 +30,8 @@ require_build_tools() {
     printf '#include <Python.h>\n' \
         | "${CC:-gcc}" -fsyntax-only -xc -I"$(python_include)" - 2>/dev/null \
         || fail "${CC:-gcc} can not compile against Python.h of $PYTHON (Debian: $packages)"
+    printf '#include <zlib.h>\n' | "${CC:-gcc}" -fsyntax-only -xc - 2>/dev/null \
+        || fail "${CC:-gcc} finds no zlib.h (Debian: $packages)"
 }
 
 python_include() {

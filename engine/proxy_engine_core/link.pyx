@@ -108,7 +108,7 @@ cdef Link *link_establish(
         link.control = yamux_stream_open(&link.session)
         if link.control == NULL:
             link_fail(link, b"no_memory")
-            return NULL
+            return link
         link.control.owner_kind = OWNER_CONTROL
         link.control.owner = link
         link_touch(link)

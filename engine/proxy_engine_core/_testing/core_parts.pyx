@@ -150,8 +150,7 @@ cdef class Routes:
         route.id = id
         route.key_size = <unsigned short>len(key)
         memcpy(route.key, <const char *>key, len(key))
-        if route_table_set(&self.table, route) < 0:
-            raise MemoryError
+        route_table_set(&self.table, route)
 
     def delete(self, bytes key):
         route_table_delete(&self.table, <const uint8_t *><const char *>key, <uint32_t>len(key))

@@ -60,7 +60,7 @@ cdef void unlink(HttpStream *http) noexcept nogil:
     pool.count -= 1
 
 
-cdef bint make_room(Link *link) noexcept nogil:
+cdef void make_room(Link *link) noexcept nogil:
     """Close the stream that has been idle longest, whatever tunnel it is of."""
     cdef StreamPool *pool = <StreamPool *>link.pools
     cdef HttpStream *oldest = NULL
@@ -71,11 +71,18 @@ cdef bint make_room(Link *link) noexcept nogil:
             oldest = pool.oldest
         pool = pool.next
     if oldest == NULL:
-        return False
+        return
     unlink(oldest)
     yamux_stream_release(oldest.stream, YAMUX_RESET_CANCEL)
     free(oldest)
-    return True
+
+
+cdef bint pool_is_full(const Link *link) noexcept nogil:
+    return (
+        link.session.unacked_count >= YAMUX_UNACKED_MAX
+        or link.session.stream_count >= link.streams_max
+        or link.session.next_id == 0       # all ids are used up
+    )
 
 
 cdef HttpStream *pool_take(
@@ -100,9 +107,9 @@ cdef HttpStream *pool_take(
         http.idled_us = worker.now_us - http.idle_since_us
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
-    if link.session.unacked_count >= YAMUX_UNACKED_MAX:
-        return NULL
-    if link.session.stream_count >= link.streams_max and not make_room(link):
+    if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
+        make_room(link)
+    if pool_is_full(link):
         return NULL
     http = <HttpStream *>calloc(1, sizeof(HttpStream))
     if http == NULL:
@@ -110,6 +117,7 @@ cdef HttpStream *pool_take(
         return NULL
     stream = yamux_stream_open(&link.session)
     if stream == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)
         return NULL
     http.stream = stream

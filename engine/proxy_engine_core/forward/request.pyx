@@ -8,7 +8,9 @@ from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head
 from proxy_engine_core.counters cimport (
     COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED, count,
 )
-from proxy_engine_core.forward.pool cimport pool_stop_waiting, pool_take, pool_wait
+from proxy_engine_core.forward.pool cimport (
+    pool_is_full, pool_stop_waiting, pool_take, pool_wait,
+)
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport ROUTE_KEY_SIZE_MAX, Route, route_table_find
 from proxy_engine_core.forward.transaction cimport (
@@ -281,6 +283,9 @@ cdef bint use_head(
     http = NULL
     if link.opening_first == NULL or link.opening_first == visitor:
         http = take_stream(visitor, link, route, head, &rewrite)
+        if http == NULL and not pool_is_full(link):
+            no_memory(visitor)
+            return True
     if http == NULL:
         visitor.state = VISITOR_WAITING
         if visitor.opening_link == NULL:
@@ -329,6 +334,12 @@ cdef void request_overloaded(Visitor *visitor) noexcept nogil:
     )
 
 
+cdef void no_memory(Visitor *visitor) noexcept nogil:
+    # As above.
+    visitor.transaction.request_done = False
+    transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
+
+
 cdef HttpStream *take_stream(
     Visitor *visitor, Link *link, const Route *route, Head *head, RequestRewrite *rewrite
 ) noexcept nogil:
@@ -361,8 +372,7 @@ cdef bint forward_head(
     link_touch(transaction.link)
     if place == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        transaction.request_done = False  # the head is still in our input
-        transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
+        no_memory(visitor)
         return False
     yamux_stream_commit(http.stream, request_head_write(place, head, rewrite))
     transaction.sent_us = worker.now_us

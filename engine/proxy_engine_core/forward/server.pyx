@@ -4,7 +4,6 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.events cimport EVENT_DRAINED
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
@@ -78,8 +77,7 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             )
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
-        if route_table_set(&role.routes, route.route) < 0:
-            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        route_table_set(&role.routes, route.route)
     elif message.kind == MESSAGE_ROUTE_DELETE:
         deleted = <RouteDeleteMessage *>message
         route_table_delete(&role.routes, <const uint8_t *>(deleted + 1), deleted.size)

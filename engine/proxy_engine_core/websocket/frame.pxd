@@ -13,6 +13,7 @@ cdef enum WsOpcode:
     WS_PONG = 0xA
 
 cdef enum:
+    WS_COMPRESSED = 0x40          # RSV1, or-ed to an opcode for ws_header_encode(): RFC 7692
     WS_HEADER_SIZE_MAX = 14
     WS_CONTROL_SIZE_MAX = 125     # RFC 6455 section 5.5
 
@@ -20,6 +21,7 @@ cdef enum WsError:                # negative close codes, RFC 6455 section 7.4.1
     WS_ERROR_PROTOCOL = -1002
     WS_ERROR_UTF8 = -1007
     WS_ERROR_TOO_BIG = -1009
+    WS_ERROR_INTERNAL = -1011     # no memory on our side; only of the layers above
 
 cdef struct WsHeader:
     uint64_t length               # payload bytes
@@ -34,10 +36,12 @@ cdef struct WsHeader:
 cdef int ws_header_decode(const uint8_t *source, size_t size, WsHeader *header) noexcept nogil
 cdef int ws_header_size(uint64_t length, bint is_masked) noexcept nogil
 # Writes ws_header_size() bytes and returns that; key == NULL: not masked. FIN set
-# when is_final.
+# when is_final. The opcode may carry WS_COMPRESSED.
 cdef int ws_header_encode(
     uint8_t *target, uint8_t opcode, bint is_final, uint64_t length, const uint8_t *key
 ) noexcept nogil
+# Whether an endpoint may send this close code.
+cdef bint ws_close_code_is_valid(uint16_t code) noexcept nogil
 # XOR `size` bytes in place with the key, starting at key byte `phase` (0..3);
 # returns the next phase. AVX2 or 16-byte vectors, chosen at run time.
 cdef uint32_t ws_mask(
@@ -56,6 +60,7 @@ cdef struct WsEvent:
     uint8_t kind
     uint8_t opcode                # of the message: WS_TEXT or WS_BINARY
     bint is_message_end           # this run ends its message (size may be 0)
+    bint is_compressed            # the message is; its text is then unchecked
     uint16_t close_code
     uint8_t *data
     size_t size
@@ -72,6 +77,8 @@ cdef struct WsReader:
     uint8_t frame_opcode
     bint is_server                # a server requires masked frames, a client forbids them
     bint text_allowed             # False on links: text is a protocol error
+    bint deflate_allowed          # permessage-deflate was agreed on: RSV1 may open a message
+    bint message_is_compressed
     bint frame_is_final
     bint frame_is_masked
     bint in_frame
@@ -85,7 +92,8 @@ cdef void ws_reader_init(
 # The next event from [*cursor, end); advances *cursor. Returns the event kind
 # (>= 0) or a WsError; after an error the reader must not be used again, and after
 # WS_EVENT_CLOSE whatever follows means nothing. *event is set for kinds > 0 only.
-# Text and close reasons are checked as UTF-8, failing at the first bad byte.
+# Text and close reasons are checked as UTF-8, failing at the first bad byte. Compressed
+# messages come as they are on the wire; their size on the wire is held to the limit.
 cdef int ws_reader_next(
     WsReader *reader, uint8_t **cursor, uint8_t *end, WsEvent *event
 ) noexcept nogil

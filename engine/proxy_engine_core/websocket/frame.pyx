@@ -101,7 +101,7 @@ cdef int ws_header_encode(
 ) noexcept nogil:
     cdef int size = 2
     cdef uint8_t mask_bit = MASK_BIT if key != NULL else 0
-    CHECK(opcode <= OPCODE_BITS and length >> 63 == 0)
+    CHECK(opcode & ~(OPCODE_BITS | WS_COMPRESSED) == 0 and length >> 63 == 0)
     target[0] = opcode | (FIN_BIT if is_final else 0)
     if length < LENGTH_16:
         target[1] = mask_bit | <uint8_t>length
@@ -139,8 +139,11 @@ cdef void ws_reader_init(
 cdef inline bint is_acceptable(const WsReader *reader, const uint8_t *source) noexcept nogil:
     # Whether a frame may begin with these two bytes now.
     cdef uint8_t opcode = source[0] & OPCODE_BITS
-    if source[0] & RSV_BITS:
-        return False                      # no extension is ever negotiated
+    if source[0] & RSV_BITS and not (
+        reader.deflate_allowed and source[0] & RSV_BITS == WS_COMPRESSED
+        and (opcode == WS_TEXT or opcode == WS_BINARY)
+    ):
+        return False                      # no extension that would have asked for it
     if (source[1] & MASK_BIT != 0) != reader.is_server:
         return False                      # section 5.1
     if opcode & CONTROL_BIT:
@@ -156,9 +159,9 @@ cdef inline bint is_acceptable(const WsReader *reader, const uint8_t *source) no
     return opcode == WS_BINARY or (opcode == WS_TEXT and reader.text_allowed)
 
 
-cdef inline bint is_close_code(uint16_t code) noexcept nogil:
-    # Codes an endpoint may send (section 7.4 and the IANA registry): 1004 is
-    # reserved, 1005, 1006 and 1015 only exist inside programs.
+cdef bint ws_close_code_is_valid(uint16_t code) noexcept nogil:
+    # Section 7.4 and the IANA registry: 1004 is reserved, 1005, 1006 and 1015 only
+    # exist inside programs.
     if code < 1000 or code >= 5000:
         return False
     return code >= 3000 or code <= 1003 or 1007 <= code <= 1014
@@ -215,6 +218,7 @@ cdef int next_frame(WsReader *reader, uint8_t **cursor, uint8_t *end) noexcept n
     else:
         if header.opcode != WS_CONTINUATION:
             reader.message_opcode = header.opcode
+            reader.message_is_compressed = header.reserved != 0
             reader.message_size = 0
             reader.utf8_state = 0
         # Subtracted, not added: two huge lengths must not wrap to a small one.
@@ -245,6 +249,7 @@ cdef int next_control(
         ws_mask(reader.control, reader.control_size, reader.key, 0)
     event.opcode = reader.frame_opcode
     event.is_message_end = True
+    event.is_compressed = False
     event.close_code = 0
     event.data = reader.control
     event.size = reader.control_size
@@ -261,7 +266,7 @@ cdef int next_control(
             event.close_code = load_be16(event.data)
             event.data += 2
             event.size -= 2
-            if not is_close_code(event.close_code):
+            if not ws_close_code_is_valid(event.close_code):
                 return WS_ERROR_PROTOCOL
             if not simd_utf8(&utf8_state, event.data, event.size) or utf8_state != 0:
                 return WS_ERROR_UTF8
@@ -276,13 +281,14 @@ cdef inline int next_data(
     event.kind = WS_EVENT_DATA
     event.opcode = reader.message_opcode
     event.is_message_end = False
+    event.is_compressed = reader.message_is_compressed
     event.close_code = 0
     event.data = cursor[0]
     event.size = size
     if size:
         if reader.frame_is_masked:
             reader.phase = <uint8_t>simd_mask(event.data, size, reader.key, reader.phase)
-        if reader.message_opcode == WS_TEXT:
+        if reader.message_opcode == WS_TEXT and not reader.message_is_compressed:
             if not simd_utf8(&reader.utf8_state, event.data, size):
                 return WS_ERROR_UTF8
         cursor[0] += size
