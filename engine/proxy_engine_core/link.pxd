@@ -67,6 +67,8 @@ cdef struct Link:
     void *opening_first                   # server: visitors waiting for a stream, oldest first
     void *opening_last
     uint32_t opening_count
+    uint32_t requests                     # server: streams that serve a request now
+    uint64_t requests_ns                  # server: bucket.pxd, of requests
     uint64_t id                           # what Python calls it
     uint64_t device                       # server: the control plane's id
     uint64_t bytes_in

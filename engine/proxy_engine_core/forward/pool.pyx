@@ -103,6 +103,7 @@ cdef HttpStream *pool_take(
         and http.stream.send_window >= head_size
     ):
         unlink(http)
+        link.requests += 1
         http.is_reused = True
         http.idled_us = worker.now_us - http.idle_since_us
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
@@ -120,6 +121,7 @@ cdef HttpStream *pool_take(
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)
         return NULL
+    link.requests += 1
     http.stream = stream
     http.pool = pool
     stream.owner = http
@@ -146,6 +148,7 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     ):
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
+    link.requests -= 1
     http.idle_since_us = worker.now_us
     http.older = pool.newest
     if pool.newest != NULL:
@@ -170,6 +173,8 @@ cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil:
     cdef StreamPool *pool = http.pool
     if http.newer != NULL or http.older != NULL or pool.newest == http:
         unlink(http)
+    else:
+        link.requests -= 1
     yamux_stream_release(http.stream, code)
     free(http)
     link_touch(link)

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.events cimport EVENT_DRAINED
+from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
@@ -37,6 +38,9 @@ cdef int server_init(Worker *worker) noexcept nogil:
     role.worker = worker
     role.request_id_prefix = worker_random(worker)
     role.request_id_next = worker_random(worker)
+    if admission_init(role) < 0:
+        free(role)
+        return -ENOMEM
     route_table_init(&role.routes)
     worker.role = role
     worker.on_message = server_message
@@ -55,6 +59,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
     if role == NULL:
         return
     route_table_free(&role.routes)
+    admission_free(role)
     server_free_transactions(role)
     free(role)
     worker.role = NULL
