@@ -18,6 +18,8 @@ def _escaped(match: re.Match[str]) -> str:
 
 def escape(text: str) -> str:
     """Control characters as \\xNN, so that one record stays one line."""
+    if text.isascii() and text.isprintable():
+        return text  # nearly always, and much faster
     return _UNSAFE.sub(_escaped, text)
 
 
