@@ -5,8 +5,8 @@ worker it posts to the worker's mailbox, what it hears it reads from the worker'
 """
 
 import os
-from collections import namedtuple
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -15,12 +15,6 @@ from libc.string cimport memcpy
 from proxy_engine_core.agent.role cimport agent_free, agent_init
 from proxy_engine_core.atomic cimport atomic_load_relaxed
 from proxy_engine_core.counters cimport COUNTER_COUNT, counter_name
-from proxy_engine_core.events cimport (
-    EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as KIND_DIAL_FAILED,
-    EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN, EVENT_LINK_UP as KIND_LINK_UP,
-    EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
-)
-from proxy_engine_core.forward.log cimport LogHeader
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, Route,
 )
@@ -30,7 +24,7 @@ from proxy_engine_core.io.socket cimport (
     Address, address_parse, socket_close, socket_listen, socket_local_port,
 )
 from proxy_engine_core.io.worker cimport (
-    EventRecord, Worker, worker_close_conns, worker_free, worker_listen, worker_new, worker_start,
+    Worker, worker_close_conns, worker_free, worker_listen, worker_new, worker_start,
     worker_stop,
 )
 from proxy_engine_core.link cimport (
@@ -43,29 +37,18 @@ from proxy_engine_core.messages cimport (
     TargetsMessage,
 )
 from proxy_engine_core.options cimport Options, options_default, options_set
-from proxy_engine_core.spsc cimport spsc_peek, spsc_pop
+from proxy_engine_core.records cimport event_tuple, log_record
+from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
 
 from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
+from proxy_engine_core.records import (
+    EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
+    EVENT_LINK_DOWN, EVENT_LINK_UP, EVENT_TARGET_FAILED,  # no-cython-lint
+    LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TUNNEL, LogRecord,  # no-cython-lint
+)
 
-EVENT_AUTH = KIND_AUTH
-EVENT_LINK_UP = KIND_LINK_UP
-EVENT_LINK_DOWN = KIND_LINK_DOWN
-EVENT_CONTROL = KIND_CONTROL
-EVENT_DIAL_FAILED = KIND_DIAL_FAILED
-EVENT_TARGET_FAILED = KIND_TARGET_FAILED
-EVENT_DRAINED = KIND_DRAINED
 CONTROL_RECORD_SIZE_MAX = RECORD_SIZE_MAX
-LOG_REUSED = 1
-LOG_RETRIED = 2
-LOG_ABORTED = 4
-LOG_TUNNEL = 8
-LOG_LOCAL = 16
-
-LogRecord = namedtuple("LogRecord", (
-    "time_us", "route", "device", "request_id", "visitor", "method", "host", "path", "status",
-    "reason", "flags", "bytes_in", "bytes_out", "total_us", "first_byte_us", "target_us",
-))
 
 cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 
@@ -74,6 +57,7 @@ WORKERS_MAX = 1
 
 cdef enum:
     TIME_MAX_MS = 7 * 86_400_000          # what a caller may ask us to wait
+    LOG_RECORD_SIZE_MAX = 4096            # of one record in a log ring; more than there can be
 
 
 cdef uint8_t carrier_kind(carrier) except? 255:
@@ -103,64 +87,18 @@ cdef void *message(size_t size, uint32_t kind) except NULL:
     return node
 
 
-cdef str text(const uint8_t *source, uint32_t size):
-    return (<const char *>source)[:size].decode("latin-1")
-
-
-cdef bytes raw(const uint8_t *source, uint32_t size):
-    return <bytes>(<const char *>source)[:size]
-
-
-cdef tuple event_tuple(const uint8_t *place):
-    cdef EventRecord record
-    cdef const uint8_t *first = place + sizeof(EventRecord)
-    cdef const uint8_t *second
-    memcpy(&record, place, sizeof(EventRecord))
-    second = first + record.first_size
-    if record.kind == KIND_AUTH:
-        return (
-            EVENT_AUTH, record.a, text(first, record.first_size),
-            raw(second, record.second_size),
-        )
-    if record.kind == KIND_LINK_UP:
-        return (
-            EVENT_LINK_UP, record.a, record.b, text(first, record.first_size),
-            raw(second, record.second_size),
-        )
-    if record.kind == KIND_LINK_DOWN:
-        return (
-            EVENT_LINK_DOWN, record.a, record.b, text(first, record.first_size), record.c,
-            record.d, record.e / 1000,
-        )
-    if record.kind == KIND_CONTROL:
-        return (EVENT_CONTROL, record.a, raw(first, record.first_size))
-    if record.kind == KIND_DIAL_FAILED:
-        return (
-            EVENT_DIAL_FAILED, record.a, text(first, record.first_size), record.b, record.c,
-            raw(second, <uint32_t>record.d),
-            raw(second + record.d, record.second_size - <uint32_t>record.d),
-        )
-    if record.kind == KIND_TARGET_FAILED:
-        return (EVENT_TARGET_FAILED, text(first, record.first_size), record.b)
-    return (EVENT_DRAINED,)
-
-
-cdef object log_tuple(const uint8_t *place):
-    cdef LogHeader header
-    memcpy(&header, place, sizeof(LogHeader))
-    cdef const uint8_t *request_id = place + sizeof(LogHeader)
-    cdef const uint8_t *visitor = request_id + header.request_id_size
-    cdef const uint8_t *method = visitor + header.address_size
-    cdef const uint8_t *host = method + header.method_size
-    cdef const uint8_t *path = host + header.host_size
-    cdef const uint8_t *reason = path + header.path_size
-    return LogRecord(
-        header.time_us, header.route, header.device, text(request_id, header.request_id_size),
-        text(visitor, header.address_size), text(method, header.method_size),
-        text(host, header.host_size), text(path, header.path_size), header.status,
-        text(reason, header.reason_size), header.flags, header.bytes_in, header.bytes_out,
-        header.total_us, header.first_byte_us, header.target_us,
-    )
+cdef Py_ssize_t take_batch(SpscRing *ring, uint8_t *target, Py_ssize_t room) noexcept:
+    # Move whole records of a log ring there; the bytes taken.
+    cdef const uint8_t *place
+    cdef uint32_t size
+    cdef Py_ssize_t used = 0
+    while True:
+        place = spsc_peek(ring, &size)
+        if place == NULL or used + <Py_ssize_t>size > room:
+            return used
+        memcpy(target + used, place, size)
+        used += size
+        spsc_pop(ring, size)
 
 
 cdef class Engine:
@@ -262,6 +200,9 @@ cdef class Engine:
         if fd < 0:
             raise OSError(-fd, os.strerror(-fd), f"{host}:{port}")
         bound = socket_local_port(fd)
+        if bound < 0:
+            socket_close(fd)
+            raise OSError(-bound, os.strerror(-bound))
         error = worker_listen(self.worker, fd)
         if error < 0:
             raise OSError(-error, os.strerror(-error))
@@ -318,11 +259,20 @@ cdef class Engine:
             if place == NULL:
                 return records
             try:
-                records.append(log_tuple(place))
+                records.append(log_record(place))
             finally:
                 spsc_pop(&self.worker.log_ring, size)
         os.eventfd_write(self.python_fd, 1)
         return records
+
+    def poll_log_batch(self, Py_ssize_t limit=1 << 20):
+        cdef SpscRing *ring = &self.worker.log_ring
+        cdef Py_ssize_t room = min(max(limit, LOG_RECORD_SIZE_MAX), <Py_ssize_t>spsc_used(ring))
+        cdef bytes batch = PyBytes_FromStringAndSize(NULL, room)
+        cdef Py_ssize_t used = take_batch(ring, <uint8_t *>PyBytes_AS_STRING(batch), room)
+        if spsc_used(ring):
+            os.eventfd_write(self.python_fd, 1)      # more is waiting
+        return batch[:used]
 
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",

@@ -4,8 +4,8 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.events cimport EVENT_DRAINED
+from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
@@ -38,6 +38,9 @@ cdef int server_init(Worker *worker) noexcept nogil:
     role.worker = worker
     role.request_id_prefix = worker_random(worker)
     role.request_id_next = worker_random(worker)
+    if admission_init(role) < 0:
+        free(role)
+        return -ENOMEM
     route_table_init(&role.routes)
     worker.role = role
     worker.on_message = server_message
@@ -56,6 +59,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
     if role == NULL:
         return
     route_table_free(&role.routes)
+    admission_free(role)
     server_free_transactions(role)
     free(role)
     worker.role = NULL
@@ -78,8 +82,7 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             )
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
-        if route_table_set(&role.routes, route.route) < 0:
-            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        route_table_set(&role.routes, route.route)
     elif message.kind == MESSAGE_ROUTE_DELETE:
         deleted = <RouteDeleteMessage *>message
         route_table_delete(&role.routes, <const uint8_t *>(deleted + 1), deleted.size)
