@@ -389,8 +389,10 @@ class Running:
 
 
 class Server(Running):
-    def __init__(self, **options: int) -> None:
+    def __init__(self, trusted: tuple[str, ...] = (), /, **options: int) -> None:
         super().__init__(Engine("server", **{**FIXED_WINDOWS, **options}))
+        for network in trusted:
+            self.engine.trust(network)
         self.port = self.engine.listen("127.0.0.1", 0)
         self.engine.start()
         self.logs: list[Any] = []
@@ -460,9 +462,9 @@ class Server(Running):
 
 
 @contextmanager
-def serving(**options: int) -> Iterator[Server]:
+def serving(trusted: tuple[str, ...] = (), /, **options: int) -> Iterator[Server]:
     """A running server; at the end nothing may be lent out of its buffers any more."""
-    server = Server(**options)
+    server = Server(trusted, **options)
     try:
         yield server
     finally:
