@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from proxy_engine.agent import BUSY_CHECK_INTERVAL, BUSY_TARGETS
+from proxy_engine.agent import BUSY_CHECK_INTERVAL, TARGETS_PER_LINK
 from tests.e2e.faultproxy import FaultProxy
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.processes import Process
@@ -23,6 +23,7 @@ from tests.e2e.site import Site
 from tests.e2e.target import Target
 
 LINKS = 2
+RUSH = LINKS * TARGETS_PER_LINK  # visitors at once
 LIMIT = ("--links-per-agent", str(LINKS))
 
 
@@ -64,7 +65,7 @@ def connect(site: Site, target: Target, *args: str, **keywords: Any) -> Process:
 
 def rush(site: Site, target: Target) -> None:
     """So many visitors at once that the agent makes all its links."""
-    visitors = begin_slow(site, target, BUSY_TARGETS, "rush")
+    visitors = begin_slow(site, target, RUSH, "rush")
     wait_links(site, LINKS)
     target.release()
     for visitor in visitors:
@@ -114,11 +115,11 @@ def test_an_idle_agent_has_one_link(site: Site, target: Target) -> None:
 
 def test_an_agent_may_want_fewer(site: Site, target: Target) -> None:
     site.connect({"web": target.port}, "--links", "1")
-    visitors = begin_slow(site, target, BUSY_TARGETS)
+    visitors = begin_slow(site, target, RUSH)
     time.sleep(1.5 * BUSY_CHECK_INTERVAL)
     assert len(links(site)) == 1
     target.release()
-    assert [visitor.response().status for visitor in visitors] == [200] * BUSY_TARGETS
+    assert [visitor.response().status for visitor in visitors] == [200] * RUSH
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -209,7 +210,7 @@ def test_all_links_are_made_again_with_the_next_server(
     site.restart_server()
     for device in ("default", "other"):
         wait_links(site, 1, device)
-    for visitor in begin_slow(site, target, BUSY_TARGETS):
+    for visitor in begin_slow(site, target, RUSH):
         wait_links(site, LINKS)
         target.release()
         assert visitor.response().status == 200
