@@ -24,7 +24,7 @@ from tests.e2e.target import Target
 
 LINKS = 2
 RUSH = LINKS * TARGETS_PER_LINK  # visitors at once
-LIMIT = ("--links-per-agent", str(LINKS))
+WORKERS = ("--workers", str(LINKS))  # and one link for each of them
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def target() -> Iterator[Target]:
 
 @pytest.fixture
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    site = Site(tmp_path / "data", server_args=getattr(request, "param", LIMIT))
+    site = Site(tmp_path / "data", server_args=getattr(request, "param", WORKERS))
     yield site
     site.close()
 
@@ -97,7 +97,8 @@ def test_an_agent_makes_the_links_it_is_offered_and_says_so_once(
     site: Site, target: Target, transport: str
 ) -> None:
     agent = connect(site, target, transport=transport)
-    assert [link["number"] for link in links(site)] == [1, 2]
+    assert sorted(link["number"] for link in links(site)) == [1, 2]
+    assert sorted(link["worker"] for link in links(site)) == [0, 1]
     serves(site)
     stats = site.stats()
     assert stats["links_opened"] == LINKS
@@ -135,6 +136,7 @@ def test_one_lost_link_is_made_again_while_the_other_serves(
         after = wait_links(site, LINKS)
         assert sorted(link["number"] for link in after) == [1, 2]
         assert before[1 - lost]["id"] in ids(after)
+        assert sorted(link["worker"] for link in after) == [0, 1]
         serves(site)
         assert agent.popen.poll() is None
         assert sum('"message": "connected"' in line for line in agent.err) == 1
