@@ -412,10 +412,10 @@ async def test_it_takes_no_more_links_than_it_was_told(
 
 async def test_an_absurd_offer_is_cut(device: Device, engine: FakeEngine) -> None:
     device.links_offered = 4_000_000
-    engine.connections = 1000
+    engine.connections = 1_000_000
     await device.connect()
     await device.pass_time(3)
-    assert len(engine.dials) == 62
+    assert len(engine.dials) == 64
 
 
 async def test_one_lost_link_is_dialled_again_while_the_others_serve(
