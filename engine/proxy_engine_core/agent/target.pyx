@@ -27,12 +27,12 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
 from proxy_engine_core.link cimport (
-    LINK_OUT_LOW, OWNER_TARGET, Link, LinkHost, link_host, link_is_full, link_of, link_touch,
+    OWNER_TARGET, Link, LinkHost, link_host, link_is_full, link_of, link_touch,
 )
 from proxy_engine_core.messages cimport TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_FRAME_PAYLOAD_SHARED, YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
+    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
     YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST, YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL,
     YAMUX_RESET_UNREACHABLE, YamuxStream, yamux_stream_accept, yamux_stream_commit,
     yamux_stream_consume, yamux_stream_finish, yamux_stream_release, yamux_stream_reserve,
@@ -266,6 +266,7 @@ cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept 
 cdef void target_ready(Conn *conn) noexcept nogil:
     cdef Target *target = <Target *>conn
     cdef Worker *worker = conn.worker
+    cdef Link *link
     cdef int error
     if target.state == TARGET_CONNECTING:
         if not conn.flags & (CONN_WRITABLE | CONN_BROKEN):
@@ -277,8 +278,9 @@ cdef void target_ready(Conn *conn) noexcept nogil:
         target.state = TARGET_OPEN
         conn_deadline(conn, 0)
         count(worker.counters, COUNT_TARGETS_CONNECTED, 1)
-        yamux_stream_accept(target.stream)
-        link_touch(link_of(target.stream))
+        link = link_of(target.stream)
+        yamux_stream_accept(target.stream, link.session.window_start)
+        link_touch(link)
     if buffer_size(&conn.out):
         conn_flush_out(conn)
     if target.stream_done and buffer_size(&conn.out) == 0 and not conn.flags & CONN_BROKEN:
@@ -307,10 +309,9 @@ cdef void read_target(Target *target) noexcept nogil:
         if moved >= READ_BUDGET:
             conn_requeue(conn)
             return
-        # Behind a congested link small frames let others in between.
+        # Always large frames: what is read in one turn stands in the link's output without
+        # anybody else's frame in between, so small ones would only be more reads.
         allowed = YAMUX_FRAME_PAYLOAD_MAX
-        if buffer_size(&link.conn.out) > LINK_OUT_LOW:
-            allowed = YAMUX_FRAME_PAYLOAD_SHARED
         if allowed > stream.send_window:
             allowed = stream.send_window
         if allowed == 0:

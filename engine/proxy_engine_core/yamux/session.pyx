@@ -25,8 +25,8 @@ from proxy_engine_core.yamux.frame cimport (
 )
 from proxy_engine_core.yamux.table cimport table_any, table_find, table_insert, table_remove
 from proxy_engine_core.yamux.window cimport (
-    window_announce, window_consume, window_deliver, window_grant, window_grow,
-    window_should_grant, window_spend
+    window_announce, window_consume, window_deliver, window_forget, window_grant, window_grow,
+    window_measure, window_should_grant, window_spend, window_widen
 )
 
 
@@ -55,6 +55,7 @@ cdef YamuxStream *stream_create(YamuxSession *session, uint32_t id) noexcept nog
     stream.id = id
     stream.send_window = session.window
     stream.receive_window = session.window
+    stream.window = session.window
     if table_insert(session, stream) < 0:
         free(stream)
         return NULL
@@ -74,8 +75,10 @@ cdef void stream_destroy(YamuxStream *stream) noexcept nogil:
         session.peer_stream_count -= 1
     if session.payload_stream == stream:
         # The rest of the frame being read is for nobody.
+        session.owed_bytes += session.payload_remaining
         session.payload_stream = NULL
         session.payload_flags = 0
+    window_forget(stream)
     table_remove(session, stream)
     free(stream)
 
@@ -88,7 +91,15 @@ cdef void yamux_session_init(
     session.is_client = is_client
     session.next_id = 1 if is_client else 2
     session.window = window
+    session.window_start = window
     session.streams_max = streams_max
+
+
+cdef void yamux_session_tune(
+    YamuxSession *session, WindowBudget *budget, uint32_t start
+) noexcept nogil:
+    session.budget = budget
+    session.window_start = start if start > session.window else session.window
 
 
 cdef void yamux_session_free(YamuxSession *session) noexcept nogil:
@@ -129,6 +140,15 @@ cdef bint header_take(
     return True
 
 
+cdef void surplus_take(YamuxSession *session, size_t size) noexcept nogil:
+    session.unknown_stream_bytes += size
+    if size <= session.owed_bytes:
+        session.owed_bytes -= size
+        return
+    session.surplus_bytes += size - session.owed_bytes
+    session.owed_bytes = 0
+
+
 cdef int frame_event_take(
     YamuxSession *session, uint8_t **cursor, uint8_t *end, YamuxEvent *event
 ) noexcept nogil:
@@ -154,7 +174,7 @@ cdef int frame_event_take(
         session.payload_remaining -= <uint32_t>size
         if stream == NULL:
             cursor[0] += size
-            session.unknown_stream_bytes += size
+            surplus_take(session, size)
             return YAMUX_EVENT_NEED_MORE
         event.data = cursor[0]
         event.size = size
@@ -217,11 +237,15 @@ cdef int stream_frame_take(YamuxSession *session, const YamuxHeader *header) noe
     if header.stream_id == 0:
         return YAMUX_ERROR_STREAM_ID
     stream = table_find(session, header.stream_id)
+    if not is_data or length == 0:
+        session.empty_frames += 1
     if flags & YAMUX_RST:
+        session.resets_received += 1
         flags &= ~<uint32_t>YAMUX_FIN
         session.payload_code = length
         length = 0
     if flags & YAMUX_SYN:
+        session.opens_received += 1
         if stream != NULL or (header.stream_id & 1) == <uint32_t>session.is_client:
             return YAMUX_ERROR_STREAM_ID
         if header.stream_id > session.peer_last_id:
@@ -320,8 +344,18 @@ cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept no
     return 0
 
 
-cdef YamuxStream *yamux_stream_open(YamuxSession *session) noexcept nogil:
+cdef uint32_t stream_start(YamuxStream *stream, uint32_t window) noexcept nogil:
+    # The credit beyond the agreed window that a SYN or ACK carries, if the budget has it.
+    if window <= stream.window or stream.flags & YAMUX_STREAM_FIN_RECEIVED:
+        return 0
+    if window_widen(stream, window - stream.window) == 0:
+        return 0
+    return stream.ungranted
+
+
+cdef YamuxStream *yamux_stream_open(YamuxSession *session, uint32_t window) noexcept nogil:
     cdef YamuxStream *stream
+    cdef uint32_t credit
     if (
         session.next_id == 0
         or session.go_away_received
@@ -333,19 +367,26 @@ cdef YamuxStream *yamux_stream_open(YamuxSession *session) noexcept nogil:
         return NULL
     stream.flags = YAMUX_STREAM_SYN_SENT | YAMUX_STREAM_UNACKED
     session.unacked_count += 1
-    if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_SYN, stream.id, 0) < 0:
+    credit = stream_start(stream, window)
+    if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_SYN, stream.id, credit) < 0:
         stream_destroy(stream)
         return NULL
+    window_grant(stream, credit)
     session.next_id = stream.id + 2 if stream.id <= <uint32_t>0xFFFFFFFD else 0
     return stream
 
 
-cdef int yamux_stream_accept(YamuxStream *stream) noexcept nogil:
+cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogil:
+    cdef uint32_t credit
     CHECK(not stream.flags & YAMUX_STREAM_SYN_SENT)
     if stream.flags & (YAMUX_STREAM_ACK_SENT | YAMUX_STREAM_RESET):
         return 0
-    if frame_write(stream.session, YAMUX_WINDOW_UPDATE, YAMUX_ACK, stream.id, 0) < 0:
+    credit = stream_start(stream, window)
+    if frame_write(
+        stream.session, YAMUX_WINDOW_UPDATE, YAMUX_ACK, stream.id, credit
+    ) < 0:
         return -ENOMEM
+    window_grant(stream, credit)
     stream.flags |= YAMUX_STREAM_ACK_SENT
     return 0
 
@@ -410,8 +451,8 @@ cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil:
     return 0
 
 
-cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil:
-    window_consume(stream, size)
+cdef int stream_credit(YamuxStream *stream) noexcept nogil:
+    # Grant what is owed, once it is worth a frame.
     if stream.flags & (YAMUX_STREAM_FIN_RECEIVED | YAMUX_STREAM_RESET):
         return 0                         # nothing more will come
     if not window_should_grant(stream):
@@ -420,8 +461,22 @@ cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil
         stream.session, YAMUX_WINDOW_UPDATE, 0, stream.id, stream.ungranted
     ) < 0:
         return -ENOMEM                   # still ungranted; the next call tries again
-    window_grant(stream)
+    window_grant(stream, stream.ungranted)
     return 0
+
+
+cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil:
+    window_consume(stream, size)
+    if stream.session.budget != NULL and not stream.flags & (
+        YAMUX_STREAM_FIN_RECEIVED | YAMUX_STREAM_RESET
+    ):
+        window_measure(stream, size)
+    return stream_credit(stream)
+
+
+cdef int yamux_stream_settle(YamuxStream *stream) noexcept nogil:
+    window_consume(stream, stream.unconsumed)
+    return stream_credit(stream)
 
 
 cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil:
@@ -430,6 +485,7 @@ cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogi
     if not (
         stream.flags & YAMUX_STREAM_RESET or (is_settled and yamux_stream_is_closed(stream))
     ):
+        session.owed_bytes += stream.receive_window
         # On WindowUpdate, because on Data a stock peer would wait for `code` bytes.
         if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_RST, stream.id, code) < 0:
             session.error = YAMUX_ERROR_MEMORY   # the peer would keep it for ever
