@@ -100,8 +100,9 @@ cdef struct LinkSetup:
     bint has_preamble
 
 cdef void link_init_worker(Worker *worker) noexcept nogil
-# Turn an established connection (after its 101) into a link; NULL: no memory, and the
-# connection is closed. Emits EVENT_LINK_UP. `early` bytes came in behind the handshake.
+# Turn an established connection (after its 101, and crew_add_link()) into a link; NULL: no
+# memory, and the connection is closed. Emits EVENT_LINK_UP. `early` bytes came in behind the
+# handshake.
 cdef Link *link_establish(
     Conn *conn, const LinkSetup *setup, const char *peer, const uint8_t *head, uint32_t head_size,
     uint8_t *early, uint32_t early_size

@@ -213,7 +213,7 @@ def test_event_fd_is_readable_when_there_is_news() -> None:
 
 
 def test_polling_in_small_bites_keeps_the_order() -> None:
-    with serving() as server:
+    with serving(workers=1) as server:
         socks = [server.visitor() for _ in range(5)]
         for index, visitor in enumerate(socks):
             visitor.get(f"/{index}", fields="Connection: close\r\n")

@@ -35,12 +35,19 @@ cdef enum:
 
 
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
-    cdef Worker *worker = visitor.conn.worker
-    cdef ServerRole *role = server_of(worker)
     cdef Transaction *transaction = visitor.transaction
     if transaction != NULL:
         return transaction
-    transaction = role.free_transactions
+    transaction = transaction_new(visitor)
+    if transaction != NULL:
+        count(visitor.conn.worker.counters, COUNT_REQUESTS, 1)
+    return transaction
+
+
+cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil:
+    cdef Worker *worker = visitor.conn.worker
+    cdef ServerRole *role = server_of(worker)
+    cdef Transaction *transaction = role.free_transactions
     if transaction != NULL:
         role.free_transactions = <Transaction *>transaction.http
     else:
@@ -55,7 +62,6 @@ cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
     transaction.started_us = worker.now_us
     visitor.transaction = transaction
     role.active += 1
-    count(worker.counters, COUNT_REQUESTS, 1)
     return transaction
 
 

@@ -33,14 +33,21 @@ cdef void visitor_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_VISITOR].release = visitor_release
 
 
-cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
+cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>calloc(1, sizeof(Visitor))
     if visitor == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        socket_close(fd)
-        return
+        return NULL
     buffer_init(&visitor.conn.out, &worker.pool, 0)
     buffer_init(&visitor.input, &worker.pool, 0)
+    return visitor
+
+
+cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
+    cdef Visitor *visitor = visitor_new(worker)
+    if visitor == NULL:
+        socket_close(fd)
+        return
     visitor.address_size = <uint8_t>address_text(peer, visitor.address)
     visitor.port = address_port(peer)
     socket_tune(fd, peer)
@@ -130,7 +137,11 @@ cdef void visitor_timeout(Conn *conn) noexcept nogil:
             visitor, 503, b"auth_timeout", b"The server could not check the token in time."
         )
     elif visitor.state in (VISITOR_HEAD, VISITOR_WAITING):
-        request_overloaded(visitor)
+        if buffer_size(&conn.out) and not transaction.is_waiting:
+            # It asks for more but does not take what it has asked for.
+            transaction_fail(visitor, 0, b"body_timeout", b"")
+        else:
+            request_overloaded(visitor)
     elif transaction.response_state != RESPONSE_HEAD:
         transaction_fail(visitor, 0, b"body_timeout", b"")
     elif not transaction.request_done and transaction.http.stream.send_window:
