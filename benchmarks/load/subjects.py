@@ -165,8 +165,10 @@ class Nginx:
 class ProxyEngine:
     """`proxy-engine run` and `proxy-engine connect` of this tree, as a user starts them."""
 
-    def __init__(self, name: str, transport: str) -> None:
+    def __init__(self, name: str, transport: str, run: Sequence[str] = ()) -> None:
+        """run: more arguments for the server."""
         self.name = name
+        self.run = run
         self.transport = transport
         self.started: list[Process] = []
         self.command = [sys.executable, "-m", "proxy_engine"]
@@ -180,12 +182,12 @@ class ProxyEngine:
         return None
 
     def start(self, folder: Path, origin: int) -> Running:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         port, data = free_port(), folder / "data"
         server = self._start(
             folder / "server.log",
             *("run", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}"),
-            *("--domain", "localhost", "--data-dir", str(data)),
+            *("--domain", "localhost", "--data-dir", str(data), *self.run),
         )
         server.wait_until(lambda: accepts_connections(port))
         token = self._output("token", "create", "--name", "bench", "--data-dir", str(data))

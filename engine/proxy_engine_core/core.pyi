@@ -82,8 +82,8 @@ class Engine:
         options: any of ENGINE_OPTIONS, by name; see DEFAULTS for units and defaults.
     Raises: TypeError for an unknown option, ValueError for one out of range,
         OSError if epoll or eventfd can not be had.
-    After stop() only poll(), poll_logs() and stats() still answer; everything else raises
-    RuntimeError, and so does at any time what only the other role does.
+    After stop() only poll(), poll_logs(), poll_log_batch() and stats() still answer; everything
+    else raises RuntimeError, and so does at any time what only the other role does.
     """
 
     def __init__(
@@ -113,6 +113,10 @@ class Engine:
 
     def poll(self, limit: int = 4096) -> list[Event]: ...
     def poll_logs(self, limit: int = 4096) -> list[LogRecord]: ...
+    def poll_log_batch(self, limit: int = 1 << 20) -> bytes:
+        """The same records packed for proxy_engine_core.log_batch, for whom a list of tuples is
+        too dear: whole records of at most `limit` bytes together, which is at least 4096."""
+
     def auth_reply(
         self,
         ticket: int,

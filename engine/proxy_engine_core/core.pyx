@@ -6,6 +6,7 @@ worker it posts to the worker's mailbox, what it hears it reads from the workers
 
 import os
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -38,7 +39,7 @@ from proxy_engine_core.messages cimport (
 )
 from proxy_engine_core.options cimport Options, options_default, options_set
 from proxy_engine_core.records cimport event_tuple, log_record
-from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop
+from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
 
 from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
@@ -56,6 +57,7 @@ cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 cdef enum:
     TIME_MAX_MS = 7 * 86_400_000          # what a caller may ask us to wait
     RING_BATCH = 64                       # records of one worker before the next one's turn
+    LOG_RECORD_SIZE_MAX = 4096            # of one record in a log ring; more than there can be
 
 
 cdef uint8_t carrier_kind(carrier) except? 255:
@@ -82,6 +84,20 @@ cdef dict stats_of(const Worker *worker):
     stats["buffer_bytes_max"] = atomic_load_relaxed(&worker.pool.bytes_lent_max)
     stats["buffer_bytes_kept"] = atomic_load_relaxed(&worker.pool.bytes_kept)
     return stats
+
+
+cdef Py_ssize_t take_batch(SpscRing *ring, uint8_t *target, Py_ssize_t room) noexcept:
+    # Move whole records of a log ring there; the bytes taken.
+    cdef const uint8_t *place
+    cdef uint32_t size
+    cdef Py_ssize_t used = 0
+    while True:
+        place = spsc_peek(ring, &size)
+        if place == NULL or used + <Py_ssize_t>size > room:
+            return used
+        memcpy(target + used, place, size)
+        used += size
+        spsc_pop(ring, size)
 
 
 cdef class Engine:
@@ -247,6 +263,7 @@ cdef class Engine:
         if error < 0:
             raise OSError(-error, os.strerror(-error), f"{host}:{port}")
         bound = socket_local_port(fds[0])
+        error = min(bound, 0)
         for index in range(count):
             # It takes the fd over even when it fails.
             if error == 0:
@@ -321,6 +338,27 @@ cdef class Engine:
 
     def poll_logs(self, int limit=4096):
         return self.collect(limit, True)
+
+    def poll_log_batch(self, Py_ssize_t limit=1 << 20):
+        cdef uint32_t index
+        cdef Py_ssize_t room = 0, used = 0
+        cdef bytes batch
+        for index in range(self.crew.worker_count):
+            room += <Py_ssize_t>spsc_used(&self.crew.workers[index].log_ring)
+        room = min(room, max(limit, LOG_RECORD_SIZE_MAX))
+        batch = PyBytes_FromStringAndSize(NULL, room)
+        for index in range(self.crew.worker_count):
+            used += take_batch(
+                &self.crew.workers[(self.next_ring + index) % self.crew.worker_count].log_ring,
+                <uint8_t *>PyBytes_AS_STRING(batch) + used, room - used,
+            )
+        # Another one is the first of the next call, so none is always behind a busy one.
+        self.next_ring = (self.next_ring + 1) % self.crew.worker_count
+        for index in range(self.crew.worker_count):
+            if spsc_used(&self.crew.workers[index].log_ring):
+                os.eventfd_write(self.python_fd, 1)      # more is waiting
+                break
+        return batch[:used]
 
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",

@@ -18,9 +18,30 @@ cdef struct Options:
     uint64_t pool_streams_max         # idle HTTP streams a tunnel of a link
     uint64_t ping_interval_ms         # ping a link after this much silence
     uint64_t link_stall_ms            # a link whose writes make no progress is dropped
+    # What visitors may take their time for, and how much they may ask for: forward/.
+    uint64_t reader_timeout_ms        # output waits and the visitor takes no byte of it
+    uint64_t upload_rate_min          # bytes/s of a request body before its response; 0: any -> 408
+    uint64_t download_rate_min        # bytes/s a visitor takes while output waits; 0: any
+    uint64_t rate_grace_ms            # before either rate counts
+    uint64_t head_size_max            # bytes of a request head -> 431
+    uint64_t head_fields_max          # fields of a request head -> 431
+    uint64_t request_line_size_max    # bytes of a request line -> 414
+    uint64_t connection_requests_max  # requests on one connection; 0: no limit
+    uint64_t abort_on_half_close      # a visitor that finished writing wants no answer
+    uint64_t address_connections_max  # open at once per visitor address; 0: no limit
+    uint64_t address_connection_rate  # new ones per second and address; 0: no limit
+    uint64_t address_request_rate     # requests per second and address; 0 -> 429
+    uint64_t device_request_rate      # requests per second and link; 0 -> 429
+    uint64_t device_requests_max      # requests at once per link; 0: no limit -> 503
+    uint64_t rate_burst_ms            # worth of tokens a rate limit saves up
+    uint64_t address_table_size       # addresses a worker remembers
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t backlog                  # listen(2)
+    uint64_t window_start             # credit a new stream to a peer of ours starts with
+    uint64_t window_stream_max        # largest window of one stream
+    uint64_t window_link_max          # credit beyond 256 KiB a stream, of one link
+    uint64_t window_worker_max        # ... of all links of a worker
 
 cdef void options_default(Options *options) noexcept
 cdef int options_set(Options *options, str name, object value) except -1

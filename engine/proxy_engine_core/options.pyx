@@ -19,9 +19,29 @@ cdef dict TABLE = {
     "pool_streams_max": (1_024, 0, 65_000),
     "ping_interval_ms": (15_000, 50, 600_000),
     "link_stall_ms": (15_000, 50, 600_000),
+    "reader_timeout_ms": (60_000, 1, 86_400_000),
+    "upload_rate_min": (256, 0, 1 << 30),
+    "download_rate_min": (0, 0, 1 << 30),
+    "rate_grace_ms": (10_000, 0, 3_600_000),
+    "head_size_max": (32_768, 256, 32_768),
+    "head_fields_max": (128, 1, 128),
+    "request_line_size_max": (8_192, 64, 8_192),
+    "connection_requests_max": (0, 0, 2**32 - 1),
+    "abort_on_half_close": (0, 0, 1),
+    "address_connections_max": (0, 0, 1_048_576),
+    "address_connection_rate": (0, 0, 1_000_000),
+    "address_request_rate": (0, 0, 1_000_000),
+    "device_request_rate": (0, 0, 1_000_000),
+    "device_requests_max": (0, 0, 65_000),
+    "rate_burst_ms": (2_000, 0, 3_600_000),
+    "address_table_size": (65_536, 64, 4_194_304),
     "body_size_max": (0, 0, 2**62),
     "log_ring_size": (4 << 20, 64 << 10, 1 << 30),
     "backlog": (4_096, 1, 65_535),
+    "window_start": (1 << 20, 256 << 10, 1 << 30),
+    "window_stream_max": (16 << 20, 256 << 10, 1 << 30),
+    "window_link_max": (64 << 20, 0, 1 << 40),
+    "window_worker_max": (256 << 20, 0, 1 << 40),
 }
 DEFAULTS = {name: row[0] for name, row in TABLE.items()}
 
@@ -55,12 +75,52 @@ cdef uint64_t *field(Options *options, str name):
         return &options.ping_interval_ms
     if name == "link_stall_ms":
         return &options.link_stall_ms
+    if name == "reader_timeout_ms":
+        return &options.reader_timeout_ms
+    if name == "upload_rate_min":
+        return &options.upload_rate_min
+    if name == "download_rate_min":
+        return &options.download_rate_min
+    if name == "rate_grace_ms":
+        return &options.rate_grace_ms
+    if name == "head_size_max":
+        return &options.head_size_max
+    if name == "head_fields_max":
+        return &options.head_fields_max
+    if name == "request_line_size_max":
+        return &options.request_line_size_max
+    if name == "connection_requests_max":
+        return &options.connection_requests_max
+    if name == "abort_on_half_close":
+        return &options.abort_on_half_close
+    if name == "address_connections_max":
+        return &options.address_connections_max
+    if name == "address_connection_rate":
+        return &options.address_connection_rate
+    if name == "address_request_rate":
+        return &options.address_request_rate
+    if name == "device_request_rate":
+        return &options.device_request_rate
+    if name == "device_requests_max":
+        return &options.device_requests_max
+    if name == "rate_burst_ms":
+        return &options.rate_burst_ms
+    if name == "address_table_size":
+        return &options.address_table_size
     if name == "body_size_max":
         return &options.body_size_max
     if name == "log_ring_size":
         return &options.log_ring_size
     if name == "backlog":
         return &options.backlog
+    if name == "window_start":
+        return &options.window_start
+    if name == "window_stream_max":
+        return &options.window_stream_max
+    if name == "window_link_max":
+        return &options.window_link_max
+    if name == "window_worker_max":
+        return &options.window_worker_max
     return NULL
 
 

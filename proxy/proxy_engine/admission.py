@@ -23,7 +23,9 @@ from proxy_engine_core.core import parse_request_head
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine
 
-AUTH_BATCH = 256  # requests for links looked up at once
+# Requests for links looked up at once. The answers go to the engine in one burst, and a burst is
+# what visitors wait for.
+AUTH_BATCH = 64
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 RETRY_AFTER = "2"  # seconds a refused agent waits at least, while we drain or the store fails
 

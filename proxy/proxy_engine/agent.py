@@ -1,9 +1,10 @@
 """The agent: keeps its links to the server up, with its tunnels registered on them.
 
-A run has as many links as the server offers, so that all workers of the server and all of
-its cores serve this device. The first link is the one that matters: while none serves, only
-it is dialled, and the others follow when it is registered. A lost link of several is dialled
-again while the others go on. link_keeper.py keeps one link up.
+A run may have as many links as the server offers, so that all workers of the server and all
+of its cores serve this device. Most devices are idle and need one: the others are dialled
+when the first is registered and has much to carry, so that ten thousand idle devices stay
+ten thousand links. While no link serves, only the first is dialled. A lost link of several is
+dialled again while the others go on. link_keeper.py keeps one link up.
 
 Only four things end an agent: a token that is not good (401, 403), a server that is not a
 proxy-engine, every tunnel refused, or another run that took over with the same token: two
@@ -44,6 +45,8 @@ from proxy_engine_core.core import (
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
 
+BUSY_TARGETS = 16  # connections to targets at once that are worth more than one link
+BUSY_CHECK_INTERVAL = 1.0  # seconds
 TARGET_LOG_INTERVAL = 60.0  # seconds between log lines about one failing target
 TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
 
@@ -123,7 +126,8 @@ class Agent:
             tasks=self._tasks,
         )
         self._links_max = links_max or LINKS_MAX
-        self._wanted = 1  # links, as far as we know
+        self._offered = 1  # links, as far as we know
+        self._is_busy = False  # has been, since a link serves
         self._keepers = [self._keeper(1)]
         self._public: list[control.PublicTunnel] | None = None
         self._failed_targets: set[str] = set()  # lately, each looked up again once
@@ -144,6 +148,7 @@ class Agent:
         await self._targets.refresh()
         self._keepers[0].start(0)
         self._call_later(REFRESH_INTERVAL, self._refresh)
+        self._call_later(BUSY_CHECK_INTERVAL, self._check_busy)
 
     def _refresh(self) -> None:
         if not self._is_ending:
@@ -190,12 +195,15 @@ class Agent:
     # What a keeper asks and tells (link_keeper.Owner)
 
     def may_dial(self, keeper: LinkKeeper) -> bool:
-        if self._is_ending or keeper.number > self._wanted:
-            return False
-        return keeper.number == 1 or any(other.is_serving for other in self._keepers)
+        return not self._is_ending and keeper.number <= self._wanted
+
+    @property
+    def _wanted(self) -> int:
+        """Links there should be now."""
+        return self._offered if self._is_busy else 1
 
     def link_offered(self, links: int) -> None:
-        self._wanted = max(1, min(links, self._links_max))
+        self._offered = max(1, min(links, self._links_max))
 
     def link_registered(self, keeper: LinkKeeper, record: control.Registered) -> str:
         serving = sum(other.is_serving for other in self._keepers)
@@ -223,13 +231,28 @@ class Agent:
         for keeper in self._keepers[: self._wanted]:
             keeper.start()
 
+    def _check_busy(self) -> None:
+        """Every now and then: is one link enough?"""
+        if self._is_ending:
+            return
+        if self._offered > 1 and not self._is_busy and self._is_serving():
+            links = sum(len(keeper) for keeper in self._keepers)
+            if self._run.engine.stats()["connections"] - links >= BUSY_TARGETS:
+                self._is_busy = True
+                self._start_others()
+        self._call_later(BUSY_CHECK_INTERVAL, self._check_busy)
+
+    def _is_serving(self) -> bool:
+        return any(keeper.is_serving for keeper in self._keepers)
+
     def link_lost(self, keeper: LinkKeeper) -> None:
-        if not any(other.is_serving for other in self._keepers):
+        if not self._is_serving():
+            self._is_busy = False
             for other in self._keepers[1:]:
                 other.park()
 
     def report(self, keeper: LinkKeeper, failure: str) -> None:
-        if any(other.is_serving for other in self._keepers):
+        if self._is_serving():
             what = "a link is down, the others serve"
             _log.warning(what, server=self._server.authority, link=keeper.number, reason=failure)
         else:

@@ -100,6 +100,10 @@ class LinkKeeper:
         self._register_timer: Timer | None = None
         self._last_failure = ""
 
+    def __len__(self) -> int:
+        """Links and dials, each a connection to the server."""
+        return len(self._links) + (self._dial is not None)
+
     def start(self, delay: float | None = None) -> None:
         """See to it that there is a link; dial after this many seconds, or the back-off."""
         if not self._is_dialling and (self._current is None or self._is_draining):

@@ -130,7 +130,6 @@ class Links:
             _log.warning("unknown link closed", link=link_id, device=device_id, peer=peer)
             self._engine.link_close(link_id, "unknown")
             return
-        _log.info("link up", device=link.device, link=link_id, number=link.number, peer=peer)
         if self._admission.is_turned_away(device_id, link.instance):  # while it came up
             self._close(link, "replaced", "replaced by another agent run")
             return

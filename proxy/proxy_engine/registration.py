@@ -22,7 +22,7 @@ from proxy_engine.tunnels import TunnelTable, name_refusal
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine
 
-RECORDS_PER_CLAIM = 256
+RECORDS_PER_CLAIM = 64  # answered in one burst as well
 TEXT_MAX = 128  # characters kept of what an agent says about itself
 
 _log = logs.get("links")
@@ -147,6 +147,9 @@ class Registration:
             "tunnels registered",
             device=link.device,
             link=link.id,
+            number=link.number,
+            worker=link.worker,
+            peer=link.peer,
             tunnels=",".join(tunnel.name for tunnel in granted),
             refused=",".join(f"{item.name}:{item.code}" for item in refused),
         )

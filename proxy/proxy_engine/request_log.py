@@ -1,9 +1,10 @@
 """Finished requests on their way from the engine to the store.
 
-put() only appends to a queue. A task writes the queue in batches, when the oldest record
-has waited FLUSH_INTERVAL or FLUSH_ROWS are there: one transaction for many rows is what
-makes thousands a second cheap. The queue is bounded; when the store is slower than the
-traffic, the newest records are dropped and counted, the data path never waits.
+Records stay packed all the way (docs/adr/0005): put() only appends a batch to a queue, a
+task joins what is queued and hands it to the store, when the oldest has waited
+FLUSH_INTERVAL or FLUSH_BYTES are there. Only paths that may hold a secret are looked at.
+The queue is bounded; when the store is slower than the traffic, the newest records are
+dropped and counted, the data path never waits.
 """
 
 from __future__ import annotations
@@ -11,22 +12,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Sequence
-from itertools import islice
-from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
 from proxy_engine import logs
 from proxy_engine.errors import StorageError
-from proxy_engine.storage import RequestRow, Store
-from proxy_engine.text import scrub
-
-if TYPE_CHECKING:
-    from proxy_engine_core.core import LogRecord
+from proxy_engine.storage import Store
+from proxy_engine.text import TOKEN_PREFIX, scrub
+from proxy_engine_core import log_batch
 
 FLUSH_INTERVAL = 0.2  # seconds
-FLUSH_ROWS = 2000
-QUEUE_ROWS_MAX = 100_000  # about 50 MiB at worst
+FLUSH_BYTES = 512 << 10  # some 3,500 records
+QUEUE_BYTES_MAX = 32 << 20
 RETRY_INTERVAL = 2.0  # seconds, after the store failed
 TRIM_EVERY_ROWS = 10_000
 
@@ -34,7 +30,11 @@ REDACTED = "[redacted]"
 SECRET_KEYS = frozenset(
     {"token", "key", "secret", "password", "access_token", "authorization", "signature"}
 )
+# Only a path with one of these can hold a secret.
+SECRET_MARKS = (b"?", TOKEN_PREFIX.encode())
 _PAIR = re.compile(r"([?&;])([^=&;]*)=([^&;#]*)")
+# A pair whose key is secret as it stands, or may be when decoded: most queries have none.
+_SUSPECT = re.compile(rf"[?&;](?:(?:{'|'.join(SECRET_KEYS)})=|[^=&;]*[%+\s])", re.IGNORECASE)
 
 _log = logs.get("request_log")
 
@@ -42,7 +42,7 @@ _log = logs.get("request_log")
 def redact(path: str) -> str:
     """The path with the values of query keys that usually hold secrets taken out."""
     start = path.find("?")
-    if start < 0:
+    if start < 0 or not _SUSPECT.search(path, start):
         return path
     return path[:start] + _PAIR.sub(_redacted, path[start:])
 
@@ -54,18 +54,18 @@ def _redacted(match: re.Match[str]) -> str:
     return f"{match[1]}{match[2]}={REDACTED}"
 
 
-def row(record: LogRecord) -> RequestRow:
-    """What is stored of a record: all of it, less the secrets in its path and query."""
-    path = scrub(record.path if "?" not in record.path else redact(record.path))
-    return record if path == record.path else record._replace(path=path)
+def without_secrets(path: str) -> str:
+    """The path and query as they may be stored."""
+    return scrub(redact(path))
 
 
 class RequestLog:
-    def __init__(self, store: Store, *, keep: int, queue_rows_max: int = QUEUE_ROWS_MAX) -> None:
+    def __init__(self, store: Store, *, keep: int, queue_bytes_max: int = QUEUE_BYTES_MAX) -> None:
         self._store = store
         self._keep = keep
-        self._queue_rows_max = queue_rows_max
-        self._queue: deque[LogRecord] = deque()
+        self._queue_bytes_max = queue_bytes_max
+        self._queue: deque[bytes] = deque()
+        self._queue_bytes = 0
         self._wake = asyncio.Event()
         self._full = asyncio.Event()
         self._closing = asyncio.Event()
@@ -78,15 +78,15 @@ class RequestLog:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="request-log")
 
-    def put(self, records: Sequence[LogRecord]) -> None:
-        room = self._queue_rows_max - len(self._queue)
-        if room < len(records):
-            self.dropped += len(records) - max(room, 0)
-            records = records[: max(room, 0)]
-        self._queue.extend(records)
-        if self._queue:
-            self._wake.set()
-        if len(self._queue) >= FLUSH_ROWS:
+    def put(self, batch: bytes) -> None:
+        """Queue packed records, all of them or, when the queue is full, none."""
+        if self._queue_bytes + len(batch) > self._queue_bytes_max:
+            self.dropped += log_batch.count(batch)
+            return
+        self._queue.append(batch)
+        self._queue_bytes += len(batch)
+        self._wake.set()
+        if self._queue_bytes >= FLUSH_BYTES:
             self._full.set()
 
     async def close(self) -> None:
@@ -97,7 +97,7 @@ class RequestLog:
         if self._task is not None:
             await self._task
         if self._queue:
-            _log.error("request log rows lost", rows=len(self._queue))
+            _log.error("request log rows lost", rows=sum(map(log_batch.count, self._queue)))
 
     async def _run(self) -> None:
         while True:
@@ -116,22 +116,32 @@ class RequestLog:
                 self._wake.set()
 
     async def flush(self) -> bool:
-        """Write one batch. False if the store failed; the batch stays queued."""
-        batch = list(islice(self._queue, FLUSH_ROWS))
+        """Write what is queued, up to about FLUSH_BYTES. False if the store failed; the
+        records stay queued."""
+        pieces: list[bytes] = []
+        size = 0
+        for piece in self._queue:
+            if size >= FLUSH_BYTES:
+                break
+            pieces.append(piece)
+            size += len(piece)
+        batch = log_batch.rewrite_paths(b"".join(pieces), SECRET_MARKS, without_secrets)
         try:
-            await self._store.requests_add([row(record) for record in batch])
+            count = await self._store.requests_add(batch)
         except StorageError as error:
             if not self.is_failing:
                 self.is_failing = True
                 _log.error("request log can not be written; records wait", error=error)
             return False
-        for _ in batch:
+        for _ in pieces:
             self._queue.popleft()
-        self.written += len(batch)
+        self._queue_bytes -= size
+        self.written += count
         if self.is_failing:
             self.is_failing = False
-            _log.info("request log is written again", waiting=len(self._queue))
-        await self._trim(len(batch))
+            waiting = sum(map(log_batch.count, self._queue))
+            _log.info("request log is written again", waiting=waiting)
+        await self._trim(count)
         return True
 
     async def _trim(self, rows: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine import logs
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from proxy_engine.config import Settings
-    from proxy_engine_core.core import Event, LogRecord
+    from proxy_engine_core.core import Event
 
 EVENTS_PER_TURN = 512
-LOGS_PER_TURN = 4096
+LOG_BYTES_PER_TURN = 1 << 20  # some 7,000 records
 
 _log = logs.get("engine")
 
@@ -58,13 +58,13 @@ def make_engine(role: str, settings: Settings) -> Engine:
 
 
 class EngineRunner:
-    """Hands the engine's events to on_event and its log records to on_logs."""
+    """Hands the engine's events to on_event and its log records, packed, to on_logs."""
 
     def __init__(
         self,
         engine: Engine,
         on_event: Callable[[Event], None],
-        on_logs: Callable[[Sequence[LogRecord]], None] | None = None,
+        on_logs: Callable[[bytes], None] | None = None,
     ) -> None:
         self.engine = engine
         self._on_event = on_event
@@ -79,7 +79,8 @@ class EngineRunner:
         self.engine.start()
 
     def collect(self) -> bool:
-        """Take one batch of each kind; whether there may be more."""
+        """Take one batch of each kind; whether there may be more events. More log records
+        make the eventfd readable again."""
         if not self._is_running:
             return False
         events = self.engine.poll(EVENTS_PER_TURN)
@@ -90,10 +91,11 @@ class EngineRunner:
                 self._on_event(event)
             except Exception as error:  # one bad event must not stop the others
                 _log.exception("event handler failed", error, event=event[0])
-        records = self.engine.poll_logs(LOGS_PER_TURN)
-        if records and self._on_logs is not None:
-            self._on_logs(records)
-        return len(events) == EVENTS_PER_TURN or len(records) == LOGS_PER_TURN
+        if self._on_logs is not None:
+            batch = self.engine.poll_log_batch(LOG_BYTES_PER_TURN)
+            if batch:
+                self._on_logs(batch)
+        return len(events) == EVENTS_PER_TURN
 
     def _on_readable(self) -> None:
         if self.collect():
@@ -118,6 +120,6 @@ class EngineRunner:
         await asyncio.to_thread(self.engine.stop)
         # What a stopped engine still reports of its links needs no action, but every
         # request that was cut off belongs into the log.
-        while records := self.engine.poll_logs(LOGS_PER_TURN):
-            if self._on_logs is not None:
-                self._on_logs(records)
+        if self._on_logs is not None:
+            while batch := self.engine.poll_log_batch(LOG_BYTES_PER_TURN):
+                self._on_logs(batch)

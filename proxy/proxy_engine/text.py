@@ -7,7 +7,8 @@ import re
 # C0, DEL, C1, line and paragraph separators, and the bidirectional overrides that
 # can make a terminal show something other than what was logged.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_TOKEN = re.compile(r"pe_[A-Za-z0-9_-]{20,}")
+TOKEN_PREFIX = "pe_"
+_TOKEN = re.compile(TOKEN_PREFIX + r"[A-Za-z0-9_-]{20,}")
 
 
 def _escaped(match: re.Match[str]) -> str:
@@ -17,12 +18,14 @@ def _escaped(match: re.Match[str]) -> str:
 
 def escape(text: str) -> str:
     """Control characters as \\xNN, so that one record stays one line."""
+    if text.isascii() and text.isprintable():
+        return text  # nearly always, and much faster
     return _UNSAFE.sub(_escaped, text)
 
 
 def scrub(text: str) -> str:
     """Anything that looks like one of our tokens, made unreadable."""
-    return _TOKEN.sub("pe_[redacted]", text) if "pe_" in text else text
+    return _TOKEN.sub(f"{TOKEN_PREFIX}[redacted]", text) if TOKEN_PREFIX in text else text
 
 
 def duration_text(seconds: float) -> str:

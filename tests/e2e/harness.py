@@ -15,7 +15,6 @@ import contextlib
 import http.client
 import json
 import socket
-import sqlite3
 import struct
 import threading
 import time
@@ -24,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from proxy_engine import storage
+from proxy_engine.storage.sqlite import SqliteStore, database_path
 from tests.e2e.processes import TIMEOUT, Process
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -518,18 +519,18 @@ class Pair:
 
     def rows(self, **where: Any) -> list[dict[str, Any]]:
         """Rows of the request log, oldest first, as the store has them now."""
-        text = " AND ".join(f"r.{name} = ?" for name in where) or "1"
-        with contextlib.closing(
-            sqlite3.connect(f"file:{self.data_dir / 'proxy-engine.sqlite'}?mode=ro", uri=True)
-        ) as database:
-            database.row_factory = sqlite3.Row
-            found = database.execute(
-                "SELECT r.*, t.name AS tunnel, d.name AS device FROM requests r"
-                " LEFT JOIN tunnels t ON t.id = r.tunnel_id"
-                f" LEFT JOIN devices d ON d.id = r.device_id WHERE {text} ORDER BY r.id",
-                list(where.values()),
-            )
-            return [dict(row) for row in found]
+        found = [
+            {name: getattr(item, name) for name in item.__struct_fields__}
+            for item in asyncio.run(self._stored())
+        ]
+        return [row for row in found if where.items() <= row.items()]
+
+    async def _stored(self) -> list[storage.Request]:
+        store = await SqliteStore.open(database_path(self.data_dir), create=False)
+        try:
+            return await store.requests_last(1_000_000)
+        finally:
+            await store.close()
 
     def wait_rows(self, count: int = 1, **where: Any) -> list[dict[str, Any]]:
         """... once there are `count`; more are an error."""

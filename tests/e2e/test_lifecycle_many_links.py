@@ -1,17 +1,22 @@
-"""Runs of an agent with several links: they serve together, and come and go one by one."""
+"""Runs of an agent with several links: they serve together, and come and go one by one.
+
+An agent makes the others when the first has much to carry, so each test begins with a rush.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from proxy_engine.agent import BUSY_CHECK_INTERVAL, BUSY_TARGETS
 from tests.e2e.faultproxy import FaultProxy
-from tests.e2e.harness import wait_until
+from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.processes import Process
 from tests.e2e.rawlink import RawLink
 from tests.e2e.site import Site
@@ -51,9 +56,29 @@ def wait_links(site: Site, count: int, device: str = "default") -> list[dict[str
 
 
 def connect(site: Site, target: Target, *args: str, **keywords: Any) -> Process:
-    agent = site.connect({"web": target.port}, *args, **keywords)
-    wait_links(site, LINKS)
+    with Target() as other:
+        agent = site.connect({"web": target.port, "rush": other.port}, *args, **keywords)
+        rush(site, other)
     return agent
+
+
+def rush(site: Site, target: Target) -> None:
+    """So many visitors at once that the agent makes all its links."""
+    visitors = begin_slow(site, target, BUSY_TARGETS, "rush")
+    wait_links(site, LINKS)
+    target.release()
+    for visitor in visitors:
+        assert visitor.response().status == 200
+        visitor.socket.close()
+
+
+def begin_slow(site: Site, target: Target, count: int, name: str = "web") -> list[Visitor]:
+    """Visitors that wait for an answer, each on a stream of its own."""
+    visitors = [site.visitor() for _ in range(count)]
+    for visitor in visitors:
+        visitor.send(f"GET /slow HTTP/1.1\r\nHost: {name}.localhost\r\n\r\n".encode())
+    wait_until(lambda: target.requests.count("GET /slow") == count)
+    return visitors
 
 
 def serves(site: Site, count: int = 40) -> None:
@@ -81,10 +106,19 @@ def test_an_agent_makes_the_links_it_is_offered_and_says_so_once(
     site.settled()
 
 
-def test_an_agent_may_want_fewer(site: Site, target: Target) -> None:
-    site.connect({"web": target.port}, "--links", "1")
+def test_an_idle_agent_has_one_link(site: Site, target: Target) -> None:
+    site.connect({"web": target.port})
     serves(site)
     assert len(links(site)) == 1
+
+
+def test_an_agent_may_want_fewer(site: Site, target: Target) -> None:
+    site.connect({"web": target.port}, "--links", "1")
+    visitors = begin_slow(site, target, BUSY_TARGETS)
+    time.sleep(1.5 * BUSY_CHECK_INTERVAL)
+    assert len(links(site)) == 1
+    target.release()
+    assert [visitor.response().status for visitor in visitors] == [200] * BUSY_TARGETS
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -110,10 +144,7 @@ def test_a_lost_link_takes_no_visitor_of_the_others_with_it(site: Site, target: 
     with FaultProxy(site.port) as fault:
         connect(site, target, server_port=fault.port)
         # Slow answers on both links; those of one of them end with it.
-        visitors = [site.visitor() for _ in range(20)]
-        for visitor in visitors:
-            visitor.send(b"GET /slow HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
-        wait_until(lambda: target.requests.count("GET /slow") == len(visitors))
+        visitors = begin_slow(site, target, 20)
         fault.reset_one(links(site)[0]["peer"])
         wait_links(site, LINKS - 1)
         target.release()
@@ -139,9 +170,9 @@ def test_a_new_run_replaces_all_links_of_the_old_one_and_no_visitor_notices(
     visitor = threading.Thread(target=visit)
     visitor.start()
     try:
-        second = site.connect({"web": target.port}, transport="tcp")
+        second = connect(site, target, transport="tcp")
         assert first.exit_code() == 1
-        found = wait_links(site, LINKS)
+        found = links(site)
     finally:
         stop.set()
         visitor.join()
@@ -156,10 +187,7 @@ def test_a_new_run_replaces_all_links_of_the_old_one_and_no_visitor_notices(
 
 def test_an_agent_drains_on_all_its_links(site: Site, target: Target) -> None:
     agent = connect(site, target, "--grace", "20s")
-    visitors = [site.visitor() for _ in range(10)]
-    for visitor in visitors:
-        visitor.send(b"GET /slow HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
-    wait_until(lambda: target.requests.count("GET /slow") == len(visitors))
+    visitors = begin_slow(site, target, 10)
     agent.signal()
     site.server.log("device drains", LINKS)
     wait_until(lambda: not site.is_online("web"))
@@ -176,12 +204,15 @@ def test_all_links_are_made_again_with_the_next_server(
     agents = [connect(site, target)]
     other = site.make_token("other")
     agents.append(site.connect({"api": target.port}, token=other, transport="tcp"))
-    wait_links(site, LINKS, "other")
     site.server.signal(number)
     site.server.popen.wait(10)
     site.restart_server()
     for device in ("default", "other"):
-        wait_links(site, LINKS, device)
+        wait_links(site, 1, device)
+    for visitor in begin_slow(site, target, BUSY_TARGETS):
+        wait_links(site, LINKS)
+        target.release()
+        assert visitor.response().status == 200
     for name in ("web", "api"):
         for _ in range(10):
             assert site.get(name, "/kib").status == 200

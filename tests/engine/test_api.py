@@ -6,13 +6,14 @@ import errno
 import gc
 import os
 import resource
+import select
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy_engine_core import core
+from proxy_engine_core import core, log_batch
 from proxy_engine_core.core import DEFAULTS, Engine
 from tests.engine.harness import serving, wait_until
 
@@ -228,6 +229,24 @@ def test_polling_in_small_bites_keeps_the_order() -> None:
 
         wait_until(bite, "five records")
         assert paths == ["/0", "/1", "/2", "/3", "/4"]
+
+
+def test_log_batches_hold_whole_records_and_ask_for_the_next_turn() -> None:
+    with serving(workers=1, log_ring_size=1 << 16) as server:
+        for index in range(40):
+            visitor = server.visitor()
+            visitor.get(f"/{index}/{'x' * 200}", fields="Connection: close\r\n")
+            visitor.rest()
+        wait_until(lambda: server.engine.stats()["log_records"] == 40, "forty records")
+        server.engine.poll()  # takes the signal away
+        paths: list[str] = []
+        while batch := server.engine.poll_log_batch(1):  # one record may have that much: 4 KiB
+            assert len(batch) <= 4096
+            paths += [record.path for record in log_batch.unpack(batch)]
+            if len(paths) < 40:
+                assert select.select([server.engine.event_fd], [], [], 0)[0]
+            server.engine.poll()
+        assert [path.split("/")[1] for path in paths] == [str(index) for index in range(40)]
 
 
 def test_no_engine_without_file_descriptors() -> None:

@@ -471,7 +471,7 @@ def test_a_slow_reader_gets_all_of_it_whatever_the_idle_time(close: bool) -> Non
 
 
 def test_a_reader_that_takes_nothing_is_cut_off_and_told_so() -> None:
-    with serving(body_timeout_ms=200) as server:
+    with serving(reader_timeout_ms=200) as server:
         device = server.device(window=16 << 20)
         visitor = server.visitor(receive_buffer=4096)
         visitor.get(fields="Connection: close\r\n")

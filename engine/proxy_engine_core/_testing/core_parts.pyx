@@ -1,5 +1,5 @@
 # The engine's small parts for pytest: timer wheel, SPSC ring, mailbox, route table, learnt
-# idle limit and the preamble of a stream.
+# idle limit, table of addresses, token buckets and the preamble of a stream.
 
 cimport cython
 
@@ -7,9 +7,12 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from proxy_engine_core.bucket cimport *
+from proxy_engine_core.forward.addresses cimport *
 from proxy_engine_core.forward.idle cimport *
 from proxy_engine_core.forward.route cimport *
 from proxy_engine_core.io.mailbox cimport *
+from proxy_engine_core.io.socket cimport *
 from proxy_engine_core.io.timer cimport *
 from proxy_engine_core.proxy_protocol cimport *
 from proxy_engine_core.spsc cimport *
@@ -152,8 +155,9 @@ cdef class Routes:
             id, handles, <uint32_t>len(links), <const uint8_t *><const char *>name,
             <uint32_t>len(name), <const uint8_t *><const char *>key, <uint32_t>len(key),
         )
-        if route == NULL or route_table_set(&self.table, route) < 0:
+        if route == NULL:
             raise MemoryError
+        route_table_set(&self.table, route)
 
     def delete(self, bytes key):
         route_table_delete(&self.table, <const uint8_t *><const char *>key, <uint32_t>len(key))
@@ -244,3 +248,47 @@ cdef class Idle:
     @property
     def keep_us(self):
         return idle_keep_us(&self.limit)
+
+
+@cython.final
+cdef class Bucket:
+    cdef uint64_t full_ns
+    cdef uint64_t rate
+    cdef uint64_t burst_ms
+
+    def __cinit__(self, uint64_t rate, uint64_t burst_ms):
+        self.rate = rate
+        self.burst_ms = burst_ms
+
+    def take(self, uint64_t now_us):
+        return bool(bucket_take(&self.full_ns, now_us, self.rate, self.burst_ms))
+
+
+@cython.final
+cdef class Addresses:
+    cdef AddressTable table
+
+    def __cinit__(self, uint32_t size, uint64_t seed=0):
+        if address_table_init(&self.table, size, seed) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        address_table_free(&self.table)
+
+    def see(self, uint64_t key, uint64_t now_us, int connections=0):
+        """Connections of `key`, after adding so many; None: no room for it."""
+        cdef AddressEntry *entry = address_table_get(&self.table, key, now_us)
+        if entry == NULL:
+            return None
+        entry.connections += connections
+        return entry.connections
+
+    def __len__(self):
+        return (self.table.set_mask + 1) * ADDRESS_WAYS
+
+
+def key_of_address(str ip):
+    cdef Address address
+    if address_parse(&address, ip.encode(), 0) < 0:
+        raise ValueError(ip)
+    return address_key(&address)

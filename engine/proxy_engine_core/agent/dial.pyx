@@ -170,9 +170,10 @@ cdef bint judge_answer(Dial *dial) noexcept nogil:
     setup.has_preamble = setup.window != 0
     if setup.window == 0:
         setup.window = YAMUX_WINDOW_INITIAL
-    link_establish(
+    if link_establish(
         conn, &setup, dial.peer, bytes, head_size, bytes + head_size, size - head_size
-    )
+    ) == NULL:
+        emit_failure(conn.worker, dial.id, b"connect", ENOMEM, 0, NULL, 0, 0)
     return True
 
 

@@ -5,9 +5,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.forward.clock cimport (
+    transaction_deadline, upload_goes_on, upload_starts, upload_stops,
+)
 from proxy_engine_core.forward.retry cimport retry_keep_body
 from proxy_engine_core.forward.transaction cimport (
-    Transaction, Visitor, transaction_deadline, transaction_fail, transaction_finish,
+    Transaction, Visitor, transaction_fail, transaction_finish,
 )
 from proxy_engine_core.http1.chunked cimport CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_next
 from proxy_engine_core.http1.head cimport (
@@ -42,6 +45,7 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
     cdef bint from_input
     while not transaction.request_done:
         if link_is_full(transaction.link):
+            upload_stops(transaction, conn.worker)
             conn_wait(conn, &transaction.link.waiting)
             return
         if moved >= BODY_BUDGET:
@@ -49,7 +53,9 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
             return
         allowed = transaction.http.stream.send_window
         if allowed == 0:
+            upload_stops(transaction, conn.worker)
             return
+        upload_goes_on(transaction, conn.worker)
         if allowed > WORKER_SCRATCH_SIZE:
             allowed = WORKER_SCRATCH_SIZE
         if (
@@ -130,6 +136,8 @@ cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
         retry_keep_body(visitor, bytes, size)
     link_touch(transaction.link)
     transaction.bytes_in += size
+    if transaction.upload_since_ms == 0:
+        upload_starts(transaction, worker)   # after a 100 (Continue), or without one
     transaction_deadline(visitor)
     return <int>size
 

@@ -1,5 +1,7 @@
 # The record of a finished request in the worker's log ring, and its layout for the
-# reader in core.pyx: a packed header, then the strings in the order of the sizes.
+# readers (records.pyx, log_batch.pyx): a packed header, then the strings: request id,
+# address, method, host, path, reason. Stores keep records in this form: a change of it is a
+# new format there.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -24,5 +26,11 @@ cdef struct LogHeader:
     uint8_t host_size
     uint8_t reason_size
     uint8_t padding[6]
+
+cdef inline uint32_t log_size(const LogHeader *header) noexcept nogil:
+    return (
+        <uint32_t>sizeof(LogHeader) + header.request_id_size + header.address_size
+        + header.method_size + header.host_size + header.path_size + header.reason_size
+    )
 
 cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil

@@ -33,10 +33,7 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     header.host_size = transaction.host_size
     header.path_size = transaction.path_size
     header.request_id_size = transaction.request_id_size
-    size = (
-        sizeof(LogHeader) + header.reason_size + header.address_size + header.method_size
-        + header.host_size + header.path_size + header.request_id_size
-    )
+    size = log_size(&header)
     place = spsc_reserve(&worker.log_ring, size)
     if place == NULL:
         count(worker.counters, COUNT_LOG_DROPPED, 1)

@@ -31,6 +31,9 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     uint64_t deadline_ms                  # monotonic, the same clock on every worker; 0: none
     uint64_t started_us                   # visitor: of its request, and what follows
     uint64_t refused_by
+    uint64_t address_key
+    uint64_t bytes_passed
+    uint32_t requests
     uint32_t log_flags
     int fd
     uint32_t size
@@ -40,6 +43,7 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     uint8_t flags                         # CONN_READABLE ...
     uint8_t address_size
     bint is_waiting
+    bint is_admitted
     bint is_device
     char address[ADDRESS_TEXT_SIZE]
     uint8_t request_id[REQUEST_ID_MAX]

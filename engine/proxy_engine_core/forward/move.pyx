@@ -10,6 +10,7 @@ from proxy_engine_core.counters cimport (
     COUNT_LINKS_MOVED, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_ABORTED, COUNT_VISITORS_MOVED_IN,
     COUNT_VISITORS_MOVED_OUT, count,
 )
+from proxy_engine_core.forward.admission cimport admission_enter
 from proxy_engine_core.forward.link_request cimport visitor_establish
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Transaction, Visitor, server_of, transaction_free, transaction_new, visitor_close,
@@ -41,6 +42,9 @@ cdef MoveMessage *pack(Visitor *visitor, const uint8_t *bytes, uint32_t size) no
         CONN_READABLE | CONN_WRITABLE | CONN_HUP | CONN_BROKEN
     )
     message.port = visitor.port
+    message.address_key = visitor.address_key
+    message.bytes_passed = visitor.bytes_passed
+    message.requests = visitor.requests
     message.address_size = visitor.address_size
     memcpy(message.address, visitor.address, sizeof(message.address))
     message.size = size
@@ -63,6 +67,7 @@ cdef bint visitor_move(
     message.refused_by = transaction.refused_by
     message.log_flags = transaction.log_flags
     message.is_waiting = transaction.is_waiting
+    message.is_admitted = transaction.is_admitted
     message.moves = transaction.moves + 1
     message.request_id_size = transaction.request_id_size
     memcpy(message.request_id, transaction.request_id, transaction.request_id_size)
@@ -124,6 +129,9 @@ cdef void arrive(Worker *worker, MoveMessage *message) noexcept nogil:
         lost(worker, message)
         return
     visitor.port = message.port
+    visitor.address_key = message.address_key
+    visitor.bytes_passed = message.bytes_passed
+    visitor.requests = message.requests
     visitor.address_size = message.address_size
     memcpy(visitor.address, message.address, sizeof(visitor.address))
     if conn_attach(worker, &visitor.conn, message.fd, CONN_VISITOR) < 0:
@@ -131,6 +139,7 @@ cdef void arrive(Worker *worker, MoveMessage *message) noexcept nogil:
         lost(worker, message)
         return
     visitor.conn.flags |= message.flags
+    admission_enter(visitor)
     if message.is_device:
         visitor_establish(visitor, &message.setup, <uint8_t *>(message + 1), message.size)
         return
@@ -158,6 +167,7 @@ cdef void unpack(Transaction *transaction, const MoveMessage *message) noexcept 
     transaction.refused_by = message.refused_by
     transaction.log_flags = message.log_flags
     transaction.is_waiting = message.is_waiting
+    transaction.is_admitted = message.is_admitted
     transaction.moves = message.moves
     transaction.request_id_size = message.request_id_size
     memcpy(transaction.request_id, message.request_id, message.request_id_size)

@@ -9,10 +9,11 @@ from proxy_engine_core.link cimport Link
 
 # A stream for a request whose head takes `head_size` bytes of window: the most recently
 # used idle one that was idle less than 1 / `idle_divisor` of its tunnel's learnt limit (0: do
-# not reuse), else a new one. NULL: none to be had now, wait for pool_wake().
+# not reuse), else a new one. NULL: if pool_is_full() wait for pool_wake(), else no memory.
 cdef HttpStream *pool_take(
     Link *link, const Route *route, uint32_t head_size, uint32_t idle_divisor
 ) noexcept nogil
+cdef bint pool_is_full(const Link *link) noexcept nogil            # no new stream now
 cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
 # The target closed the stream, idle or under a request that had no answer yet; or it said how

@@ -60,7 +60,7 @@ cdef void unlink(HttpStream *http) noexcept nogil:
     pool.count -= 1
 
 
-cdef bint make_room(Link *link) noexcept nogil:
+cdef void make_room(Link *link) noexcept nogil:
     """Close the stream that has been idle longest, whatever tunnel it is of."""
     cdef StreamPool *pool = <StreamPool *>link.pools
     cdef HttpStream *oldest = NULL
@@ -71,11 +71,18 @@ cdef bint make_room(Link *link) noexcept nogil:
             oldest = pool.oldest
         pool = pool.next
     if oldest == NULL:
-        return False
+        return
     unlink(oldest)
     yamux_stream_release(oldest.stream, YAMUX_RESET_CANCEL)
     free(oldest)
-    return True
+
+
+cdef bint pool_is_full(const Link *link) noexcept nogil:
+    return (
+        link.session.unacked_count >= YAMUX_UNACKED_MAX
+        or link.session.stream_count >= link.streams_max
+        or link.session.next_id == 0       # all ids are used up
+    )
 
 
 cdef HttpStream *pool_take(
@@ -96,22 +103,25 @@ cdef HttpStream *pool_take(
         and http.stream.send_window >= head_size
     ):
         unlink(http)
+        link.requests += 1
         http.is_reused = True
         http.idled_us = worker.now_us - http.idle_since_us
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
-    if link.session.unacked_count >= YAMUX_UNACKED_MAX:
-        return NULL
-    if link.session.stream_count >= link.streams_max and not make_room(link):
+    if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
+        make_room(link)
+    if pool_is_full(link):
         return NULL
     http = <HttpStream *>calloc(1, sizeof(HttpStream))
     if http == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    stream = yamux_stream_open(&link.session)
+    stream = yamux_stream_open(&link.session, link.session.window_start)
     if stream == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)
         return NULL
+    link.requests += 1
     http.stream = stream
     http.pool = pool
     stream.owner = http
@@ -138,6 +148,7 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     ):
         http_stream_release(http, YAMUX_RESET_CANCEL)
         return
+    link.requests -= 1
     http.idle_since_us = worker.now_us
     http.older = pool.newest
     if pool.newest != NULL:
@@ -162,6 +173,8 @@ cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil:
     cdef StreamPool *pool = http.pool
     if http.newer != NULL or http.older != NULL or pool.newest == http:
         unlink(http)
+    else:
+        link.requests -= 1
     yamux_stream_release(http.stream, code)
     free(http)
     link_touch(link)

@@ -26,6 +26,8 @@ cdef const char *status_text(int status) noexcept nogil:
         return "URI Too Long"
     if status == 417:
         return "Expectation Failed"
+    if status == 429:
+        return "Too Many Requests"
     if status == 431:
         return "Request Header Fields Too Large"
     if status == 502:
@@ -75,6 +77,8 @@ cdef uint32_t reply_write(Conn *conn, const Reply *reply) noexcept nogil:
         sent_body = ""
     if reply.status == 503:
         extra = "Retry-After: 2\r\n"
+    elif reply.status == 429:
+        extra = "Retry-After: 1\r\n"    # no rate is below one a second
     elif reply.status == 405:
         extra = "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n"
     size = snprintf(

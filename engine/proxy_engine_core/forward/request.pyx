@@ -6,11 +6,17 @@ from libc.string cimport memcpy
 
 from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED, COUNT_VISITOR_MOVES_EXHAUSTED,
-    count,
+    COUNT_BAD_REQUESTS, COUNT_CONNECTIONS_USED_UP, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED,
+    COUNT_VISITOR_MOVES_EXHAUSTED, count,
+)
+from proxy_engine_core.forward.admission cimport admit_device, admit_visitor
+from proxy_engine_core.forward.clock cimport (
+    transaction_deadline, upload_starts, visitor_rest_deadline,
 )
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
-from proxy_engine_core.forward.pool cimport pool_stop_waiting, pool_take, pool_wait
+from proxy_engine_core.forward.pool cimport (
+    pool_is_full, pool_stop_waiting, pool_take, pool_wait,
+)
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, Route, route_links, route_table_find,
@@ -18,12 +24,13 @@ from proxy_engine_core.forward.route cimport (
 from proxy_engine_core.forward.transaction cimport (
     LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, LOG_RETRIED, LOG_REUSED,
     VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_OUT_HIGH, VISITOR_WAITING, HttpStream, ServerRole,
-    Transaction, Visitor, server_of, transaction_begin, transaction_deadline, transaction_fail,
+    Transaction, Visitor, server_of, transaction_begin, transaction_fail,
     visitor_close,
 )
 from proxy_engine_core.http1.chunked cimport chunk_reader_init
 from proxy_engine_core.http1.head cimport (
-    BODY_CHUNKED, BODY_NONE, HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, HEAD_UPGRADE,
+    BODY_CHUNKED, BODY_NONE, HEAD_ACCEPTS_HTML, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
+    HEAD_ERROR_LINE_TOO_LONG, HEAD_ERROR_TOO_LARGE, HEAD_UPGRADE,
     Head, Span, head_error_reason, head_error_status, head_error_text, head_find_end,
     request_body_framing, request_head_parse, request_head_precheck,
 )
@@ -105,6 +112,8 @@ cdef bint use_input(Visitor *visitor) noexcept nogil:
         use_head(visitor, bytes, head_size, 0)
         return True
     error = request_head_precheck(bytes, size)
+    if error == 0 and size > visitor.conn.worker.options.head_size_max:
+        error = HEAD_ERROR_TOO_LARGE
     if error < 0:
         refuse_head(visitor, error)
         return True
@@ -156,9 +165,18 @@ cdef uint32_t copy_span(
 cdef void describe(Visitor *visitor, Head *head) noexcept nogil:
     """What the log and our own answers need, while the head's bytes are still there."""
     cdef Transaction *transaction = visitor.transaction
+    cdef Worker *worker = visitor.conn.worker
     transaction.method = head.method
     transaction.minor_version = head.minor_version
     transaction.keep_alive = head.flags & HEAD_KEEP_ALIVE
+    if (
+        worker.options.connection_requests_max
+        and visitor.requests >= worker.options.connection_requests_max
+        and transaction.keep_alive
+    ):
+        transaction.keep_alive = False
+        if not transaction.is_admitted:   # else it waited, and was counted before
+            count(worker.counters, COUNT_CONNECTIONS_USED_UP, 1)
     transaction.accepts_html = head.flags & HEAD_ACCEPTS_HTML
     transaction.method_size = <uint8_t>copy_span(
         transaction.method_name, LOG_METHOD_SIZE_MAX, head, &head.method_name
@@ -255,7 +273,7 @@ cdef bint move_on(
         gather_flush(worker)
     if buffer_size(&conn.out):
         visitor.state = VISITOR_WAITING   # for the socket: its edge makes us look again
-        conn_deadline(conn, worker.options.body_timeout_ms)
+        visitor_rest_deadline(visitor)
         return False
     if size == 0:
         bytes = buffer_head(&visitor.input)
@@ -279,8 +297,10 @@ cdef bint use_head(
     cdef Link *link
     cdef HttpStream *http
     cdef RequestRewrite rewrite
-    cdef int other
+    cdef int status, other
     cdef int error = request_head_parse(head, bytes, head_size)
+    if error == 0:
+        error = check_size(worker, head)
     if error < 0:
         refuse_head(visitor, error)
         return True
@@ -293,6 +313,13 @@ cdef bint use_head(
     transaction.request_size = 0
     transaction.request_framing = <uint8_t>request_body_framing(head)
     transaction.request_done = transaction.request_framing == BODY_NONE
+    if transaction.moves == 0 and not transaction.is_admitted and not admit_visitor(visitor):
+        if transaction.request_done:
+            take_head_off(visitor, bytes, head_size, size)
+        transaction_fail(
+            visitor, 429, b"visitor_rate", b"Too many requests from this address."
+        )
+        return True
     if asks_for_link(head):
         ask_control_plane(visitor, bytes, head_size)
         if visitor.state == VISITOR_AUTH:
@@ -319,6 +346,15 @@ cdef bint use_head(
             visitor, 503, b"device_offline", b"The device behind this tunnel is not connected."
         )
         return True
+    status = admit_device(visitor, link)
+    if status != 0:
+        if transaction.request_done:
+            take_head_off(visitor, bytes, head_size, size)
+        if status == 429:
+            transaction_fail(visitor, 429, b"device_rate", b"Too many requests for this device.")
+        else:
+            transaction_fail(visitor, 503, b"device_busy", b"The device is busy with others.")
+        return True
     if (
         worker.options.body_size_max
         and head.content_length > <int64_t>worker.options.body_size_max
@@ -334,6 +370,9 @@ cdef bint use_head(
     http = NULL
     if link.opening_first == NULL or link.opening_first == visitor:
         http = take_stream(visitor, link, route, head, &rewrite)
+        if http == NULL and not pool_is_full(link):
+            no_memory(visitor)
+            return True
     if http == NULL:
         visitor.state = VISITOR_WAITING
         if visitor.opening_link == NULL:
@@ -351,6 +390,21 @@ cdef bint use_head(
     take_head_off(visitor, bytes, head_size, size)
     send_body(visitor)
     return True
+
+
+cdef int check_size(Worker *worker, const Head *head) noexcept nogil:
+    # The configured limits, where they are below those of the parser.
+    cdef uint32_t line_size = head.size - 2
+    if head.field_count:
+        line_size = head.fields[0].name.start
+    if line_size > worker.options.request_line_size_max:
+        return HEAD_ERROR_LINE_TOO_LONG
+    if (
+        head.size > worker.options.head_size_max
+        or head.field_count > worker.options.head_fields_max
+    ):
+        return HEAD_ERROR_TOO_LARGE
+    return 0
 
 
 cdef void start_waiting(Visitor *visitor) noexcept nogil:
@@ -380,6 +434,12 @@ cdef void request_overloaded(Visitor *visitor) noexcept nogil:
     transaction_fail(
         visitor, 503, b"overloaded", b"The device has no room for another request now."
     )
+
+
+cdef void no_memory(Visitor *visitor) noexcept nogil:
+    # As above.
+    visitor.transaction.request_done = False
+    transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
 
 
 cdef HttpStream *take_stream(
@@ -414,8 +474,7 @@ cdef bint forward_head(
     link_touch(transaction.link)
     if place == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        transaction.request_done = False  # the head is still in our input
-        transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
+        no_memory(visitor)
         return False
     yamux_stream_commit(http.stream, request_head_write(place, head, rewrite))
     transaction.sent_us = worker.now_us
@@ -425,6 +484,8 @@ cdef bint forward_head(
         chunk_reader_init(&transaction.request_chunks, False)
     if http.is_reused:
         transaction.log_flags |= LOG_REUSED
+    if not transaction.request_done and not head.flags & HEAD_EXPECT_CONTINUE:
+        upload_starts(transaction, worker)
     retry_keep_head(visitor, head)
     visitor.state = VISITOR_ACTIVE
     transaction_deadline(visitor)

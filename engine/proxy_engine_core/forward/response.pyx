@@ -11,6 +11,7 @@ from proxy_engine_core.buffer cimport (
 from proxy_engine_core.counters cimport (
     COUNT_BAD_RESPONSES, COUNT_MEMORY_ERRORS, COUNT_STREAM_SURPLUS, COUNT_TUNNELS, count,
 )
+from proxy_engine_core.forward.clock cimport transaction_deadline
 from proxy_engine_core.forward.pool cimport (
     http_stream_release, pool_idle_told, pool_stream_lost, pool_wake,
 )
@@ -19,7 +20,7 @@ from proxy_engine_core.forward.retry cimport (
 )
 from proxy_engine_core.forward.transaction cimport (
     LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
-    Transaction, Visitor, server_of, transaction_deadline, transaction_fail, transaction_finish,
+    Transaction, Visitor, server_of, transaction_fail, transaction_finish,
 )
 from proxy_engine_core.http1.chunked cimport (
     CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_init, chunk_reader_next, chunk_size_line,

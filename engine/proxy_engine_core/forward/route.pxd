@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum:
+    ROUTE_BUCKETS_MIN = 64            # a power of two
     ROUTE_LINKS_MAX = 128             # links one route can name: replicas times links of each
     ROUTE_KEY_SIZE_MAX = 261          # "host:" and a 255-byte host; longer matches nothing
     TUNNEL_NAME_SIZE_MAX = 63         # a DNS label
@@ -20,7 +21,8 @@ cdef struct Route:                    # one block; its links, name and key stand
     uint8_t name_size
 
 cdef struct RouteTable:
-    Route **buckets
+    Route **buckets                   # `first`, until they are too many
+    Route *first[ROUTE_BUCKETS_MIN]
     uint32_t bucket_count
     uint32_t count
 
@@ -41,8 +43,9 @@ cdef inline uint8_t *route_key(const Route *route) noexcept nogil:
 
 cdef void route_table_init(RouteTable *table) noexcept nogil
 cdef void route_table_free(RouteTable *table) noexcept nogil       # idempotent
-# Insert or replace; the table takes `route` over. 0, -ENOMEM.
-cdef int route_table_set(RouteTable *table, Route *route) noexcept nogil
+# Insert or replace; the table takes `route` over. Can not fail, since nobody could be told: a
+# table that can not grow only gets slower.
+cdef void route_table_set(RouteTable *table, Route *route) noexcept nogil
 cdef void route_table_delete(RouteTable *table, const uint8_t *key, uint32_t size) noexcept nogil
 cdef Route *route_table_find(
     const RouteTable *table, const uint8_t *key, uint32_t size

@@ -1,14 +1,10 @@
 # See route.pxd.
 
-from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from proxy_engine_core.check cimport CHECK
-
-cdef enum:
-    BUCKETS_MIN = 64
 
 
 cdef uint32_t hash_of(const uint8_t *key, uint32_t size) noexcept nogil:
@@ -46,6 +42,8 @@ cdef Route *route_new(
 
 cdef void route_table_init(RouteTable *table) noexcept nogil:
     memset(table, 0, sizeof(RouteTable))
+    table.buckets = table.first
+    table.bucket_count = ROUTE_BUCKETS_MIN
 
 
 cdef void route_table_free(RouteTable *table) noexcept nogil:
@@ -56,40 +54,39 @@ cdef void route_table_free(RouteTable *table) noexcept nogil:
             route = table.buckets[index]
             table.buckets[index] = route.next
             free(route)
-    free(table.buckets)
+    if table.buckets != table.first:
+        free(table.buckets)
     route_table_init(table)
 
 
-cdef int grow(RouteTable *table) noexcept nogil:
-    cdef uint32_t bucket_count = BUCKETS_MIN if table.bucket_count == 0 else table.bucket_count * 2
+cdef void grow(RouteTable *table) noexcept nogil:
+    cdef uint32_t bucket_count = table.bucket_count * 2
     cdef Route **buckets = <Route **>calloc(bucket_count, sizeof(Route *))
     cdef Route *route
     cdef uint32_t index
     if buckets == NULL:
-        return -ENOMEM
+        return
     for index in range(table.bucket_count):
         while table.buckets[index] != NULL:
             route = table.buckets[index]
             table.buckets[index] = route.next
             route.next = buckets[route.hash & (bucket_count - 1)]
             buckets[route.hash & (bucket_count - 1)] = route
-    free(table.buckets)
+    if table.buckets != table.first:
+        free(table.buckets)
     table.buckets = buckets
     table.bucket_count = bucket_count
-    return 0
 
 
-cdef int route_table_set(RouteTable *table, Route *route) noexcept nogil:
+cdef void route_table_set(RouteTable *table, Route *route) noexcept nogil:
     cdef uint32_t bucket
     route_table_delete(table, route_key(route), route.key_size)
-    if table.count >= table.bucket_count and grow(table) < 0 and table.bucket_count == 0:
-        free(route)
-        return -ENOMEM
+    if table.count >= table.bucket_count:
+        grow(table)
     bucket = route.hash & (table.bucket_count - 1)
     route.next = table.buckets[bucket]
     table.buckets[bucket] = route
     table.count += 1
-    return 0
 
 
 cdef void route_table_delete(RouteTable *table, const uint8_t *key, uint32_t size) noexcept nogil:
@@ -110,8 +107,6 @@ cdef Route *route_table_find(
 ) noexcept nogil:
     cdef uint32_t value
     cdef Route *route
-    if table.bucket_count == 0:
-        return NULL
     value = hash_of(key, size)
     route = table.buckets[value & (table.bucket_count - 1)]
     while route != NULL:

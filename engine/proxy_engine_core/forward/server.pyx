@@ -4,7 +4,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
@@ -40,6 +40,9 @@ cdef int server_init(Worker *worker) noexcept nogil:
     role.worker = worker
     role.request_id_prefix = worker_random(worker)
     role.request_id_next = worker_random(worker)
+    if admission_init(role) < 0:
+        free(role)
+        return -ENOMEM
     route_table_init(&role.routes)
     worker.role = role
     worker.on_message = server_message
@@ -64,6 +67,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
         server_discard(early)
         free(early)
     route_table_free(&role.routes)
+    admission_free(role)
     server_free_transactions(role)
     free(role)
     worker.role = NULL
@@ -93,8 +97,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             )
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
-        if route_table_set(&role.routes, route.route) < 0:
-            count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        route_table_set(&role.routes, route.route)
         role.routes_version = route.version
         moves_resume(role)
     elif message.kind == MESSAGE_ROUTE_DELETE:

@@ -2,11 +2,13 @@
 # verbs that begin and end a request. The life of a request:
 #
 #   visitor.pyx   the connection: accepted, woken, timed out, drained; by state it calls
-#   request.pyx   HEAD --parse, route--> pool.pyx: a stream --rewritten head--> ACTIVE
+#   request.pyx   HEAD --parse, admit, route--> pool.pyx: a stream --rewritten head--> ACTIVE
 #   body.pyx      request body: visitor -> stream, as far as window and link allow
 #   response.pyx  stream -> head parse, rewrite -> visitor; body as framed
 #   transaction   finish (log, stream back to the pool, next request), fail (an answer of
 #                 our own, or an abort once the head is out)
+#   retry         what goes out once more when a stream or a link fails
+#   clock         how long a visitor may take for its part
 #   link_request  not a visitor but a device: the control plane is asked
 #
 #   HEAD -> WAITING -> HEAD      no stream free: the head stays in visitor.input
@@ -18,6 +20,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer
+from proxy_engine_core.forward.addresses cimport AddressEntry, AddressTable
 from proxy_engine_core.forward.idle cimport IdleLimit
 from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
@@ -84,6 +87,8 @@ cdef struct Transaction:
     int64_t request_remaining             # BODY_LENGTH: bytes still to come
     uint64_t request_size                 # body bytes so far
     ChunkReader request_chunks
+    uint64_t upload_since_ms              # clock.pxd; 0: does not run
+    uint64_t upload_stopped_ms            # 0: it runs
     uint8_t request_framing
     bint request_done
     uint8_t method
@@ -92,6 +97,7 @@ cdef struct Transaction:
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
+    bint is_admitted                      # by the rate limits, once
     bint is_kept                          # `kept` is the whole request so far: see retry.pxd
     Buffer kept
     uint64_t bytes_out_before             # of the link, when the request was put on it
@@ -132,6 +138,13 @@ cdef struct Visitor:
     Visitor *opening_next                 # WAITING: in opening_link's queue
     Visitor *opening_previous
     Link *opening_link
+    AddressEntry *address_entry           # of the worker's table; NULL: no limits, no room
+    uint64_t address_key
+    uint64_t bytes_passed                 # to it by earlier requests
+    uint64_t reader_since_ms              # its output has been waiting; 0: none does
+    uint64_t reader_moved_ms              # ... and last moved
+    uint64_t reader_taken                 # bytes it had taken when its output began to wait
+    uint32_t requests                     # so far
     uint32_t scanned                      # of input, for the end of its head
     uint32_t lingered                     # bytes read off so far
     uint16_t port
@@ -145,6 +158,7 @@ cdef struct ServerRole:
     RouteTable routes
     uint64_t routes_version               # of the last change to it
     MailboxNode *early_moves              # MoveMessages ahead of our routes
+    AddressTable addresses                # without entries: no limit is set
     Head head                             # scratch of the parse under way
     Transaction *free_transactions        # linked through `http`
     uint32_t active                       # visitors between head and last byte
@@ -165,11 +179,8 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil
 cdef void transaction_fail(
     Visitor *visitor, int status, const char *reason, const char *text
 ) noexcept nogil
-cdef void transaction_deadline(Visitor *visitor) noexcept nogil
 # Stop after the bytes already queued; read off the rest of the input if it may still come.
 cdef void visitor_finish(Visitor *visitor) noexcept nogil
-# Between requests and at the end: how long the visitor has for what comes next.
-cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil
 cdef void visitor_linger(Visitor *visitor) noexcept nogil       # one step of LINGER
 cdef void visitor_close(Visitor *visitor) noexcept nogil        # at once; no log
 cdef void server_free_transactions(ServerRole *role) noexcept nogil

@@ -1,6 +1,6 @@
 # How a request on a visitor's connection begins and ends. See transaction.pxd.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -9,13 +9,14 @@ from proxy_engine_core.counters cimport (
     COUNT_MEMORY_ERRORS, COUNT_REQUESTS, COUNT_REQUESTS_ABORTED,
     COUNT_RESPONSES, COUNT_RESPONSES_LOCAL, count,
 )
+from proxy_engine_core.forward.clock cimport visitor_rest_deadline
 from proxy_engine_core.forward.log cimport log_write
 from proxy_engine_core.forward.pool cimport http_stream_release, pool_put, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply, reply_write
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
 from proxy_engine_core.http1.rewrite cimport REFRAME_CLOSE
 from proxy_engine_core.io.conn cimport (
-    conn_close, conn_deadline, conn_finish_writing, conn_recv, conn_requeue, conn_stop_waiting,
+    conn_close, conn_finish_writing, conn_recv, conn_requeue, conn_stop_waiting,
     gather_flush,
 )
 from proxy_engine_core.io.socket cimport socket_reset_on_close
@@ -23,8 +24,7 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
 )
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_STREAM_ACK_RECEIVED, yamux_stream_consume, yamux_stream_is_closed,
-    YAMUX_STREAM_FIN_RECEIVED,
+    YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_is_closed, yamux_stream_settle,
 )
 from proxy_engine_core.link cimport link_touch
 
@@ -40,6 +40,7 @@ cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
         return transaction
     transaction = transaction_new(visitor)
     if transaction != NULL:
+        visitor.requests += 1
         count(visitor.conn.worker.counters, COUNT_REQUESTS, 1)
     return transaction
 
@@ -70,6 +71,7 @@ cdef void transaction_free(Visitor *visitor) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     buffer_free(&transaction.kept)
     buffer_free(&transaction.response_head)
+    visitor.bytes_passed += transaction.bytes_out
     visitor.transaction = NULL
     transaction.http = <HttpStream *>role.free_transactions
     role.free_transactions = transaction
@@ -82,25 +84,6 @@ cdef void server_free_transactions(ServerRole *role) noexcept nogil:
         transaction = role.free_transactions
         role.free_transactions = <Transaction *>transaction.http
         free(transaction)
-
-
-cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
-    """What this request may wait for next, and how long (docs/architecture.md)."""
-    cdef Transaction *transaction = visitor.transaction
-    cdef Worker *worker = visitor.conn.worker
-    cdef uint64_t after_ms = worker.options.body_timeout_ms
-    if visitor.state == VISITOR_TUNNEL:
-        after_ms = worker.options.tunnel_timeout_ms
-    elif transaction.response_state == RESPONSE_HEAD:
-        # A stock peer may send its ACK with the first data, or never.
-        if (
-            transaction.link.has_preamble
-            and not transaction.http.stream.flags & YAMUX_STREAM_ACK_RECEIVED
-        ):
-            after_ms = worker.options.open_timeout_ms
-        elif transaction.request_done:
-            after_ms = worker.options.response_timeout_ms
-    conn_deadline(&visitor.conn, after_ms)
 
 
 cdef void next_request(Visitor *visitor) noexcept nogil:
@@ -123,7 +106,7 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil:
     transaction.http = NULL
     # What a slow visitor still owes is in its own output now, bounded by one window;
     # the stream is whole again for the next request.
-    yamux_stream_consume(http.stream, http.stream.unconsumed)
+    yamux_stream_settle(http.stream)
     link_touch(transaction.link)
     if (
         transaction.request_done and transaction.target_keep_alive
@@ -211,18 +194,6 @@ cdef void visitor_finish(Visitor *visitor) noexcept nogil:
     buffer_free(&visitor.input)
     visitor_rest_deadline(visitor)
     visitor_linger(visitor)
-
-
-cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil:
-    # A slow reader still takes the last response, as fast as it can: neither the idle nor
-    # the linger time runs before it has it all.
-    cdef Worker *worker = visitor.conn.worker
-    if buffer_size(&visitor.conn.out):
-        conn_deadline(&visitor.conn, worker.options.body_timeout_ms)
-    elif visitor.state == VISITOR_LINGER:
-        conn_deadline(&visitor.conn, worker.options.linger_timeout_ms)
-    elif visitor.state == VISITOR_HEAD:
-        conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)
 
 
 cdef void visitor_linger(Visitor *visitor) noexcept nogil:

@@ -2,26 +2,38 @@
 # visitor_ready(): an edge, a grown window, room in the link, a free stream and a finished
 # response all just requeue the connection, and ready() goes on where the state says.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_TIMEOUTS, count
+from proxy_engine_core.counters cimport (
+    COUNT_AUTH_TIMEOUTS, COUNT_BODY_TIMEOUTS, COUNT_HALF_CLOSE_ABORTS, COUNT_HEAD_TIMEOUTS,
+    COUNT_KEEPALIVE_TIMEOUTS, COUNT_MEMORY_ERRORS, COUNT_OPEN_TIMEOUTS, COUNT_RESPONSE_TIMEOUTS,
+    COUNT_SLOW_BODIES, COUNT_SLOW_READERS, COUNT_TIMEOUTS, COUNT_TUNNEL_TIMEOUTS, count,
+)
+from proxy_engine_core.forward.addresses cimport address_key
+from proxy_engine_core.forward.admission cimport (
+    admission_enter, admission_leave, admit_connection,
+)
+from proxy_engine_core.forward.body cimport run_tunnel, send_body
+from proxy_engine_core.forward.clock cimport (
+    reader_is_late, reader_moved, transaction_deadline, upload_is_late, visitor_rest_deadline,
+)
+from proxy_engine_core.forward.request cimport new_request_id, read_head, request_overloaded
 from proxy_engine_core.forward.transaction cimport (
     RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_HEAD, VISITOR_LINGER, VISITOR_OUT_HIGH,
-    VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor, transaction_begin, transaction_deadline,
-    transaction_fail, transaction_free, visitor_close, visitor_finish, visitor_linger,
-    visitor_rest_deadline,
+    VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor, transaction_begin, transaction_fail,
+    transaction_free, visitor_close, visitor_finish, visitor_linger,
 )
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_flush_out, conn_requeue
 from proxy_engine_core.io.socket cimport (
-    Address, address_port, address_text, socket_close, socket_tune,
+    Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
 )
-from proxy_engine_core.io.worker cimport CONN_BROKEN, CONN_READABLE, CONN_VISITOR, Conn, Worker
+from proxy_engine_core.io.worker cimport (
+    CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, CONN_VISITOR, Conn, Worker,
+)
 from proxy_engine_core.link cimport link_touch
 from proxy_engine_core.yamux.session cimport YamuxStream, yamux_stream_consume
-from proxy_engine_core.forward.body cimport run_tunnel, send_body
-from proxy_engine_core.forward.request cimport new_request_id, read_head, request_overloaded
 
 
 cdef void visitor_init_worker(Worker *worker) noexcept nogil:
@@ -44,7 +56,12 @@ cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
 
 
 cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
-    cdef Visitor *visitor = visitor_new(worker)
+    cdef Visitor *visitor
+    if not admit_connection(worker, peer):
+        socket_reset_on_close(fd)         # no state is left behind for it, here or in the kernel
+        socket_close(fd)
+        return
+    visitor = visitor_new(worker)
     if visitor == NULL:
         socket_close(fd)
         return
@@ -54,6 +71,8 @@ cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
     if conn_attach(worker, &visitor.conn, fd, CONN_VISITOR) < 0:
         free(visitor)
         return
+    visitor.address_key = address_key(peer)
+    admission_enter(visitor)
     conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)
 
 
@@ -62,6 +81,7 @@ cdef void visitor_release(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     if visitor.transaction != NULL:
         transaction_free(visitor)
+    admission_leave(visitor)
     buffer_free(&visitor.input)
     free(visitor)
 
@@ -88,6 +108,12 @@ cdef void visitor_ready(Conn *conn) noexcept nogil:
         run_tunnel(visitor)
     elif visitor.state == VISITOR_LINGER:
         visitor_linger(visitor)
+    if (
+        conn.flags & CONN_HUP and visitor.state in (VISITOR_ACTIVE, VISITOR_WAITING)
+        and conn.worker.options.abort_on_half_close and not conn.flags & CONN_CLOSED
+    ):
+        count(conn.worker.counters, COUNT_HALF_CLOSE_ABORTS, 1)
+        transaction_fail(visitor, 0, b"visitor_gone", b"")
 
 
 cdef void visitor_sent(Conn *conn) noexcept nogil:
@@ -95,6 +121,7 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     cdef YamuxStream *stream
     cdef uint32_t owed = buffer_size(&conn.out)
+    reader_moved(visitor, owed)
     if visitor.transaction != NULL and visitor.transaction.http != NULL:
         stream = visitor.transaction.http.stream
         if stream.unconsumed > owed:
@@ -111,42 +138,58 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
 
 cdef void visitor_timeout(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
-    cdef Transaction *transaction = visitor.transaction
-    if visitor.state == VISITOR_LINGER or (transaction == NULL and buffer_size(&conn.out)):
-        visitor_close(visitor)            # it does not take the last response, or never ends
-        return
-    if visitor.state == VISITOR_HEAD and transaction == NULL:
-        if buffer_size(&visitor.input) == 0:
-            visitor_close(visitor)        # idle keep-alive, or a peer that never spoke
-            return
-        transaction = transaction_begin(visitor)
-        if transaction == NULL:
-            visitor_close(visitor)
-            return
+    cdef uint64_t *counters = conn.worker.counters
+    if visitor.transaction != NULL:
+        count(counters, COUNT_TIMEOUTS, 1)
+        request_timeout(visitor)
+    elif buffer_size(&conn.out):
+        count(counters, COUNT_SLOW_READERS, 1)
+        visitor_close(visitor)            # it does not take the last response
+    elif visitor.state == VISITOR_LINGER:
+        visitor_close(visitor)            # it never ends
+    elif buffer_size(&visitor.input) == 0:
+        count(counters, COUNT_KEEPALIVE_TIMEOUTS, 1)
+        visitor_close(visitor)            # idle keep-alive, or a peer that never spoke
+    elif transaction_begin(visitor) == NULL:
+        visitor_close(visitor)
+    else:
         new_request_id(visitor)
-        count(conn.worker.counters, COUNT_TIMEOUTS, 1)
+        count(counters, COUNT_TIMEOUTS, 1)
+        count(counters, COUNT_HEAD_TIMEOUTS, 1)
         transaction_fail(
             visitor, 408, b"head_timeout", b"The request head did not come in time."
         )
-        return
-    count(conn.worker.counters, COUNT_TIMEOUTS, 1)
-    if visitor.state == VISITOR_TUNNEL:
+
+
+cdef void request_timeout(Visitor *visitor) noexcept nogil:
+    """A time limit of the request under way is over: which one?"""
+    cdef Transaction *transaction = visitor.transaction
+    cdef uint64_t *counters = visitor.conn.worker.counters
+    if reader_is_late(visitor):
+        count(counters, COUNT_SLOW_READERS, 1)
+        transaction_fail(visitor, 0, b"slow_reader", b"")
+    elif visitor.state == VISITOR_TUNNEL:
+        count(counters, COUNT_TUNNEL_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"tunnel_timeout", b"")
     elif visitor.state == VISITOR_AUTH:
+        count(counters, COUNT_AUTH_TIMEOUTS, 1)
         transaction_fail(
             visitor, 503, b"auth_timeout", b"The server could not check the token in time."
         )
     elif visitor.state in (VISITOR_HEAD, VISITOR_WAITING):
-        if buffer_size(&conn.out) and not transaction.is_waiting:
-            # It asks for more but does not take what it has asked for.
-            transaction_fail(visitor, 0, b"body_timeout", b"")
-        else:
-            request_overloaded(visitor)
+        count(counters, COUNT_OPEN_TIMEOUTS, 1)
+        request_overloaded(visitor)
     elif transaction.response_state != RESPONSE_HEAD:
+        count(counters, COUNT_BODY_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"body_timeout", b"")
+    elif upload_is_late(visitor):
+        count(counters, COUNT_SLOW_BODIES, 1)
+        transaction_fail(visitor, 408, b"slow_body", b"The request body came too slowly.")
     elif not transaction.request_done and transaction.http.stream.send_window:
+        count(counters, COUNT_BODY_TIMEOUTS, 1)
         transaction_fail(visitor, 408, b"body_timeout", b"The request body did not come in time.")
     else:
+        count(counters, COUNT_RESPONSE_TIMEOUTS, 1)
         transaction_fail(
             visitor, 504, b"response_timeout", b"The service did not answer in time."
         )

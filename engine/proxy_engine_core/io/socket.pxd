@@ -1,6 +1,6 @@
 # Sockets: addresses, options, opening. Every function returns >= 0 or -errno.
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from proxy_engine_core.io.sys cimport sockaddr_storage
 
@@ -16,6 +16,8 @@ cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept
 # IP literal as text (IPv4-mapped IPv6 as plain IPv4); returns its length.
 cdef int address_text(const Address *address, char *target) noexcept nogil
 cdef uint16_t address_port(const Address *address) noexcept nogil
+# The address alone into `target` (16 bytes), IPv4-mapped IPv6 as IPv4: 4, 16 or 0 (neither).
+cdef int address_bytes(const Address *address, uint8_t *target) noexcept nogil
 cdef bint address_is_loopback(const Address *address) noexcept nogil
 
 # A non-blocking listening socket with SO_REUSEPORT when `is_shared` (one per worker).

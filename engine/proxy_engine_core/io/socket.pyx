@@ -59,6 +59,21 @@ cdef uint16_t address_port(const Address *address) noexcept nogil:
     return ntohs((<const sockaddr_in *>&address.storage).sin_port)
 
 
+cdef int address_bytes(const Address *address, uint8_t *target) noexcept nogil:
+    cdef const sockaddr_in *v4 = <const sockaddr_in *>&address.storage
+    cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *>&address.storage
+    if address.storage.ss_family == AF_INET:
+        memcpy(target, &v4.sin_addr, 4)
+        return 4
+    if address.storage.ss_family != AF_INET6:
+        return 0
+    if memcmp(v6.sin6_addr.s6_addr, MAPPED_PREFIX, 12) == 0:
+        memcpy(target, v6.sin6_addr.s6_addr + 12, 4)
+        return 4
+    memcpy(target, v6.sin6_addr.s6_addr, 16)
+    return 16
+
+
 cdef bint address_is_loopback(const Address *address) noexcept nogil:
     cdef const sockaddr_in *v4 = <const sockaddr_in *>&address.storage
     cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *>&address.storage

@@ -35,8 +35,8 @@ cdef enum:
     MESSAGE_STOP = 0                  # kinds above belong to the role
     ACCEPT_BATCH = 64                 # connections accepted before others get a turn
     ACCEPT_PAUSE_MS = 100             # out of file descriptors: try again, never spin
-    LOG_WAKE_BYTES = 64 * 1024        # wake Python for logs at this much ...
-    LOG_WAKE_US = 10_000              # ... or this long after the first
+    LOG_WAKE_BYTES = 256 * 1024       # wake Python for logs at this much ...
+    LOG_WAKE_US = 50_000              # ... or this long after the first; a wake costs 30 us
 
 
 # --- life -----------------------------------------------------------------------------

@@ -46,12 +46,6 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
 
 
-# One finished request in the order of the columns, which is that of the engine's
-# LogRecord: (time_us, route, device, request_id, visitor, method, host, path, status,
-# reason, flags, bytes_in, bytes_out, total_us, first_byte_us, target_us).
-RequestRow = tuple[int, int, int, str, str, str, str, str, int, str, int, int, int, int, int, int]
-
-
 class Request(msgspec.Struct, frozen=True, array_like=False):
     """One stored request, with the names that its numbers stand for."""
 
@@ -119,7 +113,10 @@ class Store(Protocol):
         Returns: the tunnels of all these names; some may be another device's.
         """
 
-    async def requests_add(self, rows: Sequence[RequestRow]) -> None: ...
+    async def requests_add(self, batch: bytes) -> int:
+        """Keep packed records (proxy_engine_core.log_batch); how many there were. Their ids
+        follow those of the newest before."""
+
     async def requests_last(self, limit: int) -> list[Request]:
         """The newest, oldest of them first."""
 

@@ -62,4 +62,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (
+        # docs/adr/0005. `requests` was never in a release.
+        "DROP TABLE requests",
+        """
+        CREATE TABLE request_batches (
+            id INTEGER PRIMARY KEY,  -- of its last request; those before it count down
+            size INTEGER NOT NULL,   -- requests in it
+            records BLOB NOT NULL    -- proxy_engine_core.log_batch
+        ) STRICT
+        """,
+    ),
 )

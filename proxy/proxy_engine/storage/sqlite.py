@@ -13,32 +13,29 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from proxy_engine.errors import StorageError, error_text
-from proxy_engine.storage import Device, NameTaken, Request, RequestRow, Token, Tunnel
+from proxy_engine.storage import Device, NameTaken, Request, Token, Tunnel
 from proxy_engine.storage.migrations import MIGRATIONS
+
+if TYPE_CHECKING:
+    from proxy_engine_core.core import LogRecord
 
 DATABASE_NAME = "proxy-engine.sqlite"
 BUSY_TIMEOUT = 5.0  # seconds a writer waits for another process's write
+PAGE_SIZE = 16384
 _T = TypeVar("_T")
 
 _TOKEN = """
     SELECT t.id, t.name, t.kind, t.digest, t.device_id, d.name, coalesce(d.is_blocked, 0),
            t.created_at, t.expires_at, t.revoked_at, t.last_used_at
     FROM tokens t LEFT JOIN devices d ON d.id = t.device_id
-"""
-_REQUEST = """
-    SELECT r.id, r.time_us, r.request_id, r.visitor, r.method, r.host, r.path, r.status,
-           r.reason, r.flags, r.bytes_in, r.bytes_out, r.total_us, r.first_byte_us,
-           r.target_us, t.name, d.name
-    FROM requests r
-    LEFT JOIN tunnels t ON t.id = r.tunnel_id LEFT JOIN devices d ON d.id = r.device_id
 """
 
 
@@ -89,6 +86,8 @@ class SqliteStore:
         except OSError as error:
             raise StorageError(f"database {self._path}: {error_text(error)}") from None
         self._writer = self._connect()
+        # Only a new file takes it: a batch of requests is long, and larger pages are fewer.
+        self._writer.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         version: int = self._writer.execute("PRAGMA user_version").fetchone()[0]
         if version > len(MIGRATIONS):
             raise StorageError(
@@ -255,29 +254,51 @@ class SqliteStore:
 
     # The request log
 
-    async def requests_add(self, rows: Sequence[RequestRow]) -> None:
+    async def requests_add(self, batch: bytes) -> int:
+        from proxy_engine_core import log_batch  # the engine: not for every command line
+
+        count = log_batch.count(batch)
         query = (
-            "INSERT INTO requests (time_us, tunnel_id, device_id, request_id, visitor, method,"
-            " host, path, status, reason, flags, bytes_in, bytes_out, total_us, first_byte_us,"
-            " target_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO request_batches (id, size, records)"
+            " SELECT coalesce(max(id), 0) + :count, :count, :records FROM request_batches"
         )
-        await self._write(lambda db: db.executemany(query, rows))
+        if count:
+            await self._write(lambda db: db.execute(query, {"count": count, "records": batch}))
+        return count
 
     async def requests_last(self, limit: int) -> list[Request]:
-        query = _REQUEST + "ORDER BY r.id DESC LIMIT ?"
-        rows = await self._read(lambda db: db.execute(query, (limit,)).fetchall())
-        return [Request(*row) for row in reversed(rows)]
+        def read(db: sqlite3.Connection) -> list[Request]:
+            query = "SELECT id, size, records FROM request_batches ORDER BY id DESC"
+            found: list[_Numbered] = []
+            for batch in db.execute(query):
+                found[:0] = _numbered(*batch)
+                if len(found) >= limit:
+                    break
+            return _with_names(db, found[-limit:])
+
+        return await self._read(read)
 
     async def requests_after(self, request_id: int, limit: int) -> list[Request]:
-        query = _REQUEST + "WHERE r.id > ? ORDER BY r.id LIMIT ?"
-        rows = await self._read(lambda db: db.execute(query, (request_id, limit)).fetchall())
-        return [Request(*row) for row in rows]
+        def read(db: sqlite3.Connection) -> list[Request]:
+            query = "SELECT id, size, records FROM request_batches WHERE id > ? ORDER BY id"
+            found: list[_Numbered] = []
+            for batch in db.execute(query, (request_id,)):
+                found.extend(item for item in _numbered(*batch) if item[0] > request_id)
+                if len(found) >= limit:
+                    break
+            return _with_names(db, found[:limit])
+
+        return await self._read(read)
 
     async def requests_trim(self, keep: int) -> None:
-        query = "DELETE FROM requests WHERE id <= (SELECT max(id) FROM requests) - ?"
+        query = "DELETE FROM request_batches WHERE id <= (SELECT max(id) FROM request_batches) - ?"
         await self._write(lambda db: db.execute(query, (keep,)))
 
 
+# What a stored request has as the engine gave it.
+_RECORD_FIELDS = [
+    name for name in Request.__struct_fields__ if name not in ("id", "tunnel", "device")
+]
 _DEVICE = "SELECT id, name, created_at, is_blocked, last_seen_at FROM devices "
 _TUNNEL = "SELECT id, name, kind, device_id, created_at FROM tunnels "
 
@@ -298,3 +319,39 @@ def _device(row: tuple[object, ...]) -> Device:
 
 def _tunnel(row: tuple[object, ...]) -> Tunnel:
     return Tunnel(**_fields(Tunnel, row))
+
+
+_Numbered = tuple[int, "LogRecord"]
+
+
+def _numbered(last: int, size: int, records: bytes) -> list[_Numbered]:
+    """The requests of one batch with their ids. Raises StorageError if it is damaged."""
+    from proxy_engine_core import log_batch
+
+    try:
+        found = log_batch.unpack(records)
+    except ValueError as error:
+        raise StorageError(f"request log before {last}: {error}") from None
+    if len(found) != size:
+        raise StorageError(f"request log before {last}: {len(found)} records instead of {size}")
+    return list(enumerate(found, last - size + 1))
+
+
+def _with_names(db: sqlite3.Connection, found: Sequence[_Numbered]) -> list[Request]:
+    tunnels = _names(db, "tunnels", {record.route for _, record in found})
+    devices = _names(db, "devices", {record.device for _, record in found})
+    return [
+        Request(
+            id=number,
+            tunnel=tunnels.get(record.route),
+            device=devices.get(record.device),
+            **{name: getattr(record, name) for name in _RECORD_FIELDS},
+        )
+        for number, record in found
+    ]
+
+
+def _names(db: sqlite3.Connection, table: str, ids: Iterable[int]) -> dict[int, str]:
+    query = f"SELECT name FROM {table} WHERE id = ?"
+    rows = ((row_id, db.execute(query, (row_id,)).fetchone()) for row_id in ids)
+    return {row_id: row[0] for row_id, row in rows if row is not None}

@@ -11,6 +11,7 @@ from typing import Any
 class FakeEngine:
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
+        self.connections = 0
         self.calls: list[tuple[Any, ...]] = []
         self.routes: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self.sent: list[tuple[int, dict[str, Any]]] = []
@@ -63,7 +64,7 @@ class FakeEngine:
         self.targets = list(targets)
 
     def stats(self) -> dict[str, int]:
-        return {"links": 0}
+        return {"links": 0, "connections": self.connections}
 
 
 def head(target: str = "/_proxy/link", method: str = "GET", **fields: str) -> bytes:

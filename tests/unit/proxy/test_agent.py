@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import Agent, parse_server
+from proxy_engine.agent import BUSY_TARGETS, Agent, parse_server
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
@@ -139,7 +139,7 @@ async def test_it_dials_with_its_token_and_offers(device: Device, engine: FakeEn
     sent = fields(request)
     assert sent["host"] == "proxy.example:8080"
     assert sent["authorization"] == "Bearer pe_secret"
-    assert (sent["proxy-engine-version"], sent["proxy-engine-window"]) == ("1", "1048576")
+    assert (sent["proxy-engine-version"], sent["proxy-engine-window"]) == ("1", "262144")
     assert len(sent["proxy-engine-instance"]) == 32
     assert engine.targets == [("web", "127.0.0.1", 3000)]
 
@@ -328,10 +328,11 @@ async def test_a_newer_link_of_its_own_does_not_end_it(device: Device, engine: F
 
 
 async def connect_all(device: Device, links: int) -> list[int]:
-    """The agent with this many links, each registered."""
+    """The agent with this many links, each registered, and much to do."""
     device.links_offered = links
+    device.engine.connections = 1000
     found = [await device.connect()]
-    await device.pass_time(1)
+    await device.pass_time(3)
     for dial in range(found[0] + 1, found[0] + links):
         await device.up(dial)
         await device.registered(dial)
@@ -344,15 +345,30 @@ async def lose(device: Device, *links: int) -> None:
         await device.event(3, link, 0, "closed", 0, 0, 1.0)
 
 
-async def test_it_dials_the_other_links_once_the_first_is_registered(
+async def test_an_idle_agent_has_one_link(device: Device, engine: FakeEngine) -> None:
+    device.links_offered = 3
+    engine.connections = 1 + BUSY_TARGETS - 1
+    await device.connect()
+    await device.pass_time(600)
+    assert len(engine.dials) == 1
+    engine.connections += 1
+    await device.pass_time(3)
+    assert len(engine.dials) == 3
+    engine.connections = 3  # they stay
+    await device.pass_time(600)
+    assert engine.closed == []
+
+
+async def test_a_busy_agent_dials_the_other_links_once_the_first_is_registered(
     device: Device, engine: FakeEngine
 ) -> None:
     device.links_offered = 3
+    engine.connections = 1000
     first = await device.up()
     await device.pass_time(5)
     assert len(engine.dials) == 1
     await device.registered(first)
-    await device.pass_time(1)
+    await device.pass_time(3)
     sent = [fields(request) for _, _, request, _ in engine.dials]
     assert [each["proxy-engine-link"] for each in sent] == ["1", "2", "3"]
     assert len({each["proxy-engine-instance"] for each in sent}) == 1
@@ -370,6 +386,7 @@ async def test_a_server_that_offers_nothing_gets_one_link(
 ) -> None:
     head = handshake.accept_response(handshake.Offer("raw", "", 1, 1 << 20, "", 1), 4)
     head = head.replace(b"Proxy-Engine-Links: 4\r\n", b"")
+    engine.connections = 1000
     await device.event(2, device.dial, 0, "10.0.0.1:8080", head)
     await device.registered(device.dial)
     await device.pass_time(600)
@@ -382,6 +399,7 @@ async def test_it_takes_no_more_links_than_it_was_told(
 ) -> None:
     device = Device(engine, links_max=2)
     device.links_offered = offered
+    engine.connections = 1000
     device.agent.start()
     await device.pass_time(0)
     await device.connect()
@@ -392,8 +410,9 @@ async def test_it_takes_no_more_links_than_it_was_told(
 
 async def test_an_absurd_offer_is_cut(device: Device, engine: FakeEngine) -> None:
     device.links_offered = 4_000_000
+    engine.connections = 1000
     await device.connect()
-    await device.pass_time(1)
+    await device.pass_time(3)
     assert len(engine.dials) == 8
 
 
@@ -478,8 +497,9 @@ async def test_a_next_server_with_fewer_workers_gets_fewer_links(
 
 async def test_a_link_too_many_is_not_asked_for_again(device: Device, engine: FakeEngine) -> None:
     device.links_offered = 2
+    engine.connections = 1000
     await device.connect()
-    await device.pass_time(1)
+    await device.pass_time(3)
     await device.refuse(409, body=b'{"error":"bad_link_number","message":"1 to 1"}')
     await device.pass_time(600)
     assert len(engine.dials) == 2

@@ -16,6 +16,8 @@ from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
+from proxy_engine_core import log_batch
+from proxy_engine_core.core import LogRecord
 from tests.unit.proxy.fake_engine import FakeEngine
 
 
@@ -132,7 +134,8 @@ async def test_what_is_known_is_shown_and_no_secret(
 ) -> None:
     _, token = await tokens.create(store, name="pi", now=1.0)
     await store.tunnels_claim([("web", "http", token.device_id or 0)], 2.0)
-    await store.requests_add([(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)])
+    record = LogRecord(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)
+    await store.requests_add(log_batch.pack([record]))
     devices = await client.get("/api/v1/devices", headers=admin)
     assert [item["name"] for item in (await devices.json())["devices"]] == ["pi"]
     assert token.digest.hex() not in await devices.text()

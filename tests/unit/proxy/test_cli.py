@@ -15,6 +15,8 @@ import pytest
 from proxy_engine.cli import main
 from proxy_engine.cli.process_title import without_token
 from proxy_engine.storage.sqlite import DATABASE_NAME
+from proxy_engine_core import log_batch
+from proxy_engine_core.core import LogRecord
 
 ROOT = Path(__file__).resolve().parents[3]
 ENVIRON = {
@@ -161,10 +163,12 @@ def test_requests_tail_prints_lines_and_json(tmp_path: Path) -> None:
     run("token", "create", "--name", "pi", *where)
     with sqlite3.connect(tmp_path / DATABASE_NAME) as db:
         for number in range(1, 4):
+            record = LogRecord(
+                number * 1_000_000, 0, 1, f"r{number}", "::1", "GET", "web.localhost",
+                "/a\x1b[2J\n", 502, "refused", 0, 10, 2000, 12345, 0, 0,
+            )  # fmt: skip
             db.execute(
-                "INSERT INTO requests VALUES (?, ?, 0, 1, ?, '::1', 'GET', 'web.localhost',"
-                " ?, 502, 'refused', 0, 10, 2000, 12345, 0, 0)",
-                (number, number * 1_000_000, f"r{number}", "/a\x1b[2J\n"),
+                "INSERT INTO request_batches VALUES (?, 1, ?)", (number, log_batch.pack([record]))
             )
     tail = run("requests", "tail", "-n", "2", *where)
     assert tail.returncode == 0

@@ -87,13 +87,13 @@ async def secret(store: SqliteStore) -> str:
 async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: str) -> None:
     response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
     assert status(response) == 101
-    assert fields(response)["proxy-engine-window"] == "1048576"
+    assert fields(response)["proxy-engine-window"] == "262144"
     _, _, options = server.engine.replies[0]
     assert options == {
         "accept": True,
         "device": 1,
         "carrier": "raw",
-        "window": 1048576,
+        "window": 262144,
         "streams_max": 65000,
         "preamble": True,
         "worker": 0,
@@ -396,7 +396,7 @@ async def test_many_devices_at_once_need_few_looks_into_the_store(
         request = head(Authorization=f"Bearer {secret}", **AGENT)
         server.links.on_event((1, number, f"1.2.3.4:{number}", request))
     await server.settle()
-    assert looks == [256, 44]
+    assert looks == [64, 64, 64, 64, 44]
     devices = [options["device"] for _, _, options in server.engine.replies]
     assert devices == list(range(1, 301))
 
@@ -583,12 +583,12 @@ async def test_many_registers_need_few_writes_and_known_names_none(
     monkeypatch.setattr(store, "tunnels_claim", count)
     register_all(server, links)
     await server.settle()
-    assert writes == [256, 44]
+    assert writes == [64, 64, 64, 64, 44]
     assert all(server.route(f"web{link}") == (link,) for link in links)
     assert [to for to, _ in server.engine.sent] == list(links)
     register_all(server, links)
     assert [to for to, _ in server.engine.sent] == [*links, *links]  # at once
-    assert writes == [256, 44]
+    assert writes == [64, 64, 64, 64, 44]
 
 
 async def test_of_two_devices_that_want_a_name_at_once_the_first_gets_it(

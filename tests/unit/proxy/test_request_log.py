@@ -1,50 +1,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from proxy_engine import request_log
 from proxy_engine.errors import StorageError
-from proxy_engine.request_log import FLUSH_ROWS, RequestLog, redact
-from proxy_engine.storage import RequestRow
+from proxy_engine.request_log import RequestLog, redact
 from proxy_engine.storage.sqlite import SqliteStore
+from proxy_engine_core import log_batch
+from proxy_engine_core.core import LogRecord
 
 
-class Record(NamedTuple):
-    """The engine's LogRecord, field by field."""
+def record(time_us: int = 1, path: str = "/") -> LogRecord:
+    return LogRecord(time_us, 0, 0, "r", "::1", "GET", "h", path, 200, "", 0, 0, 0, 0, 0, 0)
 
-    time_us: int = 1
-    route: int = 0
-    device: int = 0
-    request_id: str = "r"
-    visitor: str = "127.0.0.1"
-    method: str = "GET"
-    host: str = "h"
-    path: str = "/"
-    status: int = 200
-    reason: str = ""
-    flags: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    total_us: int = 0
-    first_byte_us: int = 0
-    target_us: int = 0
+
+def packed(*times: int) -> bytes:
+    return log_batch.pack(map(record, times))
+
+
+RECORD_SIZE = len(packed(1))
 
 
 class FakeStore:
     def __init__(self) -> None:
-        self.batches: list[list[RequestRow]] = []
+        self.batches: list[list[LogRecord]] = []
         self.trims: list[int] = []
         self.is_broken = False
 
-    async def requests_add(self, rows: Sequence[RequestRow]) -> None:
+    async def requests_add(self, batch: bytes) -> int:
         if self.is_broken:
             raise StorageError("disk full")
-        self.batches.append(list(rows))
+        self.batches.append(log_batch.unpack(batch))
+        return len(self.batches[-1])
 
     async def requests_trim(self, keep: int) -> None:
         self.trims.append(keep)
@@ -54,29 +45,32 @@ def make(store: Any, **options: Any) -> RequestLog:
     return RequestLog(store, keep=100, **options)
 
 
-def records(count: int) -> Any:
-    return [Record(time_us=number) for number in range(count)]
+@pytest.fixture
+def small_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is full with ten records."""
+    monkeypatch.setattr(request_log, "FLUSH_BYTES", 10 * RECORD_SIZE)
 
 
-async def test_records_are_written_in_batches_in_order() -> None:
+async def test_records_are_written_in_batches_in_order(small_flushes: None) -> None:
     store = FakeStore()
     log = make(store)
-    log.put(records(FLUSH_ROWS + 5))
+    for number in range(0, 24, 3):
+        log.put(packed(*range(number, number + 3)))
     log.start()
     await log.close()
-    assert [len(batch) for batch in store.batches] == [FLUSH_ROWS, 5]
-    assert [row[0] for batch in store.batches for row in batch] == list(range(FLUSH_ROWS + 5))
-    assert (log.written, log.dropped) == (FLUSH_ROWS + 5, 0)
+    assert [len(batch) for batch in store.batches] == [12, 12]
+    assert [row.time_us for batch in store.batches for row in batch] == list(range(24))
+    assert (log.written, log.dropped) == (24, 0)
 
 
 async def test_a_full_batch_does_not_wait_for_the_interval(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, small_flushes: None
 ) -> None:
     monkeypatch.setattr(request_log, "FLUSH_INTERVAL", 3600.0)
     store = FakeStore()
     log = make(store)
     log.start()
-    log.put(records(FLUSH_ROWS))
+    log.put(packed(*range(10)))
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(store.batches) == 1
@@ -85,21 +79,24 @@ async def test_a_full_batch_does_not_wait_for_the_interval(
 
 async def test_a_full_queue_drops_the_newest_and_counts_them() -> None:
     store = FakeStore()
-    log = make(store, queue_rows_max=10)
-    log.put(records(8))
-    log.put(records(5))
-    log.put(records(1))
+    log = make(store, queue_bytes_max=10 * RECORD_SIZE)
+    log.put(packed(*range(8)))
+    log.put(packed(*range(3)))
+    log.put(packed(8, 9))
+    log.put(packed(1))
     assert log.dropped == 4
     log.start()
     await log.close()
-    assert log.written == 10
+    assert [row.time_us for row in store.batches[0]] == list(range(10))
+    log.put(packed(10))  # there is room again
+    assert (log.written, log.dropped) == (10, 4)
 
 
 async def test_records_wait_while_the_store_fails() -> None:
     store = FakeStore()
     log = make(store)
     store.is_broken = True
-    log.put(records(3))
+    log.put(packed(1, 2, 3))
     assert not await log.flush()
     assert log.is_failing
     store.is_broken = False
@@ -113,26 +110,30 @@ async def test_closing_with_a_broken_store_ends() -> None:
     store.is_broken = True
     log = make(store)
     log.start()
-    log.put(records(3))
+    log.put(packed(1, 2, 3))
     await asyncio.wait_for(log.close(), 5)
     assert log.written == 0
 
 
-async def test_old_rows_are_trimmed_now_and_then_not_at_every_batch() -> None:
+async def test_old_rows_are_trimmed_now_and_then_not_at_every_batch(
+    monkeypatch: pytest.MonkeyPatch, small_flushes: None
+) -> None:
     store = FakeStore()
+    monkeypatch.setattr(request_log, "TRIM_EVERY_ROWS", 30)
     log = make(store)
-    log.put(records(FLUSH_ROWS * 7))
+    for number in range(7):
+        log.put(packed(*range(number, number + 10)))
     log.start()
     await log.close()
-    assert store.trims == [100, 100]
+    assert len(store.batches) == 7
+    assert store.trims == [100, 100, 100]
 
 
 async def test_secrets_in_path_and_query_are_not_stored(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
     log = RequestLog(store, keep=0)
     paths = ["/a?token=hunter2&x=1", "/token=hunter3", "/x/pe_" + "A" * 43 + "/y"]
-    records: Any = [Record(path=path) for path in paths]
-    log.put(records)
+    log.put(log_batch.pack(record(path=path) for path in paths))
     log.start()
     await log.close()
     stored = [request.path for request in await store.requests_last(10)]
@@ -151,6 +152,9 @@ async def test_secrets_in_path_and_query_are_not_stored(tmp_path: Path) -> None:
         ("/?a=1&password=x=y&b=2", "/?a=1&password=[redacted]&b=2"),
         ("/?access_token=a;signature=b", "/?access_token=[redacted];signature=[redacted]"),
         ("/?%74oken=1", "/?%74oken=[redacted]"),
+        ("/?+token=1", "/?+token=[redacted]"),
+        ("/?a=1&\xa0Token=1", "/?a=1&\xa0Token=[redacted]"),
+        ("/?a=1&b=%20&key=1", "/?a=1&b=%20&key=[redacted]"),
         ("/?authorization=Bearer%20x", "/?authorization=[redacted]"),
         ("/?monkey=1&tokens=2", "/?monkey=1&tokens=2"),
         ("/?token=", "/?token="),

@@ -20,7 +20,7 @@ class ReadyEngine:
     def __init__(self) -> None:
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.events: list[Any] = []
-        self.records: list[Any] = []
+        self.records = b""
         self.grace_ms = -1
         self.stops = 0
 
@@ -37,8 +37,10 @@ class ReadyEngine:
         taken, self.events = self.events[:limit], self.events[limit:]
         return taken
 
-    def poll_logs(self, limit: int) -> list[Any]:
+    def poll_log_batch(self, limit: int) -> bytes:
         taken, self.records = self.records[:limit], self.records[limit:]
+        if self.records:
+            self.wake()
         return taken
 
     def drain(self, grace_ms: int) -> None:
@@ -66,17 +68,17 @@ async def test_events_and_records_are_handed_over_in_batches(
     ready: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "EVENTS_PER_TURN", 2)
-    monkeypatch.setattr(runner, "LOGS_PER_TURN", 3)
+    monkeypatch.setattr(runner, "LOG_BYTES_PER_TURN", 3)
     seen: list[Any] = []
-    batches: list[int] = []
-    running = EngineRunner(ready, seen.append, lambda records: batches.append(len(records)))
+    batches: list[bytes] = []
+    running = EngineRunner(ready, seen.append, batches.append)
     running.start()
     ready.events = [(1, n) for n in range(5)]
-    ready.records = list(range(7))
+    ready.records = b"1234567"
     ready.wake()  # once: what does not fit one turn must not be forgotten
     await turns()
     assert seen == [(1, n) for n in range(5)]
-    assert batches == [3, 3, 1]
+    assert batches == [b"123", b"456", b"7"]
     await running.stop()
 
 
@@ -106,13 +108,13 @@ async def test_a_drain_ends_with_the_engines_word(ready: Any) -> None:
 
 
 async def test_records_of_requests_cut_off_by_the_stop_are_kept(ready: Any) -> None:
-    records: list[Any] = []
-    running = EngineRunner(ready, lambda event: None, records.extend)
+    records: list[bytes] = []
+    running = EngineRunner(ready, lambda event: None, records.append)
     running.start()
-    ready.records = [1, 2, 3]
+    ready.records = b"123"
     await running.stop()
     await running.stop()
-    assert records == [1, 2, 3]
+    assert records == [b"123"]
     assert ready.stops == 1
 
 

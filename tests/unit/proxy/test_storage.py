@@ -9,13 +9,20 @@ from pathlib import Path
 import pytest
 
 from proxy_engine.errors import StorageError
-from proxy_engine.storage import RequestRow
 from proxy_engine.storage.migrations import MIGRATIONS
-from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
+from proxy_engine.storage.sqlite import PAGE_SIZE, SqliteStore, create_data_dir, database_path
+from proxy_engine_core import log_batch
+from proxy_engine_core.core import LogRecord
 
 
-def row(number: int, tunnel: int = 0) -> RequestRow:
-    return (number, tunnel, 1, f"r{number}", "::1", "GET", "h", "/", 200, "", 0, 1, 2, 3, 4, 5)
+def row(number: int, tunnel: int = 0) -> LogRecord:
+    return LogRecord(
+        number, tunnel, 1, f"r{number}", "::1", "GET", "h", "/", 200, "", 0, 1, 2, 3, 4, 5
+    )
+
+
+def packed(*records: LogRecord) -> bytes:
+    return log_batch.pack(records)
 
 
 async def test_the_database_is_for_its_owner_only(tmp_path: Path) -> None:
@@ -36,7 +43,7 @@ async def test_a_store_keeps_what_it_was_given(tmp_path: Path) -> None:
     assert token.device_id is not None
     [tunnel] = await store.tunnels_claim([("web", "http", token.device_id or 0)], 2.0)
     await store.seen({token.id: 3.0}, {token.device_id: 4.0})
-    await store.requests_add([row(1, tunnel.id), row(2)])
+    await store.requests_add(packed(row(1, tunnel.id), row(2)))
     await store.close()
 
     store = await SqliteStore.open(tmp_path / "db")
@@ -69,23 +76,37 @@ async def test_a_tunnel_belongs_to_the_device_that_came_first(tmp_path: Path) ->
 
 async def test_requests_are_read_from_the_end_after_an_id_and_trimmed(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
-    await store.requests_add([row(number) for number in range(1, 11)])
-    assert [item.time_us for item in await store.requests_last(3)] == [8, 9, 10]
+    assert await store.requests_add(packed(*map(row, range(1, 6)))) == 5
+    assert await store.requests_add(packed(*map(row, range(6, 8)))) == 2
+    assert await store.requests_add(packed(*map(row, range(8, 11)))) == 3
+    assert await store.requests_add(b"") == 0
+    assert [item.time_us for item in await store.requests_last(2)] == [9, 10]
+    assert [item.time_us for item in await store.requests_last(6)] == [5, 6, 7, 8, 9, 10]
     assert [item.id for item in await store.requests_after(8, 10)] == [9, 10]
-    await store.requests_trim(4)
-    assert [item.id for item in await store.requests_last(10)] == [7, 8, 9, 10]
-    await store.requests_add([row(11)])
+    assert [item.id for item in await store.requests_after(3, 5)] == [4, 5, 6, 7, 8]
+    await store.requests_trim(4)  # a batch is kept as long as one of its requests is
+    assert [item.id for item in await store.requests_last(10)] == [6, 7, 8, 9, 10]
+    await store.requests_trim(3)
+    assert [item.id for item in await store.requests_after(0, 10)] == [8, 9, 10]
+    await store.requests_add(packed(row(11)))
     assert [item.id for item in await store.requests_after(10, 10)] == [11]
     await store.close()
 
 
-async def test_a_batch_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_damaged_batch_is_refused_and_reported(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
-    bad = (*row(2)[:8], "not a number", *row(2)[9:])
-    with pytest.raises(StorageError):
-        await store.requests_add([row(1), bad])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="ends inside a record"):
+        await store.requests_add(packed(row(1))[:-1])
     assert await store.requests_last(10) == []
-    await store.requests_add([row(3)])
+    await store.requests_add(packed(row(3), row(4)))
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("UPDATE request_batches SET records = substr(records, 1, 100)")
+    with pytest.raises(StorageError, match="ends inside a record"):
+        await store.requests_last(10)
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("UPDATE request_batches SET records = ?", (packed(row(3)),))
+    with pytest.raises(StorageError, match="1 records instead of 2"):
+        await store.requests_after(0, 10)
     await store.close()
 
 
@@ -93,9 +114,9 @@ async def test_only_writes_of_others_count_as_changes(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
     other = await SqliteStore.open(tmp_path / "db")
     assert await store.changed_elsewhere()
-    await store.requests_add([row(1)])
+    await store.requests_add(packed(row(1)))
     assert not await store.changed_elsewhere()
-    await other.requests_add([row(2)])
+    await other.requests_add(packed(row(2)))
     assert await store.changed_elsewhere()
     assert not await store.changed_elsewhere()
     await store.close()
@@ -104,7 +125,7 @@ async def test_only_writes_of_others_count_as_changes(tmp_path: Path) -> None:
 
 async def test_two_programs_may_open_a_new_database_at_once(tmp_path: Path) -> None:
     stores = await asyncio.gather(*(SqliteStore.open(tmp_path / "db") for _ in range(4)))
-    await asyncio.gather(*(store.requests_add([row(1)]) for store in stores))
+    await asyncio.gather(*(store.requests_add(packed(row(1))) for store in stores))
     assert len(await stores[0].requests_last(10)) == 4
     for store in stores:
         await store.close()
@@ -112,7 +133,7 @@ async def test_two_programs_may_open_a_new_database_at_once(tmp_path: Path) -> N
 
 async def test_an_old_database_is_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await SqliteStore.open(tmp_path / "db")
-    await store.requests_add([row(1)])
+    await store.requests_add(packed(row(1)))
     await store.close()
     step = "ALTER TABLE devices ADD COLUMN note TEXT"
     monkeypatch.setattr(
@@ -158,10 +179,10 @@ async def test_a_corrupt_database_is_one_clear_line(tmp_path: Path, garbage: byt
 
 async def test_a_database_with_a_torn_page_is_reported_not_raised_raw(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
-    await store.requests_add([row(number) for number in range(2000)])
+    await store.requests_add(packed(*map(row, range(2000))))
     await store.close()
     data = bytearray((tmp_path / "db").read_bytes())
-    data[4096:] = b"\xff" * (len(data) - 4096)
+    data[PAGE_SIZE:] = b"\xff" * (len(data) - PAGE_SIZE)
     (tmp_path / "db").write_bytes(data)
     with pytest.raises(StorageError):
         opened = await SqliteStore.open(tmp_path / "db")

@@ -1,0 +1,25 @@
+"""Batches of finished requests: bytes, as Engine.poll_log_batch() gives them."""
+
+from collections.abc import Callable, Iterable
+
+from proxy_engine_core.core import LogRecord
+
+def count(batch: bytes) -> int:
+    """How many records there are. Raises: ValueError if the batch is cut off."""
+
+def unpack(batch: bytes) -> list[LogRecord]:
+    """Raises: ValueError if the batch is cut off."""
+
+def pack(records: Iterable[LogRecord]) -> bytes:
+    """The inverse of unpack().
+
+    Raises: OverflowError for a number or a text that is too large for its field,
+        UnicodeEncodeError for text beyond latin-1.
+    """
+
+def rewrite_paths(batch: bytes, marks: Iterable[bytes], rewrite: Callable[[str], str]) -> bytes:
+    """The batch with the paths that rewrite() gives.
+
+    It is only called for paths that hold one of `marks`; everything else is looked at where
+    it stands. Raises: ValueError if the batch is cut off, and what rewrite() and pack() do.
+    """

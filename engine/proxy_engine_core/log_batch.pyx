@@ -1,0 +1,128 @@
+"""Finished requests by the thousand, as the engine hands them over and a store keeps them.
+
+A batch is bytes: records one after the other as workers wrote them, each a LogHeader and its
+strings (forward/log.pxd), in the machine's byte order, which is little-endian wherever we
+run. Nobody builds a Python object for a record that nobody looks at.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from proxy_engine_core.forward.log cimport LogHeader, log_size
+from proxy_engine_core.records cimport log_record
+
+cdef extern from "string.h" nogil:
+    # A GNU extension, so not in Cython's own libc.string.
+    void *memmem(const void *place, size_t size, const void *needle, size_t needle_size)
+
+
+cdef Py_ssize_t record_size(
+    const uint8_t *place, Py_ssize_t left, LogHeader *header
+) except -1:
+    # The size of the record there, its header copied out. Batches come back from disks, so
+    # this checks what it is given.
+    cdef Py_ssize_t size
+    if left >= <Py_ssize_t>sizeof(LogHeader):
+        memcpy(header, place, sizeof(LogHeader))
+        size = log_size(header)
+        if size <= left:
+            return size
+    raise ValueError("the batch ends inside a record")
+
+
+def count(bytes batch):
+    cdef const uint8_t *place = batch
+    cdef Py_ssize_t left = len(batch)
+    cdef Py_ssize_t size
+    cdef Py_ssize_t records = 0
+    cdef LogHeader header
+    while left:
+        size = record_size(place, left, &header)
+        place += size
+        left -= size
+        records += 1
+    return records
+
+
+def unpack(bytes batch):
+    cdef const uint8_t *place = batch
+    cdef Py_ssize_t left = len(batch)
+    cdef Py_ssize_t size
+    cdef list records = []
+    cdef LogHeader header
+    while left:
+        size = record_size(place, left, &header)
+        records.append(log_record(place))
+        place += size
+        left -= size
+    return records
+
+
+def pack(records):
+    return b"".join([packed(record) for record in records])
+
+
+cdef bytes packed(record):
+    cdef LogHeader header
+    memset(&header, 0, sizeof(LogHeader))
+    (
+        header.time_us, header.route, header.device, request_id, visitor, method, host, path,
+        header.status, reason, header.flags, header.bytes_in, header.bytes_out, header.total_us,
+        header.first_byte_us, header.target_us,
+    ) = record
+    header.request_id_size = <uint16_t>text_size(request_id, 0xFFFF)
+    header.address_size = <uint8_t>text_size(visitor, 0xFF)
+    header.method_size = <uint8_t>text_size(method, 0xFF)
+    header.host_size = <uint8_t>text_size(host, 0xFF)
+    header.path_size = <uint16_t>text_size(path, 0xFFFF)
+    header.reason_size = <uint8_t>text_size(reason, 0xFF)
+    text = "".join((request_id, visitor, method, host, path, reason))
+    return (<const char *>&header)[:sizeof(LogHeader)] + text.encode("latin-1")
+
+
+cdef Py_ssize_t text_size(str text, Py_ssize_t size_max) except -1:
+    if len(text) > size_max:
+        raise OverflowError(f"a text of {len(text)} bytes; there is room for {size_max}")
+    return len(text)
+
+
+def rewrite_paths(bytes batch, marks, rewrite):
+    cdef const uint8_t *first = batch
+    cdef Py_ssize_t total = len(batch)
+    cdef Py_ssize_t offset = 0
+    cdef Py_ssize_t kept = 0              # up to here the batch is in `pieces`
+    cdef Py_ssize_t size
+    cdef const char *found
+    cdef list pieces = []
+    cdef tuple needles = tuple(marks)
+    cdef LogHeader header
+    while offset < total:
+        size = record_size(first + offset, total - offset, &header)
+        found = <const char *>first + offset + path_offset(&header)
+        if has_mark(found, header.path_size, needles):
+            path = found[:header.path_size].decode("latin-1")
+            rewritten = rewrite(path)
+            if rewritten != path:
+                pieces.append(batch[kept:offset])
+                pieces.append(packed(log_record(first + offset)._replace(path=rewritten)))
+                kept = offset + size
+        offset += size
+    if not pieces:
+        return batch
+    pieces.append(batch[kept:])
+    return b"".join(pieces)
+
+
+cdef inline uint32_t path_offset(const LogHeader *header) noexcept nogil:
+    return (
+        <uint32_t>sizeof(LogHeader) + header.request_id_size + header.address_size
+        + header.method_size + header.host_size
+    )
+
+
+cdef bint has_mark(const char *path, uint32_t size, tuple needles):
+    cdef bytes needle
+    for needle in needles:
+        if memmem(path, size, <const char *>needle, len(needle)) != NULL:
+            return True
+    return False

@@ -1,0 +1,414 @@
+"""The fixed scenario of scripts/fail-nth: everything the engines do, once, in a tenth of a second.
+
+    visitors (this thread) -> Engine("server") = link = Engine("agent") -> Origin (threads)
+                                    ^ Control (a thread): the control planes of both
+
+It is run again and again with one call of the engines failing, so a step may fail, too. What
+never may: a wrong byte in a 2xx, a truncated body that looks whole, a POST that arrives
+twice, a request that is not accounted for, something left over, a step that hangs, a tunnel
+that stays broken.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from proxy_engine_core import core
+from proxy_engine_core.core import Engine
+from tests.engine.harness import Carrier, Response, Visitor
+from tests.faults.origin import BIG, TO_THE_END, Origin
+
+PATIENCE = 5.0  # seconds; whatever needs an engine's timeout to end is a hang
+TRIES = 12  # a failing call may cost a step, and the link it ran on
+ASKS = 20  # what is asked of an engine may fail as often as calls in a row are made to
+UPLOAD = b"0123456789abcdef" * 20_000
+
+
+class Violation(Exception):
+    """The law of the design does not hold."""
+
+
+def require(condition: Any, what: str) -> None:
+    if not condition:
+        raise Violation(what)
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        require(time.monotonic() < deadline, f"waited in vain for {what}")
+        time.sleep(0.0005)
+
+
+def again(action: Callable[[], Any]) -> Any:
+    """What Python asks of the engine may fail for want of memory or an fd, then do nothing."""
+    for _ in range(ASKS):
+        try:
+            return action()
+        except (MemoryError, OSError):
+            pass
+    return action()
+
+
+class Control:
+    """Both control planes: links are accepted, routed and dialled again when they end."""
+
+    def __init__(self, server: Engine, agent: Engine, port: int, carrier: Carrier) -> None:
+        self.server = server
+        self.agent = agent
+        self.port = port
+        self.carrier = carrier
+        self.link: int | None = None  # the server's, once its tunnels are registered
+        self.auth_count = 0
+        self.drained = 0
+        self.problem: BaseException | None = None
+        self.is_stopping = False
+        self.is_dialling = True
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def start(self) -> None:
+        self.dial()
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.is_stopping = True
+        os.eventfd_write(self.server.event_fd, 1)
+        self.thread.join()
+        if self.problem is not None:
+            raise self.problem
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self.server.event_fd, select.POLLIN)
+        poll.register(self.agent.event_fd, select.POLLIN)
+        try:
+            while not self.is_stopping:
+                poll.poll(100)
+                for event in self.server.poll():
+                    self.on_server(event)
+                for event in self.agent.poll():
+                    self.on_agent(event)
+        except BaseException as problem:
+            self.problem = problem
+
+    def dial(self) -> None:
+        upgrade = "websocket" if self.carrier == "websocket" else "proxy-engine-yamux"
+        request = (
+            f"GET /_proxy/link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+            f"Upgrade: {upgrade}\r\n\r\n"
+        )
+        again(
+            lambda: self.agent.dial("127.0.0.1", self.port, request.encode(), carrier=self.carrier)
+        )
+
+    def routes(self, *links: int) -> None:
+        again(
+            lambda: self.server.routes_apply(
+                [
+                    ("set", f"host:{name}.test", route_id, links, name)
+                    for route_id, name in enumerate(("web", "dead"), 1)
+                ]
+            )
+        )
+
+    def on_server(self, event: Any) -> None:
+        if event[0] == core.EVENT_AUTH:
+            self.auth_count += 1
+            if b"X-Refuse" in event[3]:
+                refusal = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"
+                again(lambda: self.server.auth_reply(event[1], refusal, accept=False))
+                return
+            accepted = b"HTTP/1.1 101 S\r\nProxy-Engine-Window: 262144\r\n\r\n"
+            again(
+                lambda: self.server.auth_reply(
+                    event[1], accepted, accept=True, device=7, carrier=self.carrier, preamble=True
+                )
+            )
+        elif event[0] == core.EVENT_CONTROL:
+            again(lambda: self.server.link_send(event[1], b"registered " + b"r" * 5000))
+            self.routes(event[1])
+            self.link = event[1]
+        elif event[0] == core.EVENT_LINK_DOWN and event[1] == self.link:
+            self.link = None
+            self.routes()
+        elif event[0] == core.EVENT_DRAINED:
+            self.drained += 1
+
+    def on_agent(self, event: Any) -> None:
+        if event[0] == core.EVENT_LINK_UP:
+            again(lambda: self.agent.link_send(event[1], b"register " + b"r" * 5000))
+        elif event[0] in (core.EVENT_LINK_DOWN, core.EVENT_DIAL_FAILED) and self.is_dialling:
+            self.dial()
+        elif event[0] == core.EVENT_DRAINED:
+            self.drained += 1
+
+
+class Scenario:
+    """One run. `may_fail`: a call of the engines is made to fail, so steps may, too."""
+
+    def __init__(self, origin: Origin, carrier: Carrier, *, may_fail: bool) -> None:
+        self.origin = origin
+        self.may_fail = may_fail
+        origin.seen.clear()
+        self.server: Engine = again(lambda: Engine("server", log_ring_size=65536))
+        self.agent: Engine = again(lambda: Engine("agent", log_ring_size=65536))
+        self.port: int = again(lambda: self.server.listen("127.0.0.1", 0))
+        dead = self.closed_port()
+        targets = [("web", "127.0.0.1", origin.port), ("dead", "127.0.0.1", dead)]
+        again(lambda: self.agent.targets_apply(targets))
+        again(self.server.start)
+        again(self.agent.start)
+        self.control = Control(self.server, self.agent, self.port, carrier)
+        self.visitors: list[Visitor] = []
+        self.request_count = 0
+
+    @staticmethod
+    def closed_port() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port: int = sock.getsockname()[1]
+        return port
+
+    def run(self) -> None:
+        try:
+            self.control.start()
+            steps = [
+                self.keep_alive, self.chunked_upload, self.upload, self.slow_reader, self.hints,
+                self.to_the_end, self.old_visitor, self.tunnel, self.split_head, self.pipelined,
+                self.refused_target, self.unknown_tunnel, self.bad_request, self.refused_link,
+                self.gone_in_response, self.gone_in_request, self.gone_in_tunnel,
+            ]  # fmt: skip
+            for step in steps:
+                self.attempt(step)
+            self.recovered()
+            self.settle()
+            self.drain()
+        finally:
+            self.end()
+        for engine in (self.server, self.agent):
+            stats = engine.stats()
+            require(stats["connections"] == 0, "connections are left")
+            require(stats["buffer_bytes"] == 0, f"{stats['buffer_bytes']} bytes still lent")
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """A step fails by an end of its connection or an answer of the proxy; no other way."""
+        try:
+            step()
+        except TimeoutError as problem:
+            raise Violation(f"{step.__name__} hangs") from problem
+        except (AssertionError, ConnectionError) as problem:
+            require(self.may_fail, f"{step.__name__}: {problem!r}")
+        finally:
+            for visitor in self.visitors:
+                visitor.close()
+            self.visitors.clear()
+
+    def visitor(self, receive_buffer: int | None = None) -> Visitor:
+        visitor = Visitor(self.port, receive_buffer=receive_buffer)
+        visitor.sock.settimeout(PATIENCE)
+        self.visitors.append(visitor)
+        return visitor
+
+    def fields(self, method: str = "GET") -> str:
+        self.request_count += 1
+        return f"X-Id: {method} {self.request_count}\r\n"
+
+    def linked(self) -> None:
+        until(lambda: self.control.link is not None, "a link")
+
+    def expect(self, response: Response, body: bytes) -> None:
+        """The origin's answer, or one of the proxy's own; AssertionError: the latter."""
+        if response.status == 200:
+            require(response.body == body, f"{len(response.body)} wrong bytes in a 200")
+            return
+        require(response.status >= 400, f"status {response.status}")
+        require(b'"error":' in response.body or not response.body, f"body {response.body!r}")
+        raise AssertionError(response)
+
+    def keep_alive(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        for _ in range(3):
+            visitor.get("/small", host="web.test", fields=self.fields())
+            self.expect(visitor.response(), b"hello")
+
+    def chunked_upload(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        head = f"POST /echo HTTP/1.1\r\nHost: web.test\r\n{self.fields('POST')}"
+        visitor.send(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        for size in (1, 3000, 9000):
+            visitor.send(b"%x\r\n" % size + UPLOAD[:size] + b"\r\n")
+        visitor.send(b"0\r\n\r\n")
+        self.expect(visitor.response(), UPLOAD[:1] + UPLOAD[:3000] + UPLOAD[:9000])
+
+    def upload(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        head = f"POST /echo HTTP/1.1\r\nHost: web.test\r\n{self.fields('POST')}"
+        visitor.send(f"{head}Content-Length: {len(UPLOAD)}\r\n\r\n".encode() + UPLOAD)
+        self.expect(visitor.response(), UPLOAD)
+
+    def slow_reader(self) -> None:
+        self.linked()
+        visitor = self.visitor(receive_buffer=4096)
+        visitor.get("/big", host="web.test", fields=self.fields())
+        time.sleep(0.005)  # windows and buffers fill up
+        self.expect(visitor.response(), BIG)
+
+    def hints(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        visitor.get("/hints", host="web.test", fields=self.fields())
+        response = visitor.response()
+        if response.status == 103:
+            response = visitor.response()
+        self.expect(response, b"hello")
+
+    def to_the_end(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        visitor.get("/end", host="web.test", fields=self.fields())
+        self.expect(visitor.response(), TO_THE_END)
+
+    def old_visitor(self) -> None:
+        self.linked()
+        for path, body in (("/end", TO_THE_END), ("/big", BIG)):
+            visitor = self.visitor()
+            visitor.send(f"GET {path} HTTP/1.0\r\nHost: web.test\r\n{self.fields()}\r\n".encode())
+            self.expect(visitor.response(), body)
+
+    def tunnel(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        visitor.get(
+            "/tunnel",
+            host="web.test",
+            fields=self.fields() + "Connection: Upgrade\r\nUpgrade: echo\r\n",
+        )
+        response = visitor.response()
+        if response.status != 101:
+            self.expect(response, b"")
+        for size in (1, 5000, 40_000):
+            visitor.send(UPLOAD[:size])
+            require(visitor.take(size) == UPLOAD[:size], "wrong bytes in a tunnel")
+        visitor.sock.shutdown(1)
+        require(visitor.rest() == b"", "more bytes in a tunnel")
+
+    def split_head(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        head = f"GET /small HTTP/1.1\r\nHost: web.test\r\n{self.fields()}\r\n".encode()
+        visitor.send(head[:20])
+        time.sleep(0.002)
+        visitor.send(head[20:])
+        self.expect(visitor.response(), b"hello")
+
+    def pipelined(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        for path in ("/small", "/known", "/small"):
+            visitor.get(path, host="web.test", fields=self.fields())
+        self.expect(visitor.response(), b"hello")
+        self.expect(visitor.response(), BIG)
+        self.expect(visitor.response(), b"hello")
+
+    def refused_target(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        visitor.get("/small", host="dead.test", fields=self.fields())
+        response = visitor.response()
+        require(response.status >= 500, f"status {response.status} of a dead target")
+
+    def unknown_tunnel(self) -> None:
+        visitor = self.visitor()
+        visitor.get(host="nobody.test")
+        require(visitor.response().status == 404, "an unknown tunnel is no 404")
+
+    def bad_request(self) -> None:
+        visitor = self.visitor()
+        visitor.send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+        require(visitor.response().status == 400, "two Hosts are no 400")
+        visitor.rest()
+
+    def refused_link(self) -> None:
+        visitor = self.visitor()
+        visitor.get("/_proxy/link", host="x", fields="X-Refuse: 1\r\n")
+        require(visitor.response().status in (401, 503), "a refused link")
+
+    def gone_in_response(self) -> None:
+        self.linked()
+        visitor = self.visitor(receive_buffer=4096)
+        visitor.get("/known", host="web.test", fields=self.fields())
+        visitor.take_head()
+        visitor.abort()
+
+    def gone_in_request(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        head = f"POST /echo HTTP/1.1\r\nHost: web.test\r\n{self.fields('POST')}"
+        visitor.send(f"{head}Content-Length: 99999\r\n\r\n".encode() + UPLOAD[:5000])
+        visitor.abort()
+
+    def gone_in_tunnel(self) -> None:
+        self.linked()
+        visitor = self.visitor()
+        visitor.get(
+            "/tunnel",
+            host="web.test",
+            fields=self.fields() + "Connection: Upgrade\r\nUpgrade: echo\r\n",
+        )
+        if visitor.response().status == 101:
+            visitor.send(b"ping")
+            visitor.abort()
+
+    # --- the law ----------------------------------------------------------------------------
+
+    def recovered(self) -> None:
+        for attempt in range(TRIES):
+            try:
+                self.keep_alive()
+                return
+            except (AssertionError, ConnectionError) as problem:
+                require(attempt < TRIES - 1, f"the tunnel does not recover: {problem!r}")
+
+    def settle(self) -> None:
+        """Everybody has gone: what was accepted is accounted for."""
+        for visitor in self.visitors:
+            visitor.close()
+        until(lambda: self.server.stats()["connections"] <= 2, "visitors to be gone")
+        stats = self.server.stats()
+        answered = stats["responses"] + stats["responses_local"] + stats["requests_aborted"]
+        # Devices that ask for a link have a request, too, until they have their answer.
+        asked = stats["links_opened"] + stats["auth_refused"]
+        lost = stats["memory_errors"]
+        missing = stats["requests"] - answered - asked
+        require(0 <= missing <= lost, f"{missing} requests are not accounted for: {stats}")
+        require(stats["log_records"] + stats["log_dropped"] == answered, "the log misses some")
+        for record in self.server.poll_logs():
+            ended_well = record.status and not record.flags & (core.LOG_ABORTED | core.LOG_LOCAL)
+            require(ended_well or record.reason, f"no reason: {record}")
+        for name, count in self.origin.seen.items():
+            require(not name.startswith("POST") or count == 1, f"{name} arrived {count} times")
+
+    def drain(self) -> None:
+        self.control.is_dialling = False
+        again(lambda: self.server.drain(20_000))
+        again(lambda: self.agent.drain(20_000))
+        until(lambda: self.control.drained >= 1, "the drain")
+
+    def end(self) -> None:
+        for visitor in self.visitors:
+            visitor.close()
+        if self.control.thread.ident is not None:
+            self.control.stop()
+        self.server.stop()
+        self.agent.stop()
+        until(lambda: not self.origin.live, "the origin's connections to end")

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy_engine_core import log_batch
+from proxy_engine_core.core import LogRecord
+
+U64, U32 = st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1)
+LATIN = st.characters(max_codepoint=255)
+
+
+def text(size_max: int) -> st.SearchStrategy[str]:
+    return st.text(LATIN, max_size=size_max)
+
+
+RECORDS = st.builds(
+    LogRecord,
+    *(U64, U32, U64, text(32), text(46), text(16), text(255), text(1024)),
+    *(st.integers(0, 65535), text(32), U32, U64, U64, U64, U64, U64),
+)
+
+
+def record(path: str = "/") -> LogRecord:
+    return LogRecord(1, 2, 3, "id", "::1", "GET", "host", path, 200, "why", 4, 5, 6, 7, 8, 9)
+
+
+@given(st.lists(RECORDS, max_size=5))
+def test_what_is_packed_is_unpacked(records: list[LogRecord]) -> None:
+    batch = log_batch.pack(records)
+    assert log_batch.unpack(batch) == records
+    assert log_batch.count(batch) == len(records)
+
+
+def test_a_batch_cut_off_anywhere_but_between_records_is_refused() -> None:
+    one = log_batch.pack([record()])
+    batch = one + log_batch.pack([record("/longer")])
+    for size in range(len(batch)):
+        if size in (0, len(one)):
+            assert log_batch.count(batch[:size]) == (size > 0)
+            continue
+        for look in (log_batch.count, log_batch.unpack):
+            with pytest.raises(ValueError, match="ends inside a record"):
+                look(batch[:size])
+        with pytest.raises(ValueError, match="ends inside a record"):
+            log_batch.rewrite_paths(batch[:size], [b"?"], str.upper)
+
+
+def test_noise_is_read_within_its_bounds() -> None:
+    source = random.Random(1)
+    for _ in range(2000):
+        noise = source.randbytes(source.randrange(400))
+        try:
+            assert log_batch.pack(log_batch.unpack(noise)) or not noise
+        except ValueError:
+            pass
+
+
+def test_only_paths_with_a_mark_are_rewritten() -> None:
+    paths = ["/a", "/b?x", "/c", "?", "", "/d!!"]
+    batch = log_batch.pack(map(record, paths))
+    seen: list[str] = []
+
+    def rewrite(path: str) -> str:
+        seen.append(path)
+        return path.replace("x", "[something longer]").replace("!", "")
+
+    found = log_batch.unpack(log_batch.rewrite_paths(batch, [b"?", b"!!"], rewrite))
+    assert seen == ["/b?x", "?", "/d!!"]
+    assert [each.path for each in found] == ["/a", "/b?[something longer]", "/c", "?", "", "/d"]
+    assert [each._replace(path="") for each in found] == [record("")] * len(paths)
+
+
+def test_a_batch_in_which_nothing_changes_is_the_same_object() -> None:
+    batch = log_batch.pack([record("/?a=b")])
+    assert log_batch.rewrite_paths(batch, [b"?"], str) is batch
+    assert log_batch.rewrite_paths(b"", [b"?"], str) == b""
+
+
+def test_what_does_not_fit_a_field_is_refused() -> None:
+    with pytest.raises(OverflowError):
+        log_batch.pack([record()._replace(host="h" * 256)])
+    with pytest.raises(OverflowError):
+        log_batch.pack([record()._replace(status=65536)])
+    with pytest.raises(OverflowError):
+        log_batch.pack([record()._replace(bytes_in=-1)])
+    with pytest.raises(UnicodeEncodeError):
+        log_batch.pack([record()._replace(path="/\u20ac")])
