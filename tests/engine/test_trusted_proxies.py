@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy_engine_core.core import Engine
-from tests.engine.harness import OK_HELLO, Device, Server, Visitor, serving, wait_until
+from tests.engine.harness import OK_HELLO, WORKERS, Device, Server, Visitor, serving, wait_until
 
 PROXIES = ("127.0.0.0/8", "10.0.0.0/8", "2001:db8:5::/48")
 
@@ -48,7 +48,7 @@ def forwarded(*values: str) -> str:
     ],
 )
 def test_the_right_most_hop_that_is_no_proxy_of_ours(values: list[str], client: str) -> None:
-    with serving(PROXIES) as server:
+    with serving(WORKERS, PROXIES) as server:
         device = server.device()
         found, sent = logged(server, device, server.visitor(), forwarded(*values))
         assert found == client
@@ -59,7 +59,7 @@ def test_the_right_most_hop_that_is_no_proxy_of_ours(values: list[str], client: 
 def test_who_is_not_trusted_is_not_believed(trusted: tuple[str, ...]) -> None:
     # ::/0 is every IPv6 network, also the one IPv4 is mapped into.
     believed = "::/0" in trusted
-    with serving(trusted) as server:
+    with serving(WORKERS, trusted) as server:
         device = server.device()
         found, sent = logged(server, device, server.visitor(), forwarded("192.0.2.7"))
         assert found == ("192.0.2.7" if believed else "127.0.0.1")
@@ -68,7 +68,7 @@ def test_who_is_not_trusted_is_not_believed(trusted: tuple[str, ...]) -> None:
 
 def test_rates_are_of_the_visitors_and_connections_are_the_proxys() -> None:
     limits = {"address_request_rate": 1, "address_connections_max": 1, "rate_burst_ms": 2000}
-    with serving(("127.0.0.1",), **limits) as server:
+    with serving(1, ("127.0.0.1",), **limits) as server:
         visitors = [server.visitor() for _ in range(5)]
         for index, visitor in enumerate(visitors):
             for _ in range(2):
