@@ -16,7 +16,7 @@ from proxy_engine_core.buffer cimport Buffer, buffer_size
 from proxy_engine_core.io.conn cimport conn_mark_dirty
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.websocket.frame cimport WsReader
-from proxy_engine_core.yamux.session cimport YamuxSession, YamuxStream
+from proxy_engine_core.yamux.session cimport WindowBudget, YamuxSession, YamuxStream
 
 
 cdef enum Carrier:
@@ -32,6 +32,11 @@ cdef enum:
     CONTROL_STREAM_ID = 1
     CONTROL_RETRY_MS = 50                 # Python is behind with events: look again
     CONTROL_BACKLOG_MAX = 1024 * 1024     # unsent control bytes: a peer that never reads
+    LINK_RTT_BUSY_SIZE = 64 * 1024        # bytes moved since the last ping: the link is in use
+    LINK_RTT_PERIOD_MIN_MS = 20           # a link in use is measured often at first ...
+    LINK_RTT_PERIOD_MAX_MS = 10_000       # ... then this often: the period doubles
+    LINK_RTT_SAMPLES_MIN = 3              # the first may have met a machine busy elsewhere
+    LINK_RTT_US_MAX = 10_000_000          # a longer one says the peer was away
     RESET_LINK_LOST = 0x10000             # local only: the code streams get when a link goes
 
 cdef enum OwnerKind:
@@ -54,6 +59,7 @@ cdef struct LinkHost:                     # first member of a worker's role
     void (*opened)(Link *link, YamuxStream *stream) noexcept nogil
     void (*housekeep)(Link *link) noexcept nogil       # link timer; server: trim pools
     void (*closed)(Link *link) noexcept nogil          # all streams are gone
+    WindowBudget windows                  # of all links of this worker
 
 cdef struct Link:
     Conn conn
@@ -76,6 +82,11 @@ cdef struct Link:
     uint64_t up_ms
     uint64_t input_ms                     # last time anything came in
     uint64_t ping_ms                      # last ping sent or missed
+    uint64_t ping_us                      # when the ping under way left
+    uint64_t ping_bytes                   # bytes_in and bytes_out then
+    uint64_t rtt_us                       # the round trip as measured so far; 0: never
+    uint32_t rtt_samples
+    uint32_t rtt_period_ms                # the next ping of a link in use comes after this
     uint64_t progress_ms                  # last time the socket took anything
     uint64_t unknown_frames_seen          # of the session's counts, what ours have already
     uint64_t streams_refused_seen

@@ -36,8 +36,8 @@ from proxy_engine_core.yamux.session cimport (
     YAMUX_EVENT_NEED_MORE, YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG, YAMUX_EVENT_RESET,
     YAMUX_EVENT_WINDOW, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YamuxEvent, YamuxStream,
     yamux_session_any_stream, yamux_session_free, yamux_session_go_away, yamux_session_init,
-    yamux_session_next, yamux_session_ping, yamux_stream_accept, yamux_stream_consume,
-    yamux_stream_open, yamux_stream_release, yamux_stream_send,
+    yamux_session_next, yamux_session_ping, yamux_session_tune, yamux_stream_accept,
+    yamux_stream_consume, yamux_stream_open, yamux_stream_release, yamux_stream_send,
 )
 
 
@@ -48,6 +48,10 @@ cdef void link_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_LINK].flush = link_flush
     worker.ops[<int>CONN_LINK].sent = NULL            # links never gather
     worker.ops[<int>CONN_LINK].release = link_release
+    host.windows.clock_us = &worker.now_us
+    host.windows.extra_max = worker.options.window_worker_max
+    host.windows.session_max = worker.options.window_link_max
+    host.windows.stream_max = <uint32_t>worker.options.window_stream_max
     host.ops[<int>OWNER_CONTROL].data = control_data
     host.ops[<int>OWNER_CONTROL].writable = control_writable
     host.ops[<int>OWNER_CONTROL].accepted = control_accepted
@@ -85,6 +89,7 @@ cdef Link *link_establish(
     link.is_client = setup.is_client
     link.has_preamble = setup.has_preamble
     link.streams_max = setup.streams_max
+    link.rtt_period_ms = LINK_RTT_PERIOD_MIN_MS
     link.up_ms = worker.now_ms
     link.input_ms = worker.now_ms
     link.progress_ms = worker.now_ms
@@ -94,6 +99,10 @@ cdef Link *link_establish(
     yamux_session_init(
         &link.session, setup.is_client, &link.conn.out, setup.window,
         setup.streams_max if setup.is_client else 1,
+    )
+    yamux_session_tune(
+        &link.session, &link_host(worker).windows,
+        <uint32_t>worker.options.window_start if setup.has_preamble else 0,
     )
     if setup.carrier == CARRIER_WEBSOCKET:
         ws_reader_init(&link.websocket, not setup.is_client, False, 0)
@@ -105,13 +114,13 @@ cdef Link *link_establish(
     )
     if setup.is_client and setup.has_preamble:
         # The control stream takes id 1 by being the first one opened.
-        link.control = yamux_stream_open(&link.session)
+        link.control = yamux_stream_open(&link.session, 0)
         if link.control == NULL:
             link_fail(link, b"no_memory")
             return link
         link.control.owner_kind = OWNER_CONTROL
         link.control.owner = link
-        link_touch(link)
+    measure_round_trip(link)
     if early_size:
         link_receive(link, early, early_size)
         gather_flush(worker)
@@ -211,14 +220,48 @@ cdef void link_timeout(Conn *conn) noexcept nogil:
                     link_fail(link, b"ping_timeout")
                     return
         else:
-            link.ping_ms = worker.now_ms
             link.ping_misses = 0
-            yamux_session_ping(&link.session, <uint32_t>worker_random(worker))
-            count(worker.counters, COUNT_PINGS_SENT, 1)
-            link_touch(link)
+            link.rtt_period_ms = LINK_RTT_PERIOD_MIN_MS       # silent until now
+            measure_round_trip(link)
     conn_deadline(conn, jittered(worker, interval))
     control_grant(link)
     link_host(worker).housekeep(link)
+
+
+cdef void measure_round_trip(Link *link) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    if yamux_session_ping(&link.session, <uint32_t>worker_random(worker)) != 0:
+        return
+    link.ping_ms = worker.now_ms
+    link.ping_us = worker.now_us
+    link.ping_bytes = link.bytes_in + link.bytes_out
+    count(worker.counters, COUNT_PINGS_SENT, 1)
+    link_touch(link)
+
+
+cdef void measure_if_in_use(Link *link) noexcept nogil:
+    if (
+        link.bytes_in + link.bytes_out - link.ping_bytes < LINK_RTT_BUSY_SIZE
+        or link.input_ms - link.ping_ms < link.rtt_period_ms
+    ):
+        return
+    link.rtt_period_ms = min(2 * link.rtt_period_ms, <uint32_t>LINK_RTT_PERIOD_MAX_MS)
+    measure_round_trip(link)
+
+
+cdef void take_round_trip(Link *link) noexcept nogil:
+    """The pong is here. A shorter round trip always counts; a longer one only if the link
+    was quiet meanwhile, or windows would feed on the queues they make."""
+    cdef uint64_t rtt_us = link.conn.worker.now_us - link.ping_us
+    cdef bint is_quiet = link.bytes_in + link.bytes_out - link.ping_bytes < LINK_RTT_BUSY_SIZE
+    rtt_us = max(<uint64_t>1, min(rtt_us, <uint64_t>LINK_RTT_US_MAX))
+    link.rtt_samples += 1
+    if link.rtt_us == 0 or rtt_us < link.rtt_us:
+        link.rtt_us = rtt_us
+    elif is_quiet and link.rtt_samples > LINK_RTT_SAMPLES_MIN:
+        link.rtt_us += (rtt_us - link.rtt_us) // 4
+    if link.rtt_samples >= LINK_RTT_SAMPLES_MIN:
+        link.session.rtt_us = link.rtt_us
 
 
 # --- input ------------------------------------------------------------------------------
@@ -263,6 +306,7 @@ cdef void link_receive(Link *link, uint8_t *bytes, size_t size) noexcept nogil:
         # Pongs and window updates for a peer that asks but never reads.
         protocol_error(link, b"output_overflow")
         return
+    measure_if_in_use(link)
     if link.carrier == CARRIER_RAW:
         session_receive(link, bytes, end)
         return
@@ -307,7 +351,9 @@ cdef void session_receive(Link *link, uint8_t *bytes, uint8_t *end) noexcept nog
                 link_fail(link, b"go_away")
                 return
             host.housekeep(link)          # who waits for a stream of this link need not
-        elif kind != YAMUX_EVENT_PONG:
+        elif kind == YAMUX_EVENT_PONG:
+            take_round_trip(link)
+        else:
             ops = &host.ops[event.stream.owner_kind]
             if kind == YAMUX_EVENT_DATA:
                 ops.data(link, event.stream, event.data, event.size)
@@ -344,7 +390,7 @@ cdef void stream_opened(Link *link, YamuxStream *stream) noexcept nogil:
         stream.owner_kind = OWNER_CONTROL
         stream.owner = link
         link.control = stream
-        yamux_stream_accept(stream)
+        yamux_stream_accept(stream, 0)
         control_flush(link)
     else:
         count(link.conn.worker.counters, COUNT_STREAMS_REFUSED, 1)

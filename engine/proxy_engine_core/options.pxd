@@ -38,6 +38,10 @@ cdef struct Options:
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t backlog                  # listen(2)
+    uint64_t window_start             # credit a new stream to a peer of ours starts with
+    uint64_t window_stream_max        # largest window of one stream
+    uint64_t window_link_max          # credit beyond 256 KiB a stream, of one link
+    uint64_t window_worker_max        # ... of all links of a worker
 
 cdef void options_default(Options *options) noexcept
 cdef int options_set(Options *options, str name, object value) except -1

@@ -38,6 +38,10 @@ cdef dict TABLE = {
     "body_size_max": (0, 0, 2**62),
     "log_ring_size": (4 << 20, 64 << 10, 1 << 30),
     "backlog": (4_096, 1, 65_535),
+    "window_start": (1 << 20, 256 << 10, 1 << 30),
+    "window_stream_max": (16 << 20, 256 << 10, 1 << 30),
+    "window_link_max": (64 << 20, 0, 1 << 40),
+    "window_worker_max": (256 << 20, 0, 1 << 40),
 }
 DEFAULTS = {name: row[0] for name, row in TABLE.items()}
 
@@ -109,6 +113,14 @@ cdef uint64_t *field(Options *options, str name):
         return &options.log_ring_size
     if name == "backlog":
         return &options.backlog
+    if name == "window_start":
+        return &options.window_start
+    if name == "window_stream_max":
+        return &options.window_stream_max
+    if name == "window_link_max":
+        return &options.window_link_max
+    if name == "window_worker_max":
+        return &options.window_worker_max
     return NULL
 
 

@@ -21,8 +21,10 @@ from proxy_engine_core.websocket.handshake import (
 
 LINK_PATH = "/_proxy/link"
 PROTOCOL_VERSION = 1
-WINDOW = 1024 * 1024  # bytes; the initial stream window both of our roles offer
-STOCK_WINDOW = 256 * 1024  # ... and the one yamux starts with when nothing is agreed
+STOCK_WINDOW = 256 * 1024  # bytes; what yamux starts a stream with
+# ... and what our roles agree on. No more, because it could never be taken back: a stream
+# gets the rest of what it starts with in its SYN or ACK, while there is memory for it.
+WINDOW = STOCK_WINDOW
 STREAMS_MAX = 65000  # live streams towards our agent
 STOCK_STREAMS_MAX = 500  # ... towards an unknown peer: a popular library ends at 513
 SUBPROTOCOL = "proxy-engine.yamux"

@@ -8,7 +8,8 @@ It runs in a thread of its own; what a test sets takes effect for the next bytes
     reset()    both ends see a reset
     stall()    half-open: both connections stay, nothing moves; resume() lets it go on
     refuse     new connections are closed at once
-    delay      seconds before each piece is passed on
+    delay      seconds that each piece is on its way, as on a long line: it holds nothing back
+    rate       bytes a second in each direction, at most; 0: as fast as it goes
     pieces     bytes in, pieces out: one_byte(), random_pieces(seed), or whole()
 
 Nothing here is random but random_pieces(), and that is seeded: a failure can be repeated.
@@ -17,16 +18,22 @@ Nothing here is random but random_pieces(), and that is seeded: a failure can be
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 READ_SIZE = 64 * 1024
+# On its way at most, each direction: far more than any window, so that nothing but the
+# rate limits what passes. With a rate, what half a second takes: a router's buffer.
+ON_THE_WAY_MAX = 64 << 20
+BUFFER_SECONDS = 0.5
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Pieces = Callable[[bytes], Iterator[bytes]]
@@ -83,6 +90,36 @@ class _Pair:
             end.close()
 
 
+class _Line:
+    """One direction: pieces in order, each with the time when it arrives."""
+
+    def __init__(self) -> None:
+        self.pieces: collections.deque[tuple[float, bytes]] = collections.deque()
+        self.size = 0
+        self.arrival = 0.0  # of the last piece
+        self.ended = False
+        self.changed = asyncio.Event()
+
+    def put(self, piece: bytes, delay: float, rate: float) -> None:
+        now = time.monotonic()
+        # A rate is kept over all pieces, not between each two: timers are coarse.
+        start = max(now, self.arrival - delay)
+        self.arrival = start + delay + (len(piece) / rate if rate else 0.0)
+        self.pieces.append((self.arrival, piece))
+        self.size += len(piece)
+        self.changed.set()
+
+    def take(self) -> bytes:
+        _, piece = self.pieces.popleft()
+        self.size -= len(piece)
+        self.changed.set()
+        return piece
+
+    async def wait(self) -> None:
+        self.changed.clear()
+        await self.changed.wait()
+
+
 class FaultProxy:
     """`with FaultProxy(server_port) as link:`, then give agents link.url."""
 
@@ -90,6 +127,7 @@ class FaultProxy:
         self.target_port = target_port
         self.refuse = False
         self.delay = 0.0
+        self.rate = 0.0
         self.pieces: Pieces = whole()
         self.accepted = 0
         self.bytes_moved = 0
@@ -196,27 +234,48 @@ class FaultProxy:
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = _Pair(client, server)
-            pair.tasks = [
-                asyncio.create_task(self._pump(pair, client, server)),
-                asyncio.create_task(self._pump(pair, server, client)),
-            ]
+            for source, sink in ((client, server), (server, client)):
+                line = _Line()
+                pair.tasks += [
+                    asyncio.create_task(self._fill(pair, source, line)),
+                    asyncio.create_task(self._drain(pair, line, sink)),
+                ]
             self._pairs.append(pair)
 
-    async def _pump(self, pair: _Pair, source: socket.socket, sink: socket.socket) -> None:
+    async def _fill(self, pair: _Pair, source: socket.socket, line: _Line) -> None:
         try:
             while True:
                 await self._flows.wait()
+                most = self.rate * BUFFER_SECONDS if self.rate else ON_THE_WAY_MAX
+                while line.size > most:
+                    await line.wait()
                 data = await self._loop.sock_recv(source, READ_SIZE)
-                # What came in just as it stalled must wait as well.
-                await self._flows.wait()
                 if not data:
-                    sink.shutdown(socket.SHUT_WR)
+                    line.ended = True
+                    line.changed.set()
                     return
                 for piece in self.pieces(data):
-                    if self.delay:
-                        await asyncio.sleep(self.delay)
-                    await self._loop.sock_sendall(sink, piece)
-                    self.bytes_moved += len(piece)
+                    line.put(piece, self.delay, self.rate)
         except OSError:
             # One end broke: the other learns of it the same way.
+            pair.close(reset=True)
+
+    async def _drain(self, pair: _Pair, line: _Line, sink: socket.socket) -> None:
+        try:
+            while True:
+                while not line.pieces and not line.ended:
+                    await line.wait()
+                # What came in just as it stalled must wait as well.
+                await self._flows.wait()
+                if not line.pieces:
+                    sink.shutdown(socket.SHUT_WR)
+                    return
+                early = line.pieces[0][0] - time.monotonic()
+                if early > 0:
+                    await asyncio.sleep(early)
+                    continue
+                piece = line.take()
+                await self._loop.sock_sendall(sink, piece)
+                self.bytes_moved += len(piece)
+        except OSError:
             pair.close(reset=True)

@@ -113,8 +113,11 @@ class End:
             side, windows = self.sides[stream_id], self.session.stream_state(stream_id)
             assert windows["unconsumed"] == len(side.received) - side.consumed
             known = windows["receive_window"] + windows["unconsumed"] + windows["ungranted"]
-            assert known <= self.window
-            assert known + state["payload_remaining"] >= self.window
+            assert known <= windows["window"]
+            assert known + state["payload_remaining"] >= windows["window"]
+            assert windows["window"] >= self.window
+        lent = sum(self.session.stream_state(each)["window"] - self.window for each in self.live())
+        assert lent == state["extra"] == state["budget_extra"]
 
 
 class Pipe:
@@ -188,7 +191,7 @@ class Pipe:
                         receiving["receive_window"]
                         + receiving["unconsumed"]
                         + receiving["ungranted"]
-                        == end.window
+                        == receiving["window"]
                     )
 
 
@@ -213,6 +216,43 @@ def test_sessions_joined_by_a_pipe_lose_nothing(seed, window, steps):
         state = end.session.state()
         assert state["stream_count"] == state["unacked_count"] == 0
         assert state["bucket_count"] == state["bytes_lent"] == 0
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**64),
+    window=st.sampled_from([1, 64, 1000, 65536]),
+    start=st.sampled_from([0, 500, 100_000]),
+    caps=st.tuples(*[st.sampled_from([0, 1, 1000, 300_000])] * 3),
+    rtt=st.sampled_from([0, 1, 1000]),
+    steps=st.integers(1, 300),
+)
+def test_credit_is_conserved_while_windows_grow_and_shrink(seed, window, start, caps, rtt, steps):
+    choose = random.Random(seed)
+    pipe = Pipe(window)
+    stream_max, session_max, extra_max = window + caps[0], caps[1], caps[2]
+    now = 1
+    for end in pipe.ends:
+        end.session.tune(
+            start=start, stream_max=stream_max, session_max=session_max, extra_max=extra_max
+        )
+        end.session.set_round_trip(rtt)
+    for _ in range(steps):
+        now += choose.choice([0, 1, 10, 1000, 20_000_000])
+        for end in pipe.ends:
+            end.session.set_clock(now)
+            end.session.set_short(choose.random() < 0.1)
+        pipe.act(choose)
+        for end in pipe.ends:
+            assert end.session.state()["extra"] <= min(session_max, extra_max)
+            for stream_id in end.live():
+                assert end.session.stream_state(stream_id)["window"] <= stream_max
+    pipe.settle()
+    pipe.check_delivery()
+    for end in pipe.ends:
+        for stream_id in end.live():
+            end.release(stream_id)
+        assert end.session.state()["budget_extra"] == 0
 
 
 @settings(max_examples=25, deadline=None)

@@ -66,6 +66,8 @@ cdef class Session:
     cdef BufferPool pool
     cdef Buffer out
     cdef YamuxSession session
+    cdef WindowBudget budget
+    cdef uint64_t clock_us
     cdef dict streams                # id -> YamuxStream * as an int
 
     def __cinit__(
@@ -136,14 +138,14 @@ cdef class Session:
 
     def open(self):
         """The id of a new stream, or None."""
-        cdef YamuxStream *stream = yamux_stream_open(&self.session)
+        cdef YamuxStream *stream = yamux_stream_open(&self.session, self.session.window_start)
         if stream == NULL:
             return None
         self.streams[stream.id] = <size_t>stream
         return stream.id
 
     def accept(self, uint32_t id):
-        return yamux_stream_accept(self.stream(id))
+        return yamux_stream_accept(self.stream(id), self.session.window_start)
 
     def send(self, uint32_t id, bytes data):
         return yamux_stream_send(self.stream(id), <const uint8_t *><char *>data, len(data))
@@ -188,6 +190,28 @@ cdef class Session:
         self.streams.clear()
         yamux_session_free(&self.session)
 
+    def settle(self, uint32_t id):
+        return yamux_stream_settle(self.stream(id))
+
+    def tune(
+        self, *, uint32_t start, uint32_t stream_max, uint64_t session_max, uint64_t extra_max
+    ):
+        """Let windows grow, by a clock and a round trip that the test sets."""
+        self.budget.clock_us = &self.clock_us
+        self.budget.stream_max = stream_max
+        self.budget.session_max = session_max
+        self.budget.extra_max = extra_max
+        yamux_session_tune(&self.session, &self.budget, start)
+
+    def set_clock(self, uint64_t now_us):
+        self.clock_us = now_us
+
+    def set_round_trip(self, uint64_t rtt_us):
+        self.session.rtt_us = rtt_us
+
+    def set_short(self, bint is_short):
+        self.budget.is_short = is_short
+
     def is_closed(self, uint32_t id):
         return yamux_stream_is_closed(self.stream(id))
 
@@ -198,6 +222,7 @@ cdef class Session:
             "receive_window": stream.receive_window,
             "unconsumed": stream.unconsumed,
             "ungranted": stream.ungranted,
+            "window": stream.window,
         }
 
     def state(self):
@@ -212,6 +237,10 @@ cdef class Session:
             "unknown_stream_bytes": self.session.unknown_stream_bytes,
             "streams_refused": self.session.streams_refused,
             "pings_received": self.session.pings_received,
+            "extra": self.session.extra,
+            "budget_extra": self.budget.extra,
+            "grown": self.budget.grown,
+            "withheld": self.budget.withheld,
             "output_bytes": buffer_size(&self.out),
             "bytes_lent": self.pool.bytes_lent,
         }
@@ -276,7 +305,7 @@ cdef class BenchmarkSession:
         yamux_session_init(&self.client, True, &self.client_out, YAMUX_WINDOW_INITIAL, 1024)
         yamux_session_init(&self.server, False, &self.server_out, YAMUX_WINDOW_INITIAL, 1024)
         for index in range(stream_count):
-            self.streams[index] = yamux_stream_open(&self.client)
+            self.streams[index] = yamux_stream_open(&self.client, 0)
             if self.streams[index] == NULL:
                 raise MemoryError
         self.deliver()
@@ -304,7 +333,7 @@ cdef class BenchmarkSession:
                     if yamux_stream_consume(event.stream, <uint32_t>event.size) < 0:
                         kind = -1
                 elif kind == YAMUX_EVENT_OPEN:
-                    if yamux_stream_accept(event.stream) < 0:
+                    if yamux_stream_accept(event.stream, 0) < 0:
                         kind = -1
         if kind < 0:
             raise RuntimeError(ERROR_NAMES[kind])

@@ -266,6 +266,7 @@ cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept 
 cdef void target_ready(Conn *conn) noexcept nogil:
     cdef Target *target = <Target *>conn
     cdef Worker *worker = conn.worker
+    cdef Link *link
     cdef int error
     if target.state == TARGET_CONNECTING:
         if not conn.flags & (CONN_WRITABLE | CONN_BROKEN):
@@ -277,8 +278,9 @@ cdef void target_ready(Conn *conn) noexcept nogil:
         target.state = TARGET_OPEN
         conn_deadline(conn, 0)
         count(worker.counters, COUNT_TARGETS_CONNECTED, 1)
-        yamux_stream_accept(target.stream)
-        link_touch(link_of(target.stream))
+        link = link_of(target.stream)
+        yamux_stream_accept(target.stream, link.session.window_start)
+        link_touch(link)
     if buffer_size(&conn.out):
         conn_flush_out(conn)
     if target.stream_done and buffer_size(&conn.out) == 0 and not conn.flags & CONN_BROKEN:

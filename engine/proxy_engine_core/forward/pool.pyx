@@ -116,7 +116,7 @@ cdef HttpStream *pool_take(
     if http == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    stream = yamux_stream_open(&link.session)
+    stream = yamux_stream_open(&link.session, link.session.window_start)
     if stream == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)

@@ -24,7 +24,7 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
 )
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_consume, yamux_stream_is_closed,
+    YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_is_closed, yamux_stream_settle,
 )
 from proxy_engine_core.link cimport link_touch
 
@@ -100,7 +100,7 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil:
     transaction.http = NULL
     # What a slow visitor still owes is in its own output now, bounded by one window;
     # the stream is whole again for the next request.
-    yamux_stream_consume(http.stream, http.stream.unconsumed)
+    yamux_stream_settle(http.stream)
     link_touch(transaction.link)
     if (
         transaction.request_done and transaction.target_keep_alive

@@ -9,7 +9,7 @@
 # - FIN and RST are handled on Data and WindowUpdate frames alike, after the
 #   frame's payload or delta.
 # - Credit is granted when bytes are *consumed* (the destination took them), in
-#   steps of a quarter window.
+#   steps of a quarter window. How large the window is, window.pxd says.
 # - Frames for unknown streams are ignored and counted; their payload is skipped.
 # - Payload is delivered as it arrives; a frame is never assembled.
 # - An RST frame of either type has no payload and no delta: its length is a code.
@@ -80,6 +80,10 @@ cdef struct YamuxStream:
     uint32_t receive_window          # bytes the peer may still send
     uint32_t unconsumed              # received, not yet consumed by the destination
     uint32_t ungranted               # consumed, not yet granted back
+    uint32_t window                  # all of these: what the peer may have on its way
+    uint32_t delivered               # bytes the destination took in this epoch
+    uint64_t epoch_us                # when the epoch began; 0: none is running
+    uint64_t busy_us                 # when the window was last put to use
     uint8_t flags
     uint8_t owner_kind
 
@@ -89,15 +93,30 @@ cdef struct YamuxEvent:
     size_t size
     uint32_t code
 
+# What windows may grow to beyond what was agreed on, over all sessions of a worker.
+cdef struct WindowBudget:
+    const uint64_t *clock_us
+    uint64_t extra                   # bytes of credit lent beyond the agreed windows
+    uint64_t extra_max               # ... at most, in all
+    uint64_t session_max             # ... of one session
+    uint32_t stream_max              # largest window of one stream, bytes
+    bint is_short                    # memory is: lend nothing, take back what can be had
+    uint64_t grown                   # how often a window grew
+    uint64_t withheld                # bytes of credit taken back
+
 cdef struct YamuxSession:
     Buffer *out
+    WindowBudget *budget             # NULL: windows never change
+    uint64_t rtt_us                  # of the link, at most 10 s; 0: not known yet
+    uint64_t extra                   # bytes of the budget lent to our streams
     YamuxStream **buckets            # id -> stream; power-of-two table, grows
     YamuxStream *payload_stream      # of the frame being read; NULL: skipped
     uint32_t bucket_count
     uint32_t stream_count
     uint32_t streams_max             # peer-opened streams beyond this are reset
     uint32_t unacked_count           # streams we opened, not yet ACKed
-    uint32_t window                  # initial window of every stream, bytes
+    uint32_t window                  # agreed window of every stream, bytes
+    uint32_t window_start            # what a stream of the owner's starts with; see open
     uint32_t next_id                 # 0: exhausted
     uint32_t peer_last_id            # the highest id the peer has opened
     uint32_t payload_remaining
@@ -132,14 +151,20 @@ cdef int yamux_session_next(
 ) noexcept nogil
 # 0; 1: the last ping is still unanswered and another would say nothing new; -ENOMEM.
 cdef int yamux_session_ping(YamuxSession *session, uint32_t value) noexcept nogil
+# Let windows grow: `start` is what a quiet one falls back to.
+cdef void yamux_session_tune(
+    YamuxSession *session, WindowBudget *budget, uint32_t start
+) noexcept nogil
 # 0, -ENOMEM. Streams the peer opens from now on are refused.
 cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept nogil
 # The first stream of a chained walk over all, for teardown; NULL when none is left.
 cdef YamuxStream *yamux_session_any_stream(YamuxSession *session) noexcept nogil
 
-# NULL: ids exhausted, GoAway received, YAMUX_UNACKED_MAX reached or no memory.
-cdef YamuxStream *yamux_stream_open(YamuxSession *session) noexcept nogil
-cdef int yamux_stream_accept(YamuxStream *stream) noexcept nogil   # send the ACK; once
+# NULL: ids exhausted, GoAway received, YAMUX_UNACKED_MAX reached or no memory. `window` is
+# what the peer may send at once, if more than was agreed and the budget has it; 0: no more.
+cdef YamuxStream *yamux_stream_open(YamuxSession *session, uint32_t window) noexcept nogil
+# Send the ACK; once. `window` as above.
+cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogil
 # Encode `size` <= send_window bytes as Data frames. 0, -ENOMEM.
 cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t size) noexcept nogil
 # Read straight behind a reserved header: at most `size` <= YAMUX_FRAME_PAYLOAD_MAX
@@ -148,8 +173,12 @@ cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t s
 cdef uint8_t *yamux_stream_reserve(YamuxStream *stream, uint32_t size) noexcept nogil
 cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil
 cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil   # FIN; once, no-op after RST
-# The destination accepted `size` bytes: grants credit in quarter-window steps.
+# The destination accepted `size` bytes: grants credit in quarter-window steps, and lets
+# the window grow if it is too small for the link. 0, -ENOMEM.
 cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil
+# Somebody else keeps what was not consumed yet: its credit comes back as well, but proves
+# no need of a larger window.
+cdef int yamux_stream_settle(YamuxStream *stream) noexcept nogil
 # Give the stream back: RST(code) on the wire unless closed both ways or already reset.
 # A stream of the peer's that was never accepted is reset in any case but the last.
 cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil

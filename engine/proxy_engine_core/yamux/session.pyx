@@ -25,8 +25,8 @@ from proxy_engine_core.yamux.frame cimport (
 )
 from proxy_engine_core.yamux.table cimport table_any, table_find, table_insert, table_remove
 from proxy_engine_core.yamux.window cimport (
-    window_announce, window_consume, window_deliver, window_grant, window_grow,
-    window_should_grant, window_spend
+    window_announce, window_consume, window_deliver, window_forget, window_grant, window_grow,
+    window_measure, window_should_grant, window_spend, window_widen
 )
 
 
@@ -55,6 +55,7 @@ cdef YamuxStream *stream_create(YamuxSession *session, uint32_t id) noexcept nog
     stream.id = id
     stream.send_window = session.window
     stream.receive_window = session.window
+    stream.window = session.window
     if table_insert(session, stream) < 0:
         free(stream)
         return NULL
@@ -76,6 +77,7 @@ cdef void stream_destroy(YamuxStream *stream) noexcept nogil:
         # The rest of the frame being read is for nobody.
         session.payload_stream = NULL
         session.payload_flags = 0
+    window_forget(stream)
     table_remove(session, stream)
     free(stream)
 
@@ -88,7 +90,15 @@ cdef void yamux_session_init(
     session.is_client = is_client
     session.next_id = 1 if is_client else 2
     session.window = window
+    session.window_start = window
     session.streams_max = streams_max
+
+
+cdef void yamux_session_tune(
+    YamuxSession *session, WindowBudget *budget, uint32_t start
+) noexcept nogil:
+    session.budget = budget
+    session.window_start = start if start > session.window else session.window
 
 
 cdef void yamux_session_free(YamuxSession *session) noexcept nogil:
@@ -320,8 +330,18 @@ cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept no
     return 0
 
 
-cdef YamuxStream *yamux_stream_open(YamuxSession *session) noexcept nogil:
+cdef uint32_t stream_start(YamuxStream *stream, uint32_t window) noexcept nogil:
+    # The credit beyond the agreed window that a SYN or ACK carries, if the budget has it.
+    if window <= stream.window or stream.flags & YAMUX_STREAM_FIN_RECEIVED:
+        return 0
+    if window_widen(stream, window - stream.window) == 0:
+        return 0
+    return stream.ungranted
+
+
+cdef YamuxStream *yamux_stream_open(YamuxSession *session, uint32_t window) noexcept nogil:
     cdef YamuxStream *stream
+    cdef uint32_t credit
     if (
         session.next_id == 0
         or session.go_away_received
@@ -333,19 +353,26 @@ cdef YamuxStream *yamux_stream_open(YamuxSession *session) noexcept nogil:
         return NULL
     stream.flags = YAMUX_STREAM_SYN_SENT | YAMUX_STREAM_UNACKED
     session.unacked_count += 1
-    if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_SYN, stream.id, 0) < 0:
+    credit = stream_start(stream, window)
+    if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_SYN, stream.id, credit) < 0:
         stream_destroy(stream)
         return NULL
+    window_grant(stream, credit)
     session.next_id = stream.id + 2 if stream.id <= <uint32_t>0xFFFFFFFD else 0
     return stream
 
 
-cdef int yamux_stream_accept(YamuxStream *stream) noexcept nogil:
+cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogil:
+    cdef uint32_t credit
     CHECK(not stream.flags & YAMUX_STREAM_SYN_SENT)
     if stream.flags & (YAMUX_STREAM_ACK_SENT | YAMUX_STREAM_RESET):
         return 0
-    if frame_write(stream.session, YAMUX_WINDOW_UPDATE, YAMUX_ACK, stream.id, 0) < 0:
+    credit = stream_start(stream, window)
+    if frame_write(
+        stream.session, YAMUX_WINDOW_UPDATE, YAMUX_ACK, stream.id, credit
+    ) < 0:
         return -ENOMEM
+    window_grant(stream, credit)
     stream.flags |= YAMUX_STREAM_ACK_SENT
     return 0
 
@@ -410,8 +437,8 @@ cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil:
     return 0
 
 
-cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil:
-    window_consume(stream, size)
+cdef int stream_credit(YamuxStream *stream) noexcept nogil:
+    # Grant what is owed, once it is worth a frame.
     if stream.flags & (YAMUX_STREAM_FIN_RECEIVED | YAMUX_STREAM_RESET):
         return 0                         # nothing more will come
     if not window_should_grant(stream):
@@ -420,8 +447,22 @@ cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil
         stream.session, YAMUX_WINDOW_UPDATE, 0, stream.id, stream.ungranted
     ) < 0:
         return -ENOMEM                   # still ungranted; the next call tries again
-    window_grant(stream)
+    window_grant(stream, stream.ungranted)
     return 0
+
+
+cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil:
+    window_consume(stream, size)
+    if stream.session.budget != NULL and not stream.flags & (
+        YAMUX_STREAM_FIN_RECEIVED | YAMUX_STREAM_RESET
+    ):
+        window_measure(stream, size)
+    return stream_credit(stream)
+
+
+cdef int yamux_stream_settle(YamuxStream *stream) noexcept nogil:
+    window_consume(stream, stream.unconsumed)
+    return stream_credit(stream)
 
 
 cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil:

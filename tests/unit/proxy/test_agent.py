@@ -139,7 +139,7 @@ async def test_it_dials_with_its_token_and_offers(device: Device, engine: FakeEn
     sent = fields(request)
     assert sent["host"] == "proxy.example:8080"
     assert sent["authorization"] == "Bearer pe_secret"
-    assert (sent["proxy-engine-version"], sent["proxy-engine-window"]) == ("1", "1048576")
+    assert (sent["proxy-engine-version"], sent["proxy-engine-window"]) == ("1", "262144")
     assert len(sent["proxy-engine-instance"]) == 32
     assert engine.targets == [("web", "127.0.0.1", 3000)]
 

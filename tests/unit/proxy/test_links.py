@@ -87,13 +87,13 @@ async def secret(store: SqliteStore) -> str:
 async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: str) -> None:
     response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
     assert status(response) == 101
-    assert fields(response)["proxy-engine-window"] == "1048576"
+    assert fields(response)["proxy-engine-window"] == "262144"
     _, _, options = server.engine.replies[0]
     assert options == {
         "accept": True,
         "device": 1,
         "carrier": "raw",
-        "window": 1048576,
+        "window": 262144,
         "streams_max": 65000,
         "preamble": True,
         "worker": 0,

@@ -314,6 +314,7 @@ def test_credit_is_granted_in_quarter_window_steps_of_consumed_bytes(server):
         "receive_window": WINDOW_INITIAL - quarter,
         "unconsumed": quarter,
         "ungranted": 0,
+        "window": WINDOW_INITIAL,
     }
 
 
