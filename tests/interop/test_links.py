@@ -139,7 +139,7 @@ def test_a_reader_who_waits_holds_up_nobody_and_loses_nothing(connect: Connect, 
         reader.is_reading = False
         for end in stalled.ends:
             end.keep(64 * 1024)
-        reader.other.send(9_000_000, finish=True)
+        reader.other.send(32_000_000, finish=True)
         assert not move(stalled.ends, lambda: reader.other.has_finished, quiet=0.2)
         exchange([other], 1_000_000, finish=True)
         reader.is_reading = True
