@@ -13,6 +13,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer, buffer_size
+from proxy_engine_core.flood cimport Flood
 from proxy_engine_core.io.conn cimport conn_mark_dirty
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.websocket.frame cimport WsReader
@@ -90,6 +91,9 @@ cdef struct Link:
     uint64_t progress_ms                  # last time the socket took anything
     uint64_t unknown_frames_seen          # of the session's counts, what ours have already
     uint64_t streams_refused_seen
+    uint64_t websocket_pings              # counted for `flood`, as are control records
+    uint64_t records
+    Flood flood                           # server: what the device may send of little use
     uint32_t streams_max                  # live streams the peer stands
     uint32_t sealed                       # bytes of conn.out already framed
     uint32_t pong_size

@@ -12,10 +12,12 @@ from proxy_engine_core.buffer cimport (
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport (
     COUNT_CONTROL_RECORDS, COUNT_LINK_BYTES_IN, COUNT_LINK_BYTES_OUT, COUNT_LINK_FLUSHES,
-    COUNT_LINK_PROTOCOL_ERRORS, COUNT_LINK_UNKNOWN_STREAM_FRAMES, COUNT_LINKS_CLOSED,
+    COUNT_LINK_PING_FLOODS, COUNT_LINK_PROTOCOL_ERRORS, COUNT_LINK_UNKNOWN_STREAM_FRAMES,
+    COUNT_LINKS_CLOSED,
     COUNT_LINKS_OPENED, COUNT_MEMORY_ERRORS, COUNT_PINGS_SENT, COUNT_STREAMS_REFUSED, count,
 )
 from proxy_engine_core.events cimport EVENT_CONTROL, EVENT_LINK_DOWN, EVENT_LINK_UP
+from proxy_engine_core.flood cimport flood_look, flood_reason
 from proxy_engine_core.io.conn cimport (
     conn_close, conn_deadline, conn_recv, conn_replace, conn_requeue, conn_send, conn_wake_all,
     gather_flush,
@@ -91,6 +93,7 @@ cdef Link *link_establish(
     link.streams_max = setup.streams_max
     link.rtt_period_ms = LINK_RTT_PERIOD_MIN_MS
     link.up_ms = worker.now_ms
+    link.flood.since_ms = worker.now_ms
     link.input_ms = worker.now_ms
     link.progress_ms = worker.now_ms
     strncpy(link.peer, peer, sizeof(link.peer) - 1)
@@ -293,10 +296,7 @@ cdef void link_ready(Conn *conn) noexcept nogil:
 
 
 cdef void link_receive(Link *link, uint8_t *bytes, size_t size) noexcept nogil:
-    cdef uint8_t *cursor = bytes
     cdef uint8_t *end = bytes + size
-    cdef WsEvent event
-    cdef int kind
     link.bytes_in += size
     link.input_ms = link.conn.worker.now_ms
     link.ping_misses = 0
@@ -307,6 +307,26 @@ cdef void link_receive(Link *link, uint8_t *bytes, size_t size) noexcept nogil:
         protocol_error(link, b"output_overflow")
         return
     measure_if_in_use(link)
+    receive(link, bytes, end)
+    if not link.is_client and not link.is_closing:
+        look_for_flood(link)
+
+
+cdef void look_for_flood(Link *link) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    cdef int kind = flood_look(
+        &link.flood, &link.session, link.session.pings_received + link.websocket_pings,
+        link.records, worker.now_ms, worker.options,
+    )
+    if kind >= 0:
+        count(worker.counters, COUNT_LINK_PING_FLOODS + kind, 1)
+        protocol_error(link, flood_reason(kind))
+
+
+cdef void receive(Link *link, uint8_t *bytes, uint8_t *end) noexcept nogil:
+    cdef uint8_t *cursor = bytes
+    cdef WsEvent event
+    cdef int kind
     if link.carrier == CARRIER_RAW:
         session_receive(link, bytes, end)
         return
@@ -317,6 +337,7 @@ cdef void link_receive(Link *link, uint8_t *bytes, size_t size) noexcept nogil:
         if kind == WS_EVENT_DATA:
             session_receive(link, event.data, event.data + event.size)
         elif kind == WS_EVENT_PING:
+            link.websocket_pings += 1
             # Only the latest ping needs an answer (RFC 6455 section 5.5.3).
             memcpy(link.pong, event.data, event.size)
             link.pong_size = <uint32_t>event.size
@@ -484,6 +505,7 @@ cdef void control_data(
         if buffer_size(&link.control_in) - 4 < length:
             return
         count(worker.counters, COUNT_CONTROL_RECORDS, 1)
+        link.records += 1
         worker_emit(
             worker, EVENT_CONTROL, link.id, 0, 0, 0, 0, record + 4, length, NULL, 0
         )

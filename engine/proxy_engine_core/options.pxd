@@ -35,6 +35,12 @@ cdef struct Options:
     uint64_t device_requests_max      # requests at once per link; 0: no limit -> 503
     uint64_t rate_burst_ms            # worth of tokens a rate limit saves up
     uint64_t address_table_size       # addresses a worker remembers
+    uint64_t link_pings_max           # of a device's link in a second: pings
+    uint64_t link_opens_max           # ... streams it tries to open
+    uint64_t link_resets_max          # ... streams it resets
+    uint64_t link_empty_frames_max    # ... frames without payload
+    uint64_t link_records_max         # ... control records
+    uint64_t link_surplus_max         # ... bytes for streams that are not there
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t backlog                  # listen(2)

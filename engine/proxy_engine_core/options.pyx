@@ -35,6 +35,12 @@ cdef dict TABLE = {
     "device_requests_max": (0, 0, 65_000),
     "rate_burst_ms": (2_000, 0, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
+    "link_pings_max": (100, 1, 1 << 30),
+    "link_opens_max": (2_000, 1, 1 << 30),
+    "link_resets_max": (50_000, 1, 1 << 30),
+    "link_empty_frames_max": (200_000, 1, 1 << 30),
+    "link_records_max": (1_000, 1, 1 << 30),
+    "link_surplus_max": (1 << 20, 0, 1 << 40),
     "body_size_max": (0, 0, 2**62),
     "log_ring_size": (4 << 20, 64 << 10, 1 << 30),
     "backlog": (4_096, 1, 65_535),
@@ -107,6 +113,18 @@ cdef uint64_t *field(Options *options, str name):
         return &options.rate_burst_ms
     if name == "address_table_size":
         return &options.address_table_size
+    if name == "link_pings_max":
+        return &options.link_pings_max
+    if name == "link_opens_max":
+        return &options.link_opens_max
+    if name == "link_resets_max":
+        return &options.link_resets_max
+    if name == "link_empty_frames_max":
+        return &options.link_empty_frames_max
+    if name == "link_records_max":
+        return &options.link_records_max
+    if name == "link_surplus_max":
+        return &options.link_surplus_max
     if name == "body_size_max":
         return &options.body_size_max
     if name == "log_ring_size":

@@ -203,7 +203,7 @@ def test_a_device_that_does_not_read_its_control_stream_is_dropped() -> None:
 
 
 def test_a_flood_of_control_records_stops_by_its_window_and_loses_nothing() -> None:
-    with serving() as server:
+    with serving(link_records_max=1_000_000, link_pings_max=1_000_000) as server:
         device = server.device()
         device.open_control()
         batch = b"".join(struct.pack(">II", 4, 0) for _ in range(1000))
@@ -226,7 +226,7 @@ def test_a_flood_of_control_records_stops_by_its_window_and_loses_nothing() -> N
 
 
 def test_control_records_are_kept_while_python_is_away() -> None:
-    with serving() as server:
+    with serving(link_records_max=1_000_000, link_pings_max=1_000_000) as server:
         device = server.device()
         device.open_control()
         count = 20_000  # far more than the ring takes, less than the window
@@ -355,7 +355,7 @@ def test_messages_of_a_link_may_be_cut_anywhere() -> None:
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_a_device_that_asks_without_reading_is_dropped(carrier: Carrier) -> None:
-    with serving() as server:
+    with serving(link_pings_max=1 << 30) as server:
         device = server.device(carrier)
         pings = device.wrap(frame(PING, SYN, 0, 1) * 5_000)
         with pytest.raises(OSError):

@@ -14,6 +14,7 @@ DOCUMENTED = set(re.findall(r"`([a-z0-9_]+)`", (ROOT / "docs" / "errors.md").rea
 SPELLINGS = {
     "engine/**/head_error.h": r'\{\d+, "([a-z_]+)"',
     "engine/**/*.pyx": r'(?:_fail|_close|protocol_error)\(\s*\w+, (?:\d+, )?b"([a-z_]+)"',
+    "engine/**/flood.pyx": r'return b"([a-z_]+)"',
     "proxy/**/handshake.py": r'Refusal\(\s*(?:\d+|status),\s*"([a-z_]+)"',
     "proxy/**/admission.py": r'Refusal\(\s*\d+,\s*"([a-z_]+)"',
     "proxy/**/link_table.py": r'Refusal\(\s*\d+,\s*"([a-z_]+)"',

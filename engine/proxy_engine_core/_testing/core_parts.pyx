@@ -5,17 +5,20 @@ cimport cython
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from proxy_engine_core.bucket cimport *
+from proxy_engine_core.flood cimport *
 from proxy_engine_core.forward.addresses cimport *
 from proxy_engine_core.forward.idle cimport *
 from proxy_engine_core.forward.route cimport *
 from proxy_engine_core.io.mailbox cimport *
 from proxy_engine_core.io.socket cimport *
 from proxy_engine_core.io.timer cimport *
+from proxy_engine_core.options cimport Options
 from proxy_engine_core.proxy_protocol cimport *
 from proxy_engine_core.spsc cimport *
+from proxy_engine_core.yamux.session cimport YamuxSession
 
 TICK_MS = TIMER_TICK_MS
 SLOT_COUNT = TIMER_SLOTS
@@ -285,3 +288,21 @@ def key_of_address(str ip):
     if address_parse(&address, ip.encode(), 0) < 0:
         raise ValueError(ip)
     return address_key(&address)
+
+
+@cython.final
+cdef class PingFlood:
+    cdef Flood flood
+    cdef YamuxSession session
+    cdef Options options
+
+    def __cinit__(self, uint64_t pings_max):
+        memset(&self.options, 0, sizeof(Options))
+        self.options.link_pings_max = pings_max
+
+    def look(self, uint64_t pings, uint64_t now_ms):
+        """The reason to end the link when so many pings have come in all, or ""."""
+        cdef int kind = flood_look(
+            &self.flood, &self.session, pings, 0, now_ms, &self.options
+        )
+        return "" if kind < 0 else (<bytes>flood_reason(kind)).decode()

@@ -131,6 +131,11 @@ cdef struct YamuxSession:
     uint64_t unknown_stream_bytes
     uint64_t streams_refused
     uint64_t pings_received
+    uint64_t opens_received          # SYN
+    uint64_t resets_received         # RST, of known streams and of others
+    uint64_t empty_frames            # Data and WindowUpdate without payload
+    uint64_t surplus_bytes           # payload for no stream, beyond what was owed
+    uint64_t owed_bytes              # what streams we reset may still send by their windows
     # Private.
     uint32_t peer_stream_count       # peer-opened and not yet released
     uint32_t first_bucket            # no stream in any bucket before this one

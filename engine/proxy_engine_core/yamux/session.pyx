@@ -75,6 +75,7 @@ cdef void stream_destroy(YamuxStream *stream) noexcept nogil:
         session.peer_stream_count -= 1
     if session.payload_stream == stream:
         # The rest of the frame being read is for nobody.
+        session.owed_bytes += session.payload_remaining
         session.payload_stream = NULL
         session.payload_flags = 0
     window_forget(stream)
@@ -139,6 +140,15 @@ cdef bint header_take(
     return True
 
 
+cdef void surplus_take(YamuxSession *session, size_t size) noexcept nogil:
+    session.unknown_stream_bytes += size
+    if size <= session.owed_bytes:
+        session.owed_bytes -= size
+        return
+    session.surplus_bytes += size - session.owed_bytes
+    session.owed_bytes = 0
+
+
 cdef int frame_event_take(
     YamuxSession *session, uint8_t **cursor, uint8_t *end, YamuxEvent *event
 ) noexcept nogil:
@@ -164,7 +174,7 @@ cdef int frame_event_take(
         session.payload_remaining -= <uint32_t>size
         if stream == NULL:
             cursor[0] += size
-            session.unknown_stream_bytes += size
+            surplus_take(session, size)
             return YAMUX_EVENT_NEED_MORE
         event.data = cursor[0]
         event.size = size
@@ -227,11 +237,15 @@ cdef int stream_frame_take(YamuxSession *session, const YamuxHeader *header) noe
     if header.stream_id == 0:
         return YAMUX_ERROR_STREAM_ID
     stream = table_find(session, header.stream_id)
+    if not is_data or length == 0:
+        session.empty_frames += 1
     if flags & YAMUX_RST:
+        session.resets_received += 1
         flags &= ~<uint32_t>YAMUX_FIN
         session.payload_code = length
         length = 0
     if flags & YAMUX_SYN:
+        session.opens_received += 1
         if stream != NULL or (header.stream_id & 1) == <uint32_t>session.is_client:
             return YAMUX_ERROR_STREAM_ID
         if header.stream_id > session.peer_last_id:
@@ -471,6 +485,7 @@ cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogi
     if not (
         stream.flags & YAMUX_STREAM_RESET or (is_settled and yamux_stream_is_closed(stream))
     ):
+        session.owed_bytes += stream.receive_window
         # On WindowUpdate, because on Data a stock peer would wait for `code` bytes.
         if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_RST, stream.id, code) < 0:
             session.error = YAMUX_ERROR_MEMORY   # the peer would keep it for ever
