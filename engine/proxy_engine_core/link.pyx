@@ -22,6 +22,7 @@ from proxy_engine_core.io.conn cimport (
     conn_close, conn_deadline, conn_recv, conn_replace, conn_requeue, conn_send, conn_wake_all,
     gather_flush,
 )
+from proxy_engine_core.io.crew cimport crew_drop_link
 from proxy_engine_core.io.socket cimport socket_tune_link
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_LINK, CONN_READABLE, CONN_WRITABLE, WORKER_LINK_READ_SIZE, Conn, Worker,
@@ -36,7 +37,8 @@ from proxy_engine_core.wire cimport load_be32, store_be16, store_be32
 from proxy_engine_core.yamux.session cimport (
     YAMUX_EVENT_ACK, YAMUX_EVENT_DATA, YAMUX_EVENT_FIN, YAMUX_EVENT_GO_AWAY,
     YAMUX_EVENT_NEED_MORE, YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG, YAMUX_EVENT_RESET,
-    YAMUX_EVENT_WINDOW, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YamuxEvent, YamuxStream,
+    YAMUX_EVENT_WINDOW, YAMUX_FRAME_PAYLOAD_MAX, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED,
+    YamuxEvent, YamuxStream,
     yamux_session_any_stream, yamux_session_free, yamux_session_go_away, yamux_session_init,
     yamux_session_next, yamux_session_ping, yamux_session_tune, yamux_stream_accept,
     yamux_stream_consume, yamux_stream_open, yamux_stream_release, yamux_stream_send,
@@ -76,6 +78,7 @@ cdef Link *link_establish(
     cdef Link *link = <Link *>calloc(1, sizeof(Link))
     if link == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        crew_drop_link(worker.crew, worker.index)
         conn_close(conn)
         return NULL
     conn_replace(conn, &link.conn, CONN_LINK)
@@ -149,6 +152,7 @@ cdef void link_fail(Link *link, const char *reason) noexcept nogil:
     host.closed(link)
     conn_wake_all(&link.waiting)
     count(worker.counters, COUNT_LINKS_CLOSED, 1)
+    crew_drop_link(worker.crew, worker.index)
     worker_emit(
         worker, EVENT_LINK_DOWN, link.id, link.device, link.bytes_in,
         link.bytes_out, worker.now_ms - link.up_ms, reason, <uint32_t>strlen(reason), NULL, 0,
@@ -436,6 +440,9 @@ cdef void seal(Link *link) noexcept nogil:
     cdef uint8_t frame[WS_HEADER_SIZE_MAX + 125]
     cdef int header_size
     CHECK(link.sealed == 0)
+    # A turn that moved much is followed by more of its kind: one block for all of it instead
+    # of three, each copied into the next.
+    out.first_size = size if size > YAMUX_FRAME_PAYLOAD_MAX else 0
     if link.carrier == CARRIER_RAW:
         link.sealed = size
         return

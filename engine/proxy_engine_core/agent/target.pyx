@@ -27,12 +27,12 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
 from proxy_engine_core.link cimport (
-    LINK_OUT_LOW, OWNER_TARGET, Link, LinkHost, link_host, link_is_full, link_of, link_touch,
+    OWNER_TARGET, Link, LinkHost, link_host, link_is_full, link_of, link_touch,
 )
 from proxy_engine_core.messages cimport TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_FRAME_PAYLOAD_SHARED, YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
+    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
     YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST, YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL,
     YAMUX_RESET_UNREACHABLE, YamuxStream, yamux_stream_accept, yamux_stream_commit,
     yamux_stream_consume, yamux_stream_finish, yamux_stream_release, yamux_stream_reserve,
@@ -309,10 +309,9 @@ cdef void read_target(Target *target) noexcept nogil:
         if moved >= READ_BUDGET:
             conn_requeue(conn)
             return
-        # Behind a congested link small frames let others in between.
+        # Always large frames: what is read in one turn stands in the link's output without
+        # anybody else's frame in between, so small ones would only be more reads.
         allowed = YAMUX_FRAME_PAYLOAD_MAX
-        if buffer_size(&link.conn.out) > LINK_OUT_LOW:
-            allowed = YAMUX_FRAME_PAYLOAD_SHARED
         if allowed > stream.send_window:
             allowed = stream.send_window
         if allowed == 0:
