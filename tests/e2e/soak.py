@@ -162,7 +162,7 @@ class Weight:
             self.samples.append(self.look())
 
     def has_closed_all(self) -> bool:
-        """Whether it has no more descriptors than at first, but for links: who is busy makes more."""
+        """Whether it has no more descriptors than at first; busy agents make more links."""
         return self.look().fds <= self.samples[0].fds + LINKS_MORE
 
     @property
