@@ -33,6 +33,7 @@ from benchmarks.load.reference import Floor, Relay
 from benchmarks.load.subjects import (
     ROOT,
     Origin,
+    ProxyEngine,
     Running,
     Subject,
     bulk_path,
@@ -45,14 +46,15 @@ WARM_UP_SECONDS = 1.0
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 
-def all_subjects(floor: str | None) -> tuple[Subject, ...]:
+def all_subjects(floor: str | None, against: str | None) -> tuple[Subject, ...]:
     relays = (Relay("relay-chain", "copy"), Relay("relay-splice", "splice"))
-    return (*product_subjects(), *relays, Floor(floor))
+    other = () if against is None else (ProxyEngine("against", "tcp", root=Path(against)),)
+    return (*product_subjects(), *other, *relays, Floor(floor))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load benchmark: ours beside nginx, interleaved.")
-    names = ",".join(subject.name for subject in all_subjects(None))
+    names = ",".join(subject.name for subject in all_subjects(None, str(ROOT)))
     parser.add_argument("--only", metavar="A,B", help=f"subjects to run, of {names}")
     parser.add_argument("--cases", metavar="A,B", default="http-1k,bulk", help="http-1k, bulk")
     parser.add_argument("--clients", metavar="N,N", default="8,64,512", help="for http-1k")
@@ -61,6 +63,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bulk-mib", type=int, default=1024, help="size of one download")
     parser.add_argument(
         "--streams", metavar="N,N", default="1,8", help="downloads at once, for bulk"
+    )
+    parser.add_argument(
+        "--against", metavar="DIR", help="another checkout, built: the subject `against`"
     )
     parser.add_argument("--floor", metavar="FILE", help="C source of the floor program")
     parser.add_argument(
@@ -178,7 +183,7 @@ def benchmark(chosen: argparse.Namespace, folder: Path) -> list[report.Sample]:
     subjects: list[Subject] = []
     try:
         running = {}
-        for subject in all_subjects(chosen.floor):
+        for subject in all_subjects(chosen.floor, chosen.against):
             if wanted is not None and subject.name not in wanted:
                 continue
             reason = subject.unavailable()

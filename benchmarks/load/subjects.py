@@ -163,21 +163,24 @@ class Nginx:
 
 
 class ProxyEngine:
-    """`proxy-engine run` and `proxy-engine connect` of this tree, as a user starts them."""
+    """`proxy-engine run` and `proxy-engine connect` of a tree, as a user starts them."""
 
-    def __init__(self, name: str, transport: str, run: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, transport: str, run: Sequence[str] = (), root: Path = ROOT
+    ) -> None:
         """run: more arguments for the server."""
         self.name = name
+        self.root = root
         self.run = run
         self.transport = transport
         self.started: list[Process] = []
         self.command = [sys.executable, "-m", "proxy_engine"]
-        self.environment = {"PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'proxy'}"}
+        self.environment = {"PYTHONPATH": f"{root / 'engine'}:{root / 'proxy'}"}
 
     def unavailable(self) -> str | None:
-        if not (ROOT / "proxy" / "proxy_engine" / "cli").exists():
+        if not (self.root / "proxy" / "proxy_engine" / "cli").exists():
             return "there is no command line in this tree"
-        if not list((ROOT / "engine" / "proxy_engine_core").glob("core.*.so")):
+        if not list((self.root / "engine" / "proxy_engine_core").glob("core.*.so")):
             return "the engine is not built here (python setup.py build_ext --inplace)"
         return None
 

@@ -42,6 +42,7 @@ cdef struct Buffer:
     uint32_t start
     uint32_t end
     uint32_t headroom
+    uint32_t first_size                   # least room of the block an empty buffer borrows
 
 
 cdef void buffer_pool_init(BufferPool *pool) noexcept nogil

@@ -98,6 +98,8 @@ cdef int buffer_grow(Buffer *buffer, uint32_t size) noexcept nogil:
     cdef uint8_t *block
     if needed < size:
         return -ENOMEM
+    if buffer.capacity == 0 and needed < buffer.first_size:
+        needed = buffer.first_size
     # Compacting costs a copy of the unread bytes: worth it only when they are
     # the smaller half, or a slow reader would make it quadratic.
     if needed <= buffer.capacity and unread <= buffer.capacity // 2:

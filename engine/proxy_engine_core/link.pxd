@@ -26,7 +26,7 @@ from proxy_engine_core.io.conn cimport conn_mark_dirty
 from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 from proxy_engine_core.websocket.frame cimport WsReader
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_FRAME_PAYLOAD_SHARED, WindowBudget, YamuxSession, YamuxStream,
+    YAMUX_FRAME_PAYLOAD_MAX, WindowBudget, YamuxSession, YamuxStream,
     yamux_stream_urgent_size,
 )
 
@@ -167,12 +167,10 @@ cdef inline bint link_is_full(const Link *link, const YamuxStream *stream) noexc
 
 cdef inline uint32_t link_allowance(const Link *link, const YamuxStream *stream) noexcept nogil:
     # How much a source that need not wait may put on its stream in one go. While others
-    # wait, frames are small and no more than a burst passes them.
+    # wait, no more of it than passes them.
     cdef uint32_t most = YAMUX_FRAME_PAYLOAD_MAX
-    if buffer_size(&link.conn.out) > LINK_OUT_LOW:
+    if buffer_size(&link.conn.out) > LINK_OUT_LOW and yamux_stream_urgent_size(stream):
         most = yamux_stream_urgent_size(stream)
-        if most == 0:
-            most = YAMUX_FRAME_PAYLOAD_SHARED
     return min(most, stream.send_window)
 
 cdef inline bint link_turn_is_over(const Link *link, uint32_t moved) noexcept nogil:

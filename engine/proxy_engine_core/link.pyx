@@ -37,12 +37,11 @@ from proxy_engine_core.wire cimport load_be32, store_be16, store_be32
 from proxy_engine_core.yamux.session cimport (
     YAMUX_EVENT_ACK, YAMUX_EVENT_DATA, YAMUX_EVENT_FIN, YAMUX_EVENT_GO_AWAY,
     YAMUX_EVENT_NEED_MORE, YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG, YAMUX_EVENT_RESET,
-    YAMUX_EVENT_WINDOW, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YamuxEvent, YamuxStream,
-    yamux_frames_size, yamux_session_any_stream, yamux_session_free, yamux_session_go_away,
-    yamux_session_init, yamux_session_next, yamux_session_ping, yamux_session_tune,
-    yamux_stream_accept,
-    yamux_stream_consume, yamux_stream_open, yamux_stream_release, yamux_stream_rest,
-    yamux_stream_send,
+    YAMUX_EVENT_WINDOW, YAMUX_FRAME_PAYLOAD_MAX, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED,
+    YamuxEvent, YamuxStream, yamux_frames_size, yamux_session_any_stream, yamux_session_free,
+    yamux_session_go_away, yamux_session_init, yamux_session_next, yamux_session_ping,
+    yamux_session_tune, yamux_stream_accept, yamux_stream_consume, yamux_stream_open,
+    yamux_stream_release, yamux_stream_rest, yamux_stream_send,
 )
 
 
@@ -440,6 +439,9 @@ cdef void seal(Link *link, Buffer *out) noexcept nogil:
     cdef bint is_bulk = out == &link.conn.out
     cdef uint8_t key[4]
     cdef int header_size
+    # A turn that moved much is followed by more of its kind: one block for all of it instead
+    # of three, each copied into the next.
+    out.first_size = size if size > YAMUX_FRAME_PAYLOAD_MAX else 0
     if is_bulk and link.carrier == CARRIER_WEBSOCKET:
         most = LINK_MESSAGE_SIZE if link.is_congested else LINK_MESSAGE_SIZE_MAX
         if size > most:

@@ -1,9 +1,10 @@
 /* Byte work that is worth vectors: XOR masking and UTF-8 checking.
  *
  * The vectors are the compiler's own (vector_size), not intrinsics: 16 bytes are
- * SSE2 on x86-64, NEON on aarch64 and plain words elsewhere, from one source. Only
- * the 32-byte kernel needs asking: it is compiled for AVX2 by a function attribute
- * and chosen at run time, so the wheel runs on every machine and needs no -march.
+ * SSE2 on x86-64, NEON on aarch64 and plain words elsewhere, from one source
+ * (tests/native/simd_vectors.c runs it on arm64). Only two kernels need asking, 32-byte
+ * masking and UTF-8 that is not ASCII: they are compiled for AVX2 by a function
+ * attribute and chosen at run time, so the wheel runs on every machine without -march.
  *
  * Nothing here reads or writes outside [bytes, bytes + size), whatever the
  * alignment: loads and stores are memcpy, and ends that do not fill a vector are
@@ -130,6 +131,8 @@ static inline uint32_t simd_mask_with(
     if (wide && size >= sizeof(simd_v32))
         simd_mask_v32(bytes, size, word);
     else
+#else
+    (void)wide;
 #endif
     if (size >= sizeof(simd_v16))
         simd_mask_v16(bytes, size, word);
@@ -187,14 +190,117 @@ static inline size_t simd_ascii_blocks(const uint8_t *bytes, size_t size)
     return done;
 }
 
+/* Text that is not ASCII, by vectors of 16: every pair of neighbours is classified by three
+ * table lookups of four bits each (the first byte's halves, the second's upper half), whose
+ * AND says what is wrong with the pair; that a byte is a second continuation is no fault
+ * exactly where the byte two before starts three bytes or the one three before four (Keiser
+ * and Lemire, "Validating UTF-8 in less than one instruction per byte"). Looking up needs
+ * a byte shuffle: part of NEON, on x86-64 it comes with the AVX2 that we ask for anyway. */
+#if SIMD_HAS_AVX2_KERNEL || defined(__aarch64__)
+#define SIMD_HAS_UTF8_KERNEL 1
+
+typedef uint8_t simd_b16 __attribute__((vector_size(16)));
+
+enum {
+    UTF8_SHORT = 1,        /* a continuation is missing */
+    UTF8_LONG = 2,         /* one too many */
+    UTF8_OVERLONG_3 = 4,   /* E0 80..9F */
+    UTF8_LARGE = 8,        /* F4 90..BF, F5.. */
+    UTF8_SURROGATE = 16,   /* ED A0..BF */
+    UTF8_OVERLONG_2 = 32,  /* C0, C1 */
+    UTF8_OVERLONG_4 = 64,  /* F0 80..8F, and F5.. 80..8F */
+    UTF8_SECOND = 128,     /* a continuation behind a continuation */
+    UTF8_ANY = UTF8_SHORT | UTF8_LONG | UTF8_SECOND,
+    UTF8_F5 = UTF8_ANY | UTF8_LARGE | UTF8_OVERLONG_4
+};
+
+/* Bytes used, a whole number of characters, while there are 32 more and not all ASCII; ends
+ * at the first vector with a fault: *is_valid = 0. The text begins with a character. */
+#if SIMD_HAS_AVX2_KERNEL
+__attribute__((target("avx2")))
+#endif
+static size_t simd_utf8_blocks(const uint8_t *bytes, size_t size, int *is_valid)
+{
+    static const simd_b16 first_high = {
+        UTF8_LONG, UTF8_LONG, UTF8_LONG, UTF8_LONG, UTF8_LONG, UTF8_LONG, UTF8_LONG, UTF8_LONG,
+        UTF8_SECOND, UTF8_SECOND, UTF8_SECOND, UTF8_SECOND, UTF8_SHORT | UTF8_OVERLONG_2,
+        UTF8_SHORT, UTF8_SHORT | UTF8_OVERLONG_3 | UTF8_SURROGATE,
+        UTF8_SHORT | UTF8_LARGE | UTF8_OVERLONG_4,
+    };
+    static const simd_b16 first_low = {
+        UTF8_ANY | UTF8_OVERLONG_2 | UTF8_OVERLONG_3 | UTF8_OVERLONG_4,
+        UTF8_ANY | UTF8_OVERLONG_2, UTF8_ANY, UTF8_ANY, UTF8_ANY | UTF8_LARGE, UTF8_F5, UTF8_F5,
+        UTF8_F5, UTF8_F5, UTF8_F5, UTF8_F5, UTF8_F5, UTF8_F5, UTF8_F5 | UTF8_SURROGATE, UTF8_F5,
+        UTF8_F5,
+    };
+    enum { CONTINUATION = UTF8_LONG | UTF8_OVERLONG_2 | UTF8_SECOND };
+    static const simd_b16 second_high = {
+        UTF8_SHORT, UTF8_SHORT, UTF8_SHORT, UTF8_SHORT, UTF8_SHORT, UTF8_SHORT, UTF8_SHORT,
+        UTF8_SHORT, CONTINUATION | UTF8_OVERLONG_3 | UTF8_OVERLONG_4,
+        CONTINUATION | UTF8_OVERLONG_3 | UTF8_LARGE, CONTINUATION | UTF8_SURROGATE | UTF8_LARGE,
+        CONTINUATION | UTF8_SURROGATE | UTF8_LARGE, UTF8_SHORT, UTF8_SHORT, UTF8_SHORT,
+        UTF8_SHORT,
+    };
+    static const simd_b16 back_1 = {15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30};
+    static const simd_b16 back_2 = {14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29};
+    static const simd_b16 back_3 = {13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28};
+    simd_b16 before = {0};
+    size_t done = 0, rest = 1;
+    while (size - done >= 32 && simd_ascii_blocks(bytes + done, 32) == 0) {
+        for (int half = 0; half < 2; half++) {
+            simd_b16 now, one, two, three, found, second, fault;
+            uint64_t words[2];
+            memcpy(&now, bytes + done, 16);
+            one = __builtin_shuffle(before, now, back_1);
+            two = __builtin_shuffle(before, now, back_2);
+            three = __builtin_shuffle(before, now, back_3);
+            found = __builtin_shuffle(first_high, one >> 4)
+                & __builtin_shuffle(first_low, one & 15)
+                & __builtin_shuffle(second_high, now >> 4);
+            second = ((simd_b16)(two >= 0xE0) | (simd_b16)(three >= 0xF0)) & UTF8_SECOND;
+            fault = found ^ second;
+            memcpy(words, &fault, 16);
+            if (words[0] | words[1]) {
+                *is_valid = 0;
+                return done;
+            }
+            before = now;
+            done += 16;
+        }
+    }
+    /* A character that goes on behind the last vector is left to whoever comes next. */
+    for (; done != 0 && rest <= 3; rest++) {
+        uint8_t byte = bytes[done - rest];
+        if (byte >= 0xC0)
+            return byte >= (rest == 1 ? 0xC0 : rest == 2 ? 0xE0 : 0xF0) ? done - rest : done;
+        if (byte < 0x80)
+            break;
+    }
+    return done;
+}
+#else
+#define SIMD_HAS_UTF8_KERNEL 0
+#endif
+
 /* 1: valid so far, *state updated (0 when the text may end here); 0: invalid. */
 static inline int simd_utf8(uint32_t *state, const uint8_t *bytes, size_t size)
 {
     const uint8_t *end = bytes + size;
     uint32_t expect = *state;
+#if SIMD_HAS_UTF8_KERNEL
+    const int has_kernel = simd_has_avx2() || !SIMD_HAS_AVX2_KERNEL;
+#endif
     while (bytes < end) {
         if (expect == 0) {
             bytes += simd_ascii_blocks(bytes, (size_t)(end - bytes));
+#if SIMD_HAS_UTF8_KERNEL
+            if (has_kernel && end - bytes >= 32) {
+                int is_valid = 1;
+                bytes += simd_utf8_blocks(bytes, (size_t)(end - bytes), &is_valid);
+                if (!is_valid)
+                    return 0;
+            }
+#endif
             while (bytes < end && *bytes < 0x80)
                 bytes++;
             if (bytes == end)

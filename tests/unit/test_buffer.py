@@ -133,6 +133,22 @@ def test_room_is_reserved_without_being_committed(pool):
     assert buffer.state()["capacity"] == 2 * CLASS_SIZE_MIN
 
 
+def test_a_buffer_that_expects_much_borrows_one_block_for_it(pool):
+    buffer = BufferHandle(pool)
+    buffer.expect(100_000)
+    buffer.append(b"x")
+    assert buffer.state()["capacity"] == 131072
+    buffer.append(b"y" * 100_000)
+    assert pool.state()["bytes_lent_max"] == 131072  # it never had to grow
+    buffer.consume(100_001)
+    buffer.append(b"z" * 200_000)  # more than expected is no matter
+    assert buffer.state()["capacity"] == 262144
+    buffer.free()
+    buffer.expect(0)
+    buffer.append(b"x")
+    assert buffer.state()["capacity"] == CLASS_SIZE_MIN
+
+
 def test_appending_nothing_borrows_nothing(pool):
     buffer = BufferHandle(pool)
     assert buffer.append(b"") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import pytest
 
@@ -117,3 +118,15 @@ def test_utf8_is_valid_so_far_but_may_not_end_within_a_character() -> None:
     for size in range(2, 5):
         assert websocket.utf8_check([text[:size]]) == (True, False)
     assert websocket.utf8_check([text]) == (True, True)
+
+
+# Around every border of RFC 3629's table.
+BORDERS = bytes.fromhex("41 80 8f 90 9f a0 bf c1 c2 df e0 e1 ed ef f0 f4 f5")
+
+
+def test_every_run_of_four_border_bytes_within_longer_text_is_judged_as_python_does() -> None:
+    # Across the border of two vectors, so that lookups, not the byte-by-byte rest, decide.
+    before, behind = "é".encode() * 7, "東".encode() * 16
+    for run in product(BORDERS, repeat=4):
+        text = before + bytes(run) + behind
+        assert websocket.utf8_check([text]) == (is_utf8(text),) * 2, bytes(run)

@@ -80,6 +80,9 @@ cdef class BufferHandle:
     def grow(self, uint32_t size):
         return buffer_grow(&self.buffer, size)
 
+    def expect(self, uint32_t size):
+        self.buffer.first_size = size
+
     def free(self):
         buffer_free(&self.buffer)
 

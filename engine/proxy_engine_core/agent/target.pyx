@@ -311,6 +311,8 @@ cdef void read_target(Target *target) noexcept nogil:
         if moved >= READ_BUDGET:
             conn_requeue(conn)
             return
+        # Always large frames: what is read in one turn stands in the link's output without
+        # anybody else's frame in between, so small ones would only be more reads.
         allowed = link_allowance(link, stream)
         if allowed == 0:
             return

@@ -341,9 +341,9 @@ cdef bint use_head(
 
 cdef int check_size(Worker *worker, const Head *head) noexcept nogil:
     # The configured limits, where they are below those of the parser.
-    cdef uint32_t line_size = head.size - 2
+    cdef uint32_t line_size = head.size - 4            # without its CRLF, as the parser counts
     if head.field_count:
-        line_size = head.fields[0].name.start
+        line_size = head.fields[0].name.start - 2
     if line_size > worker.options.request_line_size_max:
         return HEAD_ERROR_LINE_TOO_LONG
     if (

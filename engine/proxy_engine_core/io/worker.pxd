@@ -25,7 +25,7 @@ from proxy_engine_core.spsc cimport SpscRing
 cdef enum:
     WORKER_EVENTS_MAX = 512               # epoll events a turn
     WORKER_SCRATCH_SIZE = 64 * 1024       # bytes a visitor or target is read into
-    WORKER_LINK_READ_SIZE = 256 * 1024    # bytes a link is read into; more gains nothing
+    WORKER_LINK_READ_SIZE = 260 * 1024    # bytes a link is read into: a turn's 256 KiB, framed
     WORKER_ARENA_SIZE = 128 * 1024        # rewritten heads waiting for their send
     GATHER_MAX = 64                       # spans sent together
     GATHER_COPY_MAX = 2048                # bytes of a span that are copied rather than listed

@@ -56,8 +56,9 @@ class Connection:
         """The transport has ended: a Close event with 1006, or nothing if the peer said Close."""
 
     def outgoing(self) -> bytes:
-        """What the protocol itself wants to say: pongs, and the answer to a Close or to an
-        error, after which nothing else can be sent. Empty most of the time."""
+        """What the protocol itself wants to say: pongs (unless bytes you took since carry them
+        already), and the answer to a Close or to an error, after which nothing else can be
+        sent. Empty most of the time."""
 
     def send_text(self, text: str, final: bool = True) -> bytes:
         """The bytes of a text message.

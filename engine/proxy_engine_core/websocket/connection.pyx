@@ -23,7 +23,8 @@ from proxy_engine_core.buffer cimport (
 )
 from proxy_engine_core.simd cimport simd_mask
 from proxy_engine_core.websocket.deflate cimport (
-    WS_WINDOW_BITS_MAX, WS_WINDOW_BITS_MIN, WsDeflate, ws_deflate, ws_deflate_init,
+    WS_DEFLATE_SIZE_MIN, WS_WINDOW_BITS_MAX, WS_WINDOW_BITS_MIN, WsDeflate, ws_deflate,
+    ws_deflate_init,
 )
 from proxy_engine_core.websocket.events cimport Binary, Close, Ping, Pong, Text
 from proxy_engine_core.websocket.frame cimport (
@@ -33,7 +34,7 @@ from proxy_engine_core.websocket.frame cimport (
     ws_header_encode, ws_header_size,
 )
 from proxy_engine_core.websocket.message cimport (
-    WS_DEFLATE_SIZE_MIN, WS_MESSAGE_SIZE_MAX, WsMessages, ws_frame_write, ws_messages_free,
+    WS_MESSAGE_SIZE_MAX, WsMessages, ws_frame_write, ws_messages_free,
     ws_messages_init, ws_messages_next,
 )
 from proxy_engine_core.wire cimport store_be16
@@ -52,6 +53,7 @@ cdef enum:
     KEY_SIZE = 4
     KEYS_SIZE = 1024 * KEY_SIZE   # masking keys asked from the system at a time
     REST_MAX = 3                  # bytes of a UTF-8 character that is not whole
+    WINDOW_BITS_LEAST = 8         # that can be agreed on (RFC 7692, 7.1.2)
     CLOSE_NO_STATUS = 1005        # these two are never on the wire
     CLOSE_ABNORMAL = 1006
 
@@ -110,7 +112,9 @@ cdef class Connection:
     cdef bint is_input_over           # by a Close, an error or the end of the transport
     cdef bint is_close_sent
     cdef bint is_ended                # the transport has
-    cdef int window_bits              # of what we compress; 0: permessage-deflate is off
+    # Of what we compress. 0: permessage-deflate is off; below WS_WINDOW_BITS_MIN: we only
+    # read it.
+    cdef int window_bits
     cdef uint8_t sending_opcode       # of the message being sent in parts; 0: none
     cdef uint8_t rest_size
     cdef uint8_t rest[REST_MAX]       # streaming: the begin of a character cut by a part's end
@@ -127,10 +131,8 @@ cdef class Connection:
             raise ValueError(f"max_message_size is 1 to {WS_MESSAGE_SIZE_MAX} bytes")
         if deflate is not None:
             self.window_bits = deflate.window_bits
-            if not WS_WINDOW_BITS_MIN <= self.window_bits <= WS_WINDOW_BITS_MAX:
-                raise ValueError(
-                    f"window_bits is {WS_WINDOW_BITS_MIN} to {WS_WINDOW_BITS_MAX}"
-                )
+            if not WINDOW_BITS_LEAST <= self.window_bits <= WS_WINDOW_BITS_MAX:
+                raise ValueError(f"window_bits is {WINDOW_BITS_LEAST} to {WS_WINDOW_BITS_MAX}")
         self.is_client = role == "client"
         self.auto_pong = auto_pong
         self.answer_reason = ""
@@ -255,15 +257,17 @@ cdef class Connection:
     # ---- Sending
 
     def outgoing(self):
-        cdef bytes answer = b""
-        if self.is_ended:
-            return answer
-        if buffer_size(&self.pongs):
-            answer = buffer_head(&self.pongs)[:buffer_size(&self.pongs)]
-            buffer_free(&self.pongs)
-        if self.is_input_over and not self.is_close_sent:
-            answer += self.close(self.answer_code, self.answer_reason)
-        return answer
+        if self.is_input_over and not self.is_close_sent and not self.is_ended:
+            return self.close(self.answer_code, self.answer_reason)
+        return self.take_pongs()
+
+    cdef bytes take_pongs(self):
+        cdef bytes due
+        if self.is_ended or not buffer_size(&self.pongs):
+            return b""
+        due = buffer_head(&self.pongs)[:buffer_size(&self.pongs)]
+        buffer_free(&self.pongs)
+        return due
 
     def send_text(self, str text not None, bint final=True):
         cdef Py_ssize_t size
@@ -338,9 +342,11 @@ cdef class Connection:
             frame = self.frame(WS_CONTINUATION, is_final, payload, size)
             self.sending_opcode = 0 if is_final else opcode
             return frame
-        if is_final and self.window_bits and size >= WS_DEFLATE_SIZE_MIN:
+        if (
+            is_final and self.window_bits >= WS_WINDOW_BITS_MIN and size >= WS_DEFLATE_SIZE_MIN
+        ):
             deflated_size = ws_deflate(
-                &shared_deflate, self.window_bits, payload, size, &deflated
+                &shared_deflate, self.window_bits, payload, size, &deflated, size - 1
             )
             if deflated_size:
                 try:
@@ -356,7 +362,8 @@ cdef class Connection:
     cdef bytes frame(
         self, uint8_t opcode, bint is_final, const uint8_t *payload, Py_ssize_t size
     ):
-        # Header and payload in one piece, so that one write sends it.
+        # Header and payload in one piece, so that one write sends it. Pongs that are due go
+        # ahead of it: they answer what came before.
         cdef int header_size = ws_header_size(size, self.is_client)
         cdef bytes frame = PyBytes_FromStringAndSize(NULL, header_size + size)
         cdef uint8_t *place = <uint8_t *>PyBytes_AS_STRING(frame)
@@ -366,6 +373,8 @@ cdef class Connection:
             memcpy(place + header_size, payload, size)
             if key != NULL:
                 simd_mask(place + header_size, size, key, 0)
+        if buffer_size(&self.pongs):
+            return self.take_pongs() + frame
         return frame
 
 

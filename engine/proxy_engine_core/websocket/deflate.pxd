@@ -11,6 +11,7 @@ from proxy_engine_core.websocket.zlib cimport z_stream
 cdef enum:
     WS_WINDOW_BITS_MIN = 9        # 8 is in the RFC, but zlib has no raw deflate for it
     WS_WINDOW_BITS_MAX = 15
+    WS_DEFLATE_SIZE_MIN = 64      # bytes; shorter messages hardly shrink
     WS_WINDOW_BITS_COUNT = WS_WINDOW_BITS_MAX - WS_WINDOW_BITS_MIN + 1
 
 cdef struct WsDeflate:            # of one thread
@@ -28,7 +29,8 @@ cdef int ws_inflate(
     WsDeflate *deflate, const uint8_t *source, size_t size, Buffer *target, uint64_t size_max
 ) noexcept nogil
 # Append the compressed payload to `target`: its size, or 0 with nothing appended when it
-# would not be smaller (or there is no memory): send the message as it is then.
+# would be more than size_max (or there is no memory): send the message as it is then.
 cdef size_t ws_deflate(
-    WsDeflate *deflate, int window_bits, const uint8_t *source, size_t size, Buffer *target
+    WsDeflate *deflate, int window_bits, const uint8_t *source, size_t size, Buffer *target,
+    size_t size_max
 ) noexcept nogil

@@ -143,28 +143,29 @@ cdef z_stream *deflate_stream(WsDeflate *shared, int window_bits) noexcept nogil
 
 
 cdef size_t ws_deflate(
-    WsDeflate *shared, int window_bits, const uint8_t *source, size_t size, Buffer *target
+    WsDeflate *shared, int window_bits, const uint8_t *source, size_t size, Buffer *target,
+    size_t size_max
 ) noexcept nogil:
+    # One byte more than is allowed: running out of room then says that it does not fit.
+    cdef size_t room = size_max + TAIL_SIZE + 1
     cdef z_stream *stream
     cdef uint8_t *place
-    cdef size_t written
-    if size <= 1 or size > MESSAGE_SIZE_MAX:
+    if size > MESSAGE_SIZE_MAX or room > 2 * <size_t>MESSAGE_SIZE_MAX:
         return 0
     stream = deflate_stream(shared, window_bits)
     if stream == NULL:
         return 0
-    # With room for less than the message, running out of it says that it does not pay.
-    place = buffer_reserve(target, <uint32_t>size + TAIL_SIZE - 1)
+    place = buffer_reserve(target, <uint32_t>room)
     if place == NULL:
         return 0
     stream.next_in = source
     stream.avail_in = <uint32_t>size
     stream.next_out = place
-    stream.avail_out = <uint32_t>size + TAIL_SIZE - 1
+    stream.avail_out = <uint32_t>room
     if deflate(stream, Z_SYNC_FLUSH) != Z_OK or stream.avail_out == 0:
         if buffer_size(target) == 0:
             buffer_free(target)
         return 0
-    written = size + TAIL_SIZE - 1 - stream.avail_out - TAIL_SIZE
-    buffer_commit(target, <uint32_t>written)
-    return written
+    room -= stream.avail_out + TAIL_SIZE
+    buffer_commit(target, <uint32_t>room)
+    return room

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-WINDOW_BITS_MIN = 8  # what may be asked for; we compress with 9 at least, as zlib does
 WINDOW_BITS_MAX = 15
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -25,7 +24,7 @@ _SEPARATOR = re.compile(r"[ \t]*(?:,|$)")
 class Deflate(NamedTuple):
     """permessage-deflate as agreed on, for `Connection(deflate=...)`."""
 
-    window_bits: int = WINDOW_BITS_MAX  # of what this side compresses
+    window_bits: int = WINDOW_BITS_MAX  # of what we compress; 8: nothing, zlib needs 9
 
 
 class Extension(NamedTuple):
@@ -33,7 +32,8 @@ class Extension(NamedTuple):
     parameters: Mapping[str, str | None]  # None: no value
 
 
-OFFER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+OFFER = f"{ANSWER}; client_max_window_bits"
 
 
 def parse_extensions(values: Iterable[str]) -> list[Extension]:
@@ -81,7 +81,7 @@ def accept_deflate(offers: Iterable[Extension]) -> tuple[Deflate, str] | None:
             continue
         deflate = _accept(offer.parameters)
         if deflate is not None:
-            answer = OFFER
+            answer = ANSWER
             if "server_max_window_bits" in offer.parameters:
                 answer += f"; server_max_window_bits={deflate.window_bits}"
             return deflate, answer
@@ -96,7 +96,7 @@ def _accept(parameters: Mapping[str, str | None]) -> Deflate | None:
                 return None
         elif name == "server_max_window_bits":
             window_bits = _window_bits(value)
-            if window_bits <= WINDOW_BITS_MIN:  # zlib can not: an offer to decline (7.1.2.1)
+            if window_bits == 0:
                 return None
         elif name == "client_max_window_bits":
             # Only what the client is able to: we read any window.
@@ -121,12 +121,14 @@ def check_deflate(answers: Iterable[Extension]) -> Deflate | None:
         for name, value in answer.parameters.items():
             if name in ("server_no_context_takeover", "client_no_context_takeover"):
                 valid = value is None
+            elif name in ("server_max_window_bits", "client_max_window_bits"):
+                valid = _window_bits(value) != 0
             else:
-                # The server may limit its own window unasked, ours only when we offered that.
-                valid = name == "server_max_window_bits" and _window_bits(value) != 0
+                valid = False
             if not valid:
                 raise ValueError(f"the parameter {name} is not one the offer allows")
-        agreed = Deflate()
+        limit = answer.parameters.get("client_max_window_bits")
+        agreed = Deflate(WINDOW_BITS_MAX if limit is None else int(limit))
     return agreed
 
 

@@ -11,7 +11,6 @@ from proxy_engine_core.websocket.frame cimport WsEvent, WsReader
 
 cdef enum:
     WS_MESSAGE_SIZE_MAX = 1 << 30         # bytes; the largest limit that may be set
-    WS_DEFLATE_SIZE_MIN = 64              # bytes; shorter messages hardly shrink
 
 cdef struct WsMessages:
     WsReader frames
@@ -37,10 +36,4 @@ cdef int ws_messages_next(
 cdef int ws_frame_write(
     Buffer *target, uint8_t opcode, bint is_final, const uint8_t *payload, size_t size,
     const uint8_t *key
-) noexcept nogil
-# Append a message as one frame, compressed where that makes it smaller. deflate == NULL:
-# never; `scratch` is for its output and empty before and after.
-cdef int ws_message_write(
-    Buffer *target, uint8_t opcode, const uint8_t *payload, size_t size, const uint8_t *key,
-    WsDeflate *deflate, int window_bits, Buffer *scratch
 ) noexcept nogil

@@ -10,9 +10,9 @@ from proxy_engine_core.buffer cimport (
 )
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.simd cimport simd_mask, simd_utf8
-from proxy_engine_core.websocket.deflate cimport WsDeflate, ws_deflate, ws_inflate
+from proxy_engine_core.websocket.deflate cimport WsDeflate, ws_inflate
 from proxy_engine_core.websocket.frame cimport (
-    WS_COMPRESSED, WS_ERROR_INTERNAL, WS_ERROR_UTF8, WS_EVENT_DATA, WS_EVENT_NEED_MORE,
+    WS_ERROR_INTERNAL, WS_ERROR_UTF8, WS_EVENT_DATA, WS_EVENT_NEED_MORE,
     WS_HEADER_SIZE_MAX, WS_TEXT, WsEvent, ws_header_encode, ws_reader_init, ws_reader_next,
 )
 
@@ -106,20 +106,3 @@ cdef int ws_frame_write(
             simd_mask(place + header_size, size, key, 0)
     buffer_commit(target, header_size + <uint32_t>size)
     return 0
-
-
-cdef int ws_message_write(
-    Buffer *target, uint8_t opcode, const uint8_t *payload, size_t size, const uint8_t *key,
-    WsDeflate *deflate, int window_bits, Buffer *scratch
-) noexcept nogil:
-    cdef size_t deflated = 0
-    cdef int error
-    if deflate != NULL and size >= WS_DEFLATE_SIZE_MIN:
-        deflated = ws_deflate(deflate, window_bits, payload, size, scratch)
-    if deflated == 0:
-        return ws_frame_write(target, opcode, True, payload, size, key)
-    error = ws_frame_write(
-        target, opcode | WS_COMPRESSED, True, buffer_head(scratch), deflated, key
-    )
-    buffer_free(scratch)
-    return error

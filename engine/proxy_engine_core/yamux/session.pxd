@@ -189,7 +189,8 @@ cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogi
 cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t size) noexcept nogil
 # Read straight behind a reserved header: at most `size` <= YAMUX_FRAME_PAYLOAD_MAX
 # bytes may be written at the returned place, then committed; nothing else may touch
-# the output buffers in between. Passes bulk if the stream still may, whatever the size. commit(0) abandons the frame. NULL: no memory.
+# the output buffers in between. It passes bulk if the stream still may, whatever its size.
+# commit(0) abandons the frame. NULL: no memory.
 cdef uint8_t *yamux_stream_reserve(YamuxStream *stream, uint32_t size) noexcept nogil
 cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil
 cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil   # FIN; once, no-op after RST

@@ -105,6 +105,15 @@ def test_pings_are_answered_in_order_by_outgoing() -> None:
     assert receiver.receive(sender.outgoing()) == [Pong(b"x" * 125)]
 
 
+def test_a_pong_that_is_due_goes_ahead_of_what_is_sent_next() -> None:
+    server, client = pair()
+    server.receive(client.ping(b"1"))
+    assert client.receive(server.send_text("a")) == [Pong(b"1"), Text("a")]
+    assert server.outgoing() == b""
+    server.receive(client.ping(b"2") + client.close())
+    assert client.receive(server.outgoing()) == [Pong(b"2"), Close(1000)]
+
+
 def test_pings_are_the_callers_with_auto_pong_off() -> None:
     receiver, sender = pair(auto_pong=False)
     assert receiver.receive(sender.ping(b"1")) == [Ping(b"1")]

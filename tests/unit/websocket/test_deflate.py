@@ -196,7 +196,14 @@ def test_streaming_gives_compressed_messages_whole() -> None:
     ]
 
 
-@pytest.mark.parametrize("window_bits", [0, 8, 16])
-def test_windows_zlib_can_not_do_are_refused(window_bits: int) -> None:
+def test_a_window_too_small_for_zlib_means_compressed_input_only() -> None:
+    receiver, sender = Connection("server", deflate=Deflate(8)), Connection("client")
+    assert receiver.send_text("a" * 1000) == Connection("server").send_text("a" * 1000)
+    assert receiver.receive(frame(TEXT | COMPRESSED, deflated(b"abc"))) == [Text("abc")]
+    assert receiver.receive(sender.send_text("plain")) == [Text("plain")]
+
+
+@pytest.mark.parametrize("window_bits", [0, 7, 16])
+def test_windows_that_can_not_be_agreed_on_are_refused(window_bits: int) -> None:
     with pytest.raises(ValueError, match="window_bits"):
         Connection("server", deflate=Deflate(window_bits))

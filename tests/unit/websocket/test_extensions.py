@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy_engine_core.websocket.extensions import (
+    ANSWER,
     OFFER,
     Deflate,
     Extension,
@@ -12,8 +13,6 @@ from proxy_engine_core.websocket.extensions import (
     check_deflate,
     parse_extensions,
 )
-
-ANSWER = OFFER
 
 
 @pytest.mark.parametrize(
@@ -61,9 +60,14 @@ NO_TAKEOVER = "; server_no_context_takeover; client_no_context_takeover"
             15,
             NO_TAKEOVER + "; server_max_window_bits=15",
         ),
+        (
+            "permessage-deflate; server_max_window_bits=8",  # and we compress nothing
+            8,
+            NO_TAKEOVER + "; server_max_window_bits=8",
+        ),
         # The first that can be accepted.
         ("x-webkit-deflate-frame, permessage-deflate", 15, NO_TAKEOVER),
-        ("permessage-deflate; server_max_window_bits=8, permessage-deflate", 15, NO_TAKEOVER),
+        ("permessage-deflate; server_max_window_bits=7, permessage-deflate", 15, NO_TAKEOVER),
     ],
 )
 def test_offers_a_server_accepts(offer: str, window_bits: int, answer: str) -> None:
@@ -76,7 +80,7 @@ def test_offers_a_server_accepts(offer: str, window_bits: int, answer: str) -> N
     [
         "",
         "permessage-bzip2",
-        "permessage-deflate; server_max_window_bits=8",  # zlib can not
+        "permessage-deflate; server_max_window_bits=7",
         "permessage-deflate; server_max_window_bits",
         "permessage-deflate; server_max_window_bits=16",
         "permessage-deflate; server_max_window_bits=09",
@@ -102,6 +106,8 @@ def test_our_server_answers_what_our_client_accepts() -> None:
         (ANSWER, Deflate()),
         ("permessage-deflate; server_no_context_takeover", Deflate()),
         (ANSWER + "; server_max_window_bits=8", Deflate()),  # of the server: we read any
+        (ANSWER + "; client_max_window_bits=10", Deflate(10)),
+        (ANSWER + "; client_max_window_bits=8", Deflate(8)),
     ],
 )
 def test_answers_a_client_accepts(answer: str, agreed: Deflate | None) -> None:
@@ -112,7 +118,8 @@ def test_answers_a_client_accepts(answer: str, agreed: Deflate | None) -> None:
     "answer",
     [
         "permessage-deflate",  # 7.1.1.1: what was demanded must be agreed to
-        ANSWER + "; client_max_window_bits=10",  # not offered
+        ANSWER + "; client_max_window_bits",
+        ANSWER + "; client_max_window_bits=16",
         ANSWER + "; server_max_window_bits=7",
         ANSWER + "; server_max_window_bits",
         ANSWER + "; unknown",
