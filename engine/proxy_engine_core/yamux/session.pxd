@@ -10,7 +10,8 @@
 #   frame's payload or delta.
 # - Credit is granted when bytes are *consumed* (the destination took them), in
 #   steps of a quarter window. How large the window is, window.pxd says.
-# - Frames for unknown streams are ignored and counted; their payload is skipped.
+# - Frames for unknown streams are ignored and counted; their payload is skipped. So are
+#   data and FIN behind a FIN.
 # - Payload is delivered as it arrives; a frame is never assembled.
 # - An RST frame of either type has no payload and no delta: its length is a code.
 # - The peer's new ids need not grow: a stock Go peer that opens from two goroutines
@@ -53,7 +54,7 @@ cdef enum YamuxError:                # returned by yamux_session_next; answer Go
     YAMUX_ERROR_TYPE = -2
     YAMUX_ERROR_STREAM_ID = -3       # SYN on a live id, wrong parity, id 0
     YAMUX_ERROR_WINDOW = -4          # the peer overran a window, or grew ours past 2^32-1
-    YAMUX_ERROR_FLAGS = -5           # FIN twice, data after FIN, ACK never asked for
+    YAMUX_ERROR_FLAGS = -5           # an ACK twice, or never asked for
     YAMUX_ERROR_PING = -6            # a pong nobody asked for
     YAMUX_ERROR_MEMORY = -7
 

@@ -257,9 +257,6 @@ cdef int stream_frame_apply(
         ):
             return YAMUX_ERROR_FLAGS
         stream.flags |= YAMUX_STREAM_ACK_RECEIVED
-    if stream.flags & YAMUX_STREAM_FIN_RECEIVED:
-        if flags & YAMUX_FIN or (is_data and length != 0):
-            return YAMUX_ERROR_FLAGS
     if is_data:
         if not window_announce(stream, length):
             return YAMUX_ERROR_WINDOW
@@ -275,6 +272,16 @@ cdef int stream_frame_apply(
     session.payload_flags = flags
     session.payload_remaining = length if is_data else 0
     return 0
+
+
+cdef bint is_behind_fin(
+    const YamuxStream *stream, bint is_data, uint32_t flags, uint32_t length
+) noexcept nogil:
+    # More of what the peer has finished. Not worth a session: a stock Go peer lets a FIN
+    # overtake data, a stock Rust peer says FIN for every close of its owner's.
+    return stream.flags & YAMUX_STREAM_FIN_RECEIVED != 0 and (
+        flags & YAMUX_FIN != 0 or (is_data and length != 0)
+    )
 
 
 cdef int stream_frame_take(YamuxSession *session, const YamuxHeader *header) noexcept nogil:
@@ -312,7 +319,10 @@ cdef int stream_frame_take(YamuxSession *session, const YamuxHeader *header) noe
         if stream == NULL:
             return YAMUX_ERROR_MEMORY
         session.peer_stream_count += 1
-    elif stream == NULL or stream.flags & YAMUX_STREAM_RESET:
+    elif (
+        stream == NULL or stream.flags & YAMUX_STREAM_RESET
+        or is_behind_fin(stream, is_data, flags, length)
+    ):
         session.unknown_stream_frames += 1
         session.payload_remaining = length if is_data else 0
         return 0
