@@ -34,7 +34,11 @@ from tests.e2e.soakvisitors import Ledger, SoakVisitor
 from tests.e2e.target import Target, TargetProcess
 
 VISITORS = 16
-ENGINE = {"pool_idle_ms": 300, "ping_interval_ms": 300, "link_stall_ms": 1500}
+ENGINE = {
+    "pool_idle_ms": 300, "ping_interval_ms": 300, "link_stall_ms": 1500,
+    # Its pages are touched for the first time one by one: a small one is warm soon.
+    "log_ring_size": 512 * 1024,
+}  # fmt: skip
 SETTLE = 60.0  # seconds for the last visitor's last request, the slowest timeout included
 # A leak of 1 KiB with every request would be some 200 KiB/s; allocators wander less than this.
 RSS_GROWTH_MAX = 1500.0  # KiB, by the slope over the second half
