@@ -20,7 +20,7 @@ from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
     CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
-    Worker,
+    WaitList, Worker,
 )
 
 
@@ -122,8 +122,9 @@ cdef void conn_close(Conn *conn) noexcept nogil:
             worker.gather.arena_used = 0
         else:
             gather_flush(worker)
-    if buffer_size(&conn.out):
-        # Cut off in the middle of what we had to say: never by an end that looks complete.
+    if buffer_size(&conn.out) or conn.flags & CONN_BROKEN:
+        # Cut off in the middle of what we had to say (keep() drops it once the connection is
+        # broken): never by an end that looks complete.
         socket_reset_on_close(conn.fd)
     close(conn.fd)             # leaves the epoll set by itself: nobody dups our fds
     conn.fd = -1
@@ -335,7 +336,7 @@ cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept no
 
 cdef void conn_finish_writing(Conn *conn) noexcept nogil:
     CHECK(buffer_size(&conn.out) == 0)
-    if not conn.flags & CONN_FINISHED:
+    if not conn.flags & (CONN_FINISHED | CONN_BROKEN):
         conn.flags |= CONN_FINISHED
         socket_finish_writing(conn.fd)
 
@@ -363,29 +364,40 @@ cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil:
         timer_set(&conn.worker.wheel, &conn.timer, conn.worker.now_ms + after_ms)
 
 
-cdef void conn_wait(Conn *conn, Conn **waiting) noexcept nogil:
-    if conn.wait_link != NULL:
+cdef void conn_wait(Conn *conn, WaitList *waiting) noexcept nogil:
+    if conn.wait_list != NULL:
         return
-    conn.wait_next = waiting[0]
-    if conn.wait_next != NULL:
-        conn.wait_next.wait_link = &conn.wait_next
-    conn.wait_link = waiting
-    waiting[0] = conn
+    conn.wait_list = waiting
+    conn.wait_next = NULL
+    conn.wait_previous = waiting.last
+    if waiting.last == NULL:
+        waiting.first = conn
+    else:
+        waiting.last.wait_next = conn
+    waiting.last = conn
 
 
 cdef void conn_stop_waiting(Conn *conn) noexcept nogil:
-    if conn.wait_link == NULL:
+    cdef WaitList *waiting = conn.wait_list
+    if waiting == NULL:
         return
-    conn.wait_link[0] = conn.wait_next
-    if conn.wait_next != NULL:
-        conn.wait_next.wait_link = conn.wait_link
-    conn.wait_next = NULL
-    conn.wait_link = NULL
+    if conn.wait_previous == NULL:
+        waiting.first = conn.wait_next
+    else:
+        conn.wait_previous.wait_next = conn.wait_next
+    if conn.wait_next == NULL:
+        waiting.last = conn.wait_previous
+    else:
+        conn.wait_next.wait_previous = conn.wait_previous
+    conn.wait_list = NULL
 
 
-cdef void conn_wake_all(Conn **waiting) noexcept nogil:
-    cdef Conn *conn
-    while waiting[0] != NULL:
-        conn = waiting[0]
-        conn_stop_waiting(conn)
-        conn_requeue(conn)
+cdef void conn_wake_first(WaitList *waiting) noexcept nogil:
+    cdef Conn *conn = waiting.first
+    conn_stop_waiting(conn)
+    conn_requeue(conn)
+
+
+cdef void conn_wake_all(WaitList *waiting) noexcept nogil:
+    while waiting.first != NULL:
+        conn_wake_first(waiting)
