@@ -54,13 +54,18 @@ cdef enum ConnFlag:
     CONN_CLOSED = 64
     CONN_FINISHED = 128                   # we shut down our writing side
 
+cdef struct WaitList:                     # first come, first served
+    Conn *first
+    Conn *last
+
 cdef struct Conn:
     Worker *worker
     Conn *next_ready
     Conn *next_dirty
     Conn *next_closed
-    Conn *wait_next                       # in another connection's wait list
-    Conn **wait_link
+    WaitList *wait_list                   # another connection's, that this one is in
+    Conn *wait_next
+    Conn *wait_previous
     Timer timer
     Buffer out                            # what the socket did not take yet
     int fd
