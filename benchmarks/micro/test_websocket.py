@@ -18,6 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from websockets.protocol import SERVER, Protocol
 
 from proxy_engine_core._testing import websocket
+from proxy_engine_core.websocket import Connection, Deflate
 
 try:
     from websockets.speedups import apply_mask
@@ -35,12 +36,23 @@ def best_seconds(benchmark: BenchmarkFixture) -> float:
     return float(benchmark.stats.stats.min)
 
 
-def report(benchmark: BenchmarkFixture, size: int, count: int, *, frames: bool) -> None:
+# Least GB/s of masking by (size, kernel), most ns to read a frame by size.
+MASKING_BUDGETS = {(1024, "AVX2"): 80.0, (1024, "16 bytes"): 45.0, (64, "AVX2"): 10.0}
+FRAME_BUDGETS = {64: 10.0}
+
+
+def report(
+    benchmark: BenchmarkFixture, size: int, count: int, *, frames: bool, budget: float | None = None
+) -> None:
     seconds = best_seconds(benchmark) / count
+    rate = size / seconds / 1e9
     if frames:
         benchmark.extra_info["ns/frame"] = round(seconds * 1e9, 1)
-    benchmark.extra_info["GB/s"] = round(size / seconds / 1e9, 2)
-    print(benchmark.extra_info)
+    benchmark.extra_info["GB/s"] = round(rate, 2)
+    if budget is not None:
+        is_met = seconds * 1e9 <= budget if frames else rate >= budget
+        benchmark.extra_info["budget"] = f"{budget:g}, {'met' if is_met else 'MISSED'}"
+    print(benchmark.name, benchmark.extra_info)
 
 
 @pytest.mark.parametrize("kernel", ["best", "16 bytes"])
@@ -49,7 +61,9 @@ def test_masking(benchmark: BenchmarkFixture, size: int, kernel: str) -> None:
     rounds = 4 * (2_000_000 // size)
     # Payload lies behind a 6 byte header, so it is not aligned.
     benchmark(websocket.mask_rounds, size, rounds, 6, kernel == "best")
-    report(benchmark, size, rounds, frames=False)
+    used = "AVX2" if kernel == "best" and websocket.HAS_AVX2 else "16 bytes"
+    budget = MASKING_BUDGETS.get((size, used))
+    report(benchmark, size, rounds, frames=False, budget=budget)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -84,7 +98,7 @@ def test_reading_frames(benchmark: BenchmarkFixture, size: int) -> None:
     stream, count = batch(size)
     rounds = 100
     assert benchmark(websocket.reader_rounds, stream, rounds) == rounds * count * size
-    report(benchmark, size, rounds * count, frames=True)
+    report(benchmark, size, rounds * count, frames=True, budget=FRAME_BUDGETS.get(size))
 
 
 def read_by_websockets(stream: bytes) -> int:
@@ -107,6 +121,58 @@ def test_reading_frames_by(
     stream, count = batch(size)
     assert benchmark(read, stream) == count
     report(benchmark, size, count, frames=True)
+
+
+# ---- The Python face: bytes in, events out.
+
+
+@pytest.mark.parametrize("size", FRAME_SIZES)
+def test_receiving_by_the_python_face(benchmark: BenchmarkFixture, size: int) -> None:
+    stream, count = batch(size)
+    connection = Connection("server")
+    assert benchmark(lambda: len(connection.receive(stream))) == count
+    report(benchmark, size, count, frames=True)
+
+
+@pytest.mark.parametrize("size", FRAME_SIZES)
+def test_receiving_single_frames_by_the_python_face(benchmark: BenchmarkFixture, size: int) -> None:
+    connection = Connection("server")
+    frame = batch(size)[0][: 6 + size + (2 if size > 125 else 0)]
+    rounds = 1000
+
+    def run() -> None:
+        for _ in range(rounds):
+            connection.receive(frame)
+
+    benchmark(run)
+    report(benchmark, size, rounds, frames=True)
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest.mark.parametrize("size", FRAME_SIZES)
+def test_sending_by_the_python_face(benchmark: BenchmarkFixture, size: int, role: str) -> None:
+    connection = Connection("server" if role == "server" else "client")
+    text = "x" * size
+    rounds = 1000
+
+    def run() -> None:
+        for _ in range(rounds):
+            connection.send_text(text)
+
+    benchmark(run)
+    report(benchmark, size, rounds, frames=True)
+
+
+@pytest.mark.parametrize("size", [1024, 65536])
+def test_deflating_and_inflating_by_the_python_face(benchmark: BenchmarkFixture, size: int) -> None:
+    sender = Connection("server", deflate=Deflate())
+    receiver = Connection("client", deflate=Deflate())
+    text = ('{"id": 12345, "name": "a device", "state": "online", "load": 0.25}, ' * 1000)[:size]
+    benchmark(lambda: receiver.receive(sender.send_text(text)))
+    report(benchmark, size, 1, frames=True)
+
+
+# ---- UTF-8
 
 
 @pytest.mark.parametrize(

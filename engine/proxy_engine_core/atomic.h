@@ -2,7 +2,8 @@
  *
  * MPSC mailbox: many producers push, one worker takes everything (io/mailbox).
  * SPSC ring:    one worker writes, Python reads (spsc).
- * Counters:     one worker writes, anybody reads (relaxed). */
+ * Counters:     one worker writes, anybody reads (relaxed).
+ * Totals:       all workers add and subtract (io/crew). */
 #ifndef PROXY_ENGINE_ATOMIC_H
 #define PROXY_ENGINE_ATOMIC_H
 
@@ -28,6 +29,22 @@ static inline void counter_add(uint64_t *value, uint64_t amount)
 {
     __atomic_store_n(value, __atomic_load_n(value, __ATOMIC_RELAXED) + amount,
                      __ATOMIC_RELAXED);
+}
+
+/* Both return the new value. */
+static inline uint64_t atomic_add(uint64_t *value, uint64_t amount)
+{
+    return __atomic_add_fetch(value, amount, __ATOMIC_SEQ_CST);
+}
+
+static inline uint64_t atomic_subtract(uint64_t *value, uint64_t amount)
+{
+    return __atomic_sub_fetch(value, amount, __ATOMIC_SEQ_CST);
+}
+
+static inline int atomic_load_flag(const int *flag)
+{
+    return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
 }
 
 static inline int atomic_exchange_flag(int *flag, int to)

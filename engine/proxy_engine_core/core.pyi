@@ -14,7 +14,7 @@ EVENT_TARGET_FAILED: Final = 6
 EVENT_DRAINED: Final = 7
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
-WORKERS_MAX: Final = 1
+WORKERS_MAX: Final = 64
 
 # (EVENT_AUTH, ticket, peer "ip:port", request head bytes): a device asks for a link.
 #   Answer with auth_reply(ticket, ...) within 10 s or the engine answers 503.
@@ -64,7 +64,8 @@ LOG_ABORTED: Final = 4      # the response did not end cleanly
 LOG_TUNNEL: Final = 8       # became a byte tunnel (Upgrade)
 LOG_LOCAL: Final = 16       # answered by the proxy itself
 
-# ("set", key, route id, links, tunnel name): links may be () - the device is offline.
+# ("set", key, route id, links, tunnel name): links may be () - the device is offline; the
+#   first 128 count.
 # ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
 # X-Proxy-Tunnel field, "default" for requests that match no other route.
 RouteOp: TypeAlias = (

@@ -67,6 +67,10 @@ cdef enum Counter:
     COUNT_VISITOR_BYTES_IN
     COUNT_VISITOR_BYTES_OUT
     COUNT_MEMORY_ERRORS
+    COUNT_VISITORS_MOVED_OUT
+    COUNT_VISITORS_MOVED_IN
+    COUNT_VISITOR_MOVES_EXHAUSTED
+    COUNT_LINKS_MOVED
     COUNTER_COUNT
 
 cdef inline void count(uint64_t *counters, int which, uint64_t amount) noexcept nogil:

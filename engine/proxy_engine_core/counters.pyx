@@ -61,6 +61,10 @@ cdef tuple NAMES = (
     "visitor_bytes_in",
     "visitor_bytes_out",
     "memory_errors",
+    "visitors_moved_out",
+    "visitors_moved_in",
+    "visitor_moves_exhausted",
+    "links_moved",
 )
 if len(NAMES) != COUNTER_COUNT:
     raise ImportError("counters.pyx and counters.pxd disagree")

@@ -117,9 +117,9 @@ cdef struct LinkSetup:
     bint has_preamble
 
 cdef void link_init_worker(Worker *worker) noexcept nogil
-# Turn an established connection (after its 101) into a link and emit EVENT_LINK_UP; NULL: no
-# memory, the connection is closed. `early` bytes came in behind the handshake; the link may
-# be gone again (EVENT_LINK_DOWN) when this returns.
+# Turn an established connection (after its 101, and crew_add_link()) into a link and emit
+# EVENT_LINK_UP; NULL: no memory, the connection is closed. `early` bytes came in behind the
+# handshake; the link may be gone again (EVENT_LINK_DOWN) when this returns.
 cdef Link *link_establish(
     Conn *conn, const LinkSetup *setup, const char *peer, const uint8_t *head, uint32_t head_size,
     uint8_t *early, uint32_t early_size

@@ -22,6 +22,7 @@ from proxy_engine_core.io.conn cimport (
     conn_close, conn_deadline, conn_recv, conn_replace, conn_requeue, conn_send, conn_wake_all,
     gather_flush,
 )
+from proxy_engine_core.io.crew cimport crew_drop_link
 from proxy_engine_core.io.socket cimport socket_tune_link
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_LINK, CONN_READABLE, CONN_WRITABLE, WORKER_LINK_READ_SIZE, Conn, Worker,
@@ -77,6 +78,7 @@ cdef Link *link_establish(
     cdef Link *link = <Link *>calloc(1, sizeof(Link))
     if link == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        crew_drop_link(worker.crew, worker.index)
         conn_close(conn)
         return NULL
     conn_replace(conn, &link.conn, CONN_LINK)
@@ -150,6 +152,7 @@ cdef void link_fail(Link *link, const char *reason) noexcept nogil:
     host.closed(link)
     conn_wake_all(&link.waiting)
     count(worker.counters, COUNT_LINKS_CLOSED, 1)
+    crew_drop_link(worker.crew, worker.index)
     worker_emit(
         worker, EVENT_LINK_DOWN, link.id, link.device, link.bytes_in,
         link.bytes_out, worker.now_ms - link.up_ms, reason, <uint32_t>strlen(reason), NULL, 0,

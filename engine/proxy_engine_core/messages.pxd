@@ -1,4 +1,4 @@
-# Messages from the control plane to a worker. One malloc'ed block each, MailboxNode
+# Messages to a worker, all but MOVE from the control plane. One malloc'ed block each, MailboxNode
 # first, variable bytes behind; the worker frees it after on_message().
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -17,6 +17,7 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_AUTH_REPLY
     MESSAGE_ROUTE_SET
     MESSAGE_ROUTE_DELETE
+    MESSAGE_MOVE                          # from another worker: forward/move.pxd
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -34,15 +35,19 @@ cdef struct AuthReplyMessage:             # then the response bytes
     MailboxNode node
     uint64_t ticket
     LinkSetup setup
+    int worker                            # where the link will live; -1: the engine chooses
     bint accept
     uint32_t size
 
+# `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over
     MailboxNode node
+    uint64_t version
     Route *route
 
 cdef struct RouteDeleteMessage:           # then the key
     MailboxNode node
+    uint64_t version
     uint32_t size
 
 cdef struct DialMessage:                  # then the request bytes

@@ -26,7 +26,7 @@ from proxy_engine.values import (
 
 ENV_PREFIX = "PROXY_ENGINE_"
 TUNNELS_MAX = 128  # of one agent: its "registered" answer must fit one control record
-LINKS_MAX = 8  # of one run of an agent: what a route of the engine can name
+LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

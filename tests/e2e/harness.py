@@ -475,9 +475,12 @@ class Pair:
         return self.agent
 
     def connect_all(self, port: int, *args: str, transport: str = "ws") -> None:
-        """... with TUNNELS tunnels, all to this port, for tunnel()."""
+        """... with TUNNELS tunnels, all to this port, for tunnel().
+
+        One link: its pool of connections is one, and whoever comes in on another worker moves.
+        """
         names = [f"t{number}" for number in range(TUNNELS)]
-        self.connect(dict.fromkeys(names, port), *args, transport=transport)
+        self.connect(dict.fromkeys(names, port), "--links", "1", *args, transport=transport)
 
     def tunnel(self) -> str:
         """The name of a tunnel that nobody used yet."""

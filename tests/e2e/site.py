@@ -51,6 +51,13 @@ class Site(Pair):
     def wait_online(self, tunnel: str, online: bool = True) -> None:
         wait_until(lambda: self.is_online(tunnel) is online)
 
+    def fds(self) -> list[int]:
+        """Open files of server and agent, but for their links: a busy agent makes more."""
+        assert self.agent is not None
+        stats = self.stats()
+        links = stats["links_opened"] - stats["links_closed"]
+        return [fd_count(each.popen.pid) - links for each in (self.server, self.agent)]
+
     def output(self) -> str:
         """Everything any process of this site has said so far."""
         return "\n".join(line for each in self.processes for line in [*each.out, *each.err])

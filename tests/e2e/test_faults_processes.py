@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.harness import Response, Truncated, Visitor, wait_until
 from tests.e2e.processes import Process
-from tests.e2e.site import Site, fd_count
+from tests.e2e.site import Site
 from tests.e2e.target import Target
 
 MIB = 1 << 20
@@ -179,12 +179,11 @@ def test_visitors_who_leave_give_everything_back(site: Site, target: Target) -> 
     assert site.agent is not None
     assert site.get("web", "/kib").status == 200
     wait_until(lambda: target.connections == 0)
-    processes = (site.server, site.agent)
 
     def held() -> tuple[int, ...]:
         stats = site.stats()
-        fds = [fd_count(each.popen.pid) for each in processes]
-        return (*fds, stats["connections"], stats["buffer_bytes"], target.connections)
+        connections = stats["connections"] - (stats["links_opened"] - stats["links_closed"])
+        return (*site.fds(), connections, stats["buffer_bytes"], target.connections)
 
     before = wait_until(held)
     for how in (Visitor.reset, lambda visitor: visitor.socket.close()):

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from proxy_engine.agent import BUSY_CHECK_INTERVAL, BUSY_TARGETS
+from proxy_engine.agent import BUSY_CHECK_INTERVAL, TARGETS_PER_LINK
+from proxy_engine_core.core import WORKERS_MAX
 from tests.e2e.faultproxy import FaultProxy
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.processes import Process
@@ -23,7 +24,9 @@ from tests.e2e.site import Site
 from tests.e2e.target import Target
 
 LINKS = 2
-LIMIT = ("--links-per-agent", str(LINKS))
+RUSH = LINKS * TARGETS_PER_LINK  # visitors at once
+WORKERS = min(LINKS, WORKERS_MAX)
+RUN = ("--workers", str(WORKERS), "--links-per-agent", str(LINKS))
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def target() -> Iterator[Target]:
 
 @pytest.fixture
 def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    site = Site(tmp_path / "data", server_args=getattr(request, "param", LIMIT))
+    site = Site(tmp_path / "data", server_args=getattr(request, "param", RUN))
     yield site
     site.close()
 
@@ -64,7 +67,7 @@ def connect(site: Site, target: Target, *args: str, **keywords: Any) -> Process:
 
 def rush(site: Site, target: Target) -> None:
     """So many visitors at once that the agent makes all its links."""
-    visitors = begin_slow(site, target, BUSY_TARGETS, "rush")
+    visitors = begin_slow(site, target, RUSH, "rush")
     wait_links(site, LINKS)
     target.release()
     for visitor in visitors:
@@ -96,7 +99,8 @@ def test_an_agent_makes_the_links_it_is_offered_and_says_so_once(
     site: Site, target: Target, transport: str
 ) -> None:
     agent = connect(site, target, transport=transport)
-    assert [link["number"] for link in links(site)] == [1, 2]
+    assert sorted(link["number"] for link in links(site)) == [1, 2]
+    assert {link["worker"] for link in links(site)} == set(range(WORKERS))
     serves(site)
     stats = site.stats()
     assert stats["links_opened"] == LINKS
@@ -114,11 +118,11 @@ def test_an_idle_agent_has_one_link(site: Site, target: Target) -> None:
 
 def test_an_agent_may_want_fewer(site: Site, target: Target) -> None:
     site.connect({"web": target.port}, "--links", "1")
-    visitors = begin_slow(site, target, BUSY_TARGETS)
+    visitors = begin_slow(site, target, RUSH)
     time.sleep(1.5 * BUSY_CHECK_INTERVAL)
     assert len(links(site)) == 1
     target.release()
-    assert [visitor.response().status for visitor in visitors] == [200] * BUSY_TARGETS
+    assert [visitor.response().status for visitor in visitors] == [200] * RUSH
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -134,6 +138,7 @@ def test_one_lost_link_is_made_again_while_the_other_serves(
         after = wait_links(site, LINKS)
         assert sorted(link["number"] for link in after) == [1, 2]
         assert before[1 - lost]["id"] in ids(after)
+        assert {link["worker"] for link in after} == set(range(WORKERS))
         serves(site)
         assert agent.popen.poll() is None
         assert sum('"message": "connected"' in line for line in agent.err) == 1
@@ -209,7 +214,7 @@ def test_all_links_are_made_again_with_the_next_server(
     site.restart_server()
     for device in ("default", "other"):
         wait_links(site, 1, device)
-    for visitor in begin_slow(site, target, BUSY_TARGETS):
+    for visitor in begin_slow(site, target, RUSH):
         wait_links(site, LINKS)
         target.release()
         assert visitor.response().status == 200

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Visitor, wait_until
-from tests.e2e.site import Growth, Site, fd_count
+from tests.e2e.site import Growth, Site
 from tests.e2e.slowreader import SlowReader, no_longer_moving, owed_size
 from tests.e2e.target import TargetProcess, pattern_sha256
 
@@ -48,8 +48,7 @@ def ask(visitor: Visitor, path: str) -> None:
 
 @pytest.mark.parametrize("site", ["tcp"], indirect=True)
 def test_a_thousand_clients_get_only_good_answers(site: Site) -> None:
-    processes = site.processes
-    before = [fd_count(each.popen.pid) for each in processes]
+    before = site.fds()
     done = subprocess.run(
         ["wrk", "-t1", f"-c{CLIENTS}", "-d3s", "--timeout", "10s", "-H", "Host: web.localhost",
          f"http://127.0.0.1:{site.port}/kib"],
@@ -65,7 +64,7 @@ def test_a_thousand_clients_get_only_good_answers(site: Site) -> None:
     assert stats["requests_aborted"] <= CLIENTS
     assert stats["responses_local"] == stats["memory_errors"] == stats["timeouts"] == 0
     # Idle streams are given back within seconds, and their connections with them.
-    wait_until(lambda: [fd_count(each.popen.pid) for each in processes] == before)
+    wait_until(lambda: site.fds() == before)
 
 
 def latencies(port: int, clients: int, rounds: int) -> list[float]:

@@ -26,7 +26,7 @@ import pytest
 from tests.e2e.faultproxy import FaultProxy, random_pieces, whole
 from tests.e2e.harness import CARRIERS, wait_until
 from tests.e2e.processes import Process
-from tests.e2e.site import Site, fd_count, rss_kib
+from tests.e2e.site import Site, rss_kib
 from tests.e2e.soakvisitors import Ledger, SoakVisitor
 from tests.e2e.target import Target, TargetProcess
 
@@ -242,8 +242,7 @@ def test_a_long_time_of_everything_at_once(tmp_path: Path, carrier: str) -> None
             wait_until(lambda: site.stats()["buffer_bytes"] == 0)
             wait_until(lambda: target.connections == 0)
             assert site.agent is not None
-            server_fds = fd_count(site.server.popen.pid)
-            agent_fds = fd_count(site.agent.popen.pid)
+            fds = site.fds()
             weight = Weight(site.server.popen.pid)
             visitors = [
                 SoakVisitor(f"v{number}", SEED + 1 + number, site.port, ledger)
@@ -271,8 +270,9 @@ def test_a_long_time_of_everything_at_once(tmp_path: Path, carrier: str) -> None
             assert_log_agrees(site, ledger)
             agent = site.agent
             wait_until(lambda: target.connections == 0, SETTLE)
-            wait_until(lambda: fd_count(site.server.popen.pid) <= server_fds, SETTLE)
-            wait_until(lambda: fd_count(agent.popen.pid) <= agent_fds, SETTLE)
+            wait_until(
+                lambda: all(now <= then for now, then in zip(site.fds(), fds, strict=True)), SETTLE
+            )
             # Uploads that were not whole were never taken for whole ones, and none came twice.
             uploads = [line for line in target.complete if line.startswith("POST") and "?" in line]
             assert len(uploads) == len(set(uploads))

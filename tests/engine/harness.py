@@ -8,6 +8,7 @@ session of its own on purpose: a test decides about every frame, also about wron
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -22,6 +23,8 @@ from proxy_engine_core.core import Engine
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 CANCEL, REFUSED, UNREACHABLE, TIMEOUT, UNKNOWN_TUNNEL, TARGET_LOST, PROTOCOL = range(7)
+# How many workers the engines of these tests have, where a test does not say.
+WORKERS = int(os.environ.get("PROXY_ENGINE_TEST_WORKERS", "1"))
 PATIENCE = 10.0  # seconds; far more than anything here takes
 WINDOW_SIZE = 256 * 1024
 # Tests count credit to the byte; those about the growth of windows ask for it.
@@ -355,6 +358,8 @@ class Device(Wire):
 class Running:
     """An engine with its events, and the wires a test has to it."""
 
+    is_listening = False
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.events: list[Any] = []
@@ -384,13 +389,20 @@ class Running:
     def stat(self, name: str) -> int:
         return self.engine.stats()[name]
 
+    def connections(self) -> int:
+        """Open connections, the listeners of a server apart."""
+        return self.stat("connections") - (self.engine.workers if self.is_listening else 0)
+
     def wait_stat(self, name: str, value: int) -> None:
         wait_until(lambda: self.stat(name) >= value, f"{name} {value}")
 
 
 class Server(Running):
-    def __init__(self, **options: int) -> None:
-        super().__init__(Engine("server", **{**FIXED_WINDOWS, **options}))
+    is_listening = True
+
+    def __init__(self, workers: int = WORKERS, **options: int) -> None:
+        options = {**FIXED_WINDOWS, **options}
+        super().__init__(Engine("server", workers=workers, **options))
         self.port = self.engine.listen("127.0.0.1", 0)
         self.engine.start()
         self.logs: list[Any] = []
@@ -432,13 +444,14 @@ class Server(Running):
         early: bytes = b"",
         device: int = 7,
         tunnel: str | None = "web",
+        worker: int = -1,
     ) -> Device:
         sock, ticket = self.knock(carrier, early)
         upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
         answer = f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: {upgrade}\r\n\r\n"
         self.engine.auth_reply(
             ticket, answer.encode(), accept=True, device=device, carrier=carrier,
-            window=window, streams_max=streams_max, preamble=preamble,
+            window=window, streams_max=streams_max, preamble=preamble, worker=worker,
         )  # fmt: skip
         made = Device(sock, carrier, preamble)
         self.wires.append(made)
@@ -460,9 +473,9 @@ class Server(Running):
 
 
 @contextmanager
-def serving(**options: int) -> Iterator[Server]:
+def serving(workers: int = WORKERS, **options: int) -> Iterator[Server]:
     """A running server; at the end nothing may be lent out of its buffers any more."""
-    server = Server(**options)
+    server = Server(workers, **options)
     try:
         yield server
     finally:
@@ -474,8 +487,9 @@ def serving(**options: int) -> Iterator[Server]:
 class Agent(Running):
     """An agent engine; the test plays the server it dials and the targets it connects to."""
 
-    def __init__(self, **options: int) -> None:
-        super().__init__(Engine("agent", **{**FIXED_WINDOWS, **options}))
+    def __init__(self, workers: int = WORKERS, **options: int) -> None:
+        options = {**FIXED_WINDOWS, **options}
+        super().__init__(Engine("agent", workers=workers, **options))
         self.engine.start()
         self.listener = self.listen()
         self.targets: list[socket.socket] = []
@@ -529,9 +543,9 @@ class Agent(Running):
 
 
 @contextmanager
-def dialling(**options: int) -> Iterator[Agent]:
+def dialling(workers: int = WORKERS, **options: int) -> Iterator[Agent]:
     """A running agent; at the end nothing may be lent out of its buffers any more."""
-    agent = Agent(**options)
+    agent = Agent(workers, **options)
     try:
         yield agent
     finally:

@@ -73,7 +73,7 @@ def test_the_control_plane_may_be_too_late() -> None:
         # The answer comes while it lingers, and again when it is gone.
         server.engine.auth_reply(ticket, b"HTTP/1.1 101 S\r\n\r\n", accept=True)
         sock.close()
-        wait_until(lambda: server.stat("connections") == 1)
+        wait_until(lambda: server.connections() == 0)
         server.engine.auth_reply(ticket, b"HTTP/1.1 101 S\r\n\r\n", accept=True)
         visitor = server.visitor()
         visitor.get()
@@ -89,9 +89,9 @@ def test_a_device_that_did_not_wait_for_its_answer(how: str) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         sock.close()
         if how == "abort":
-            wait_until(lambda: server.stat("connections") == 1)
+            wait_until(lambda: server.connections() == 0)
         server.engine.auth_reply(ticket, b"HTTP/1.1 101 S\r\n\r\n", accept=True)
-        wait_until(lambda: server.stat("connections") == 1)
+        wait_until(lambda: server.connections() == 0)
         opened, closed = server.stat("links_opened"), server.stat("links_closed")
         assert opened == closed
         if opened:

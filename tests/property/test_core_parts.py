@@ -225,19 +225,27 @@ KEYS = st.one_of(
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just("set"), KEYS, st.integers(1, 1 << 31)),
-            st.tuples(st.just("delete"), KEYS, st.just(0)),
+            st.tuples(
+                st.just("set"),
+                KEYS,
+                st.integers(1, 1 << 31),
+                st.lists(st.integers(0, 2**64 - 1), max_size=128),
+                st.binary(min_size=1, max_size=63),
+            ),
+            st.tuples(st.just("delete"), KEYS, st.just(0), st.just([]), st.just(b"")),
         ),
         max_size=100,
     )
 )
-def test_the_route_table_is_a_dict(steps: list[tuple[str, bytes, int]]) -> None:
+def test_the_route_table_is_a_dict(
+    steps: list[tuple[str, bytes, int, list[int], bytes]],
+) -> None:
     table = Routes()
-    model: dict[bytes, int] = {}
-    for verb, key, route in steps:
+    model: dict[bytes, tuple[int, list[int], bytes]] = {}
+    for verb, key, id_, links, name in steps:
         if verb == "set":
-            table.set(key, route)
-            model[key] = route
+            table.set(key, id_, links, name)
+            model[key] = (id_, links, name)
         else:
             table.delete(key)
             model.pop(key, None)
@@ -251,9 +259,12 @@ def test_the_route_table_grows_and_empties() -> None:
     keys = [f"host:{index}.test".encode() for index in range(3_000)]
     for round_ in (1, 2):
         for index, key in enumerate(keys):
-            table.set(key, index + round_)
+            table.set(key, index + round_, [round_] * (index % 129), b"web")
         assert len(table) == len(keys)
-        assert all(table.find(key) == index + round_ for index, key in enumerate(keys))
+        assert all(
+            table.find(key) == (index + round_, [round_] * (index % 129), b"web")
+            for index, key in enumerate(keys)
+        )
     for key in keys:
         table.delete(key)
         assert table.find(key) is None

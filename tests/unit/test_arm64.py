@@ -21,19 +21,21 @@ CROSS = "aarch64-linux-gnu-gcc"
 EMULATOR = next(filter(shutil.which, ["qemu-aarch64", "qemu-aarch64-static"]), None)
 
 
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    # Not under the sanitizers of the Python that runs this.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=100, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def compiled(compiler: list[str], folder: Path, *more: str) -> Path:
     program = folder / "simd_vectors"
     include = ROOT / "engine" / "proxy_engine_core"
-    command = [*compiler, *FLAGS, f"-I{include}", *more, str(SOURCE), "-o", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run(*compiler, *FLAGS, f"-I{include}", *more, SOURCE, "-o", program)
     return program
-
-
-def output(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.skipif(shutil.which(CROSS) is None, reason=f"no {CROSS} here")
@@ -42,7 +44,7 @@ def output(*command: str | Path) -> str:
 def test_the_neon_code_agrees_with_the_plain_way(tmp_path: Path, level: str) -> None:
     assert EMULATOR is not None
     program = compiled([CROSS], tmp_path, level, "-static")
-    assert output(EMULATOR, program).startswith("aarch64: ")
+    assert run(EMULATOR, program).stdout.startswith("aarch64: ")
 
 
 @pytest.mark.skipif(shutil.which(CROSS) is None, reason=f"no {CROSS} here")
@@ -60,6 +62,4 @@ def test_the_same_vectors_under_the_sanitizers_on_this_machine(tmp_path: Path) -
     program = compiled(
         ["gcc"], tmp_path, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    done = subprocess.run([program], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    run(program)

@@ -149,13 +149,17 @@ cdef class Routes:
     def __dealloc__(self):
         route_table_free(&self.table)
 
-    def set(self, bytes key, uint32_t id):
-        cdef Route *route = <Route *>calloc(1, sizeof(Route))
+    def set(self, bytes key, uint32_t id, list links, bytes name):
+        cdef Route *route
+        cdef uint64_t handles[ROUTE_LINKS_MAX]
+        for index, handle in enumerate(links):
+            handles[index] = handle
+        route = route_new(
+            id, handles, <uint32_t>len(links), <const uint8_t *><const char *>name,
+            <uint32_t>len(name), <const uint8_t *><const char *>key, <uint32_t>len(key),
+        )
         if route == NULL:
             raise MemoryError
-        route.id = id
-        route.key_size = <unsigned short>len(key)
-        memcpy(route.key, <const char *>key, len(key))
         route_table_set(&self.table, route)
 
     def delete(self, bytes key):
@@ -165,7 +169,10 @@ cdef class Routes:
         cdef Route *route = route_table_find(
             &self.table, <const uint8_t *><const char *>key, <uint32_t>len(key)
         )
-        return None if route == NULL else route.id
+        if route == NULL:
+            return None
+        links = [route_links(route)[index] for index in range(route.link_count)]
+        return (route.id, links, (<const char *>route_name(route))[:route.name_size])
 
     def __len__(self):
         return self.table.count

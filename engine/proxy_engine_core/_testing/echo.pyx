@@ -21,10 +21,12 @@ from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_deadline, conn_finish_writing, conn_flush_out, conn_recv,
     conn_requeue,
 )
+from proxy_engine_core.io.crew cimport crew_init
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_post
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_READABLE, CONN_VISITOR, WORKER_SCRATCH_SIZE, Conn, Worker,
-    worker_close_conns, worker_free, worker_new, worker_random, worker_start, worker_stop,
+    CONN_BROKEN, CONN_READABLE, CONN_VISITOR, WORKER_SCRATCH_SIZE, Conn, Crew, Worker,
+    worker_ask_to_stop, worker_close_conns, worker_free, worker_join, worker_new, worker_random,
+    worker_start,
 )
 from proxy_engine_core.options cimport Options, options_default
 from proxy_engine_core.websocket.deflate cimport (
@@ -208,15 +210,17 @@ cdef void adopt(Worker *worker, Adoption *adoption) noexcept nogil:
         echo_receive(echo, <uint8_t *>(adoption + 1), adoption.early_size)
 
 
-cdef void on_message(Worker *worker, MailboxNode *message) noexcept nogil:
+cdef bint on_message(Worker *worker, MailboxNode *message) noexcept nogil:
     if message.kind == MESSAGE_ADOPT:
         adopt(worker, <Adoption *>message)
+    return False
 
 
 @cython.final
 cdef class EchoWorker:
     """One worker thread that echoes on the connections it is given."""
 
+    cdef Crew crew
     cdef Worker *worker
     cdef Options options
     cdef EchoRole role
@@ -225,7 +229,8 @@ cdef class EchoWorker:
     def __cinit__(self, uint64_t max_message_size):
         self.python_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         options_default(&self.options)
-        self.worker = worker_new(0, self.python_fd, &self.options)
+        crew_init(&self.crew, 1)
+        self.worker = worker_new(&self.crew, 0, self.python_fd, &self.options)
         if self.worker == NULL:
             raise MemoryError
         ws_deflate_init(&self.role.deflate)
@@ -242,7 +247,8 @@ cdef class EchoWorker:
 
     def __dealloc__(self):
         if self.worker != NULL:
-            worker_stop(self.worker)
+            worker_ask_to_stop(self.worker)
+            worker_join(self.worker)
             worker_close_conns(self.worker)
             buffer_free(&self.role.deflated)
             ws_deflate_free(&self.role.deflate)

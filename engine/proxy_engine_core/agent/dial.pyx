@@ -16,6 +16,7 @@ from proxy_engine_core.http1.head cimport (
 from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_deadline, conn_flush_out, conn_recv,
 )
+from proxy_engine_core.io.crew cimport crew_drop_link
 from proxy_engine_core.io.socket cimport (
     ADDRESS_TEXT_SIZE, address_port, address_text, socket_connect, socket_error,
 )
@@ -58,6 +59,7 @@ cdef void emit_failure(
     Worker *worker, uint64_t dial, const char *reason, int error, int status,
     const uint8_t *answer, uint32_t answer_size, uint32_t head_size
 ) noexcept nogil:
+    crew_drop_link(worker.crew, worker.index)                # Engine.dial() counted it
     worker_emit(
         worker, EVENT_DIAL_FAILED, dial, <uint64_t>error, <uint64_t>status, head_size, 0,
         reason, <uint32_t>strlen(reason), answer, answer_size,

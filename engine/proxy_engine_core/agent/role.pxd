@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
+from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link cimport LinkHost
 from proxy_engine_core.messages cimport TargetEntry
@@ -13,10 +14,11 @@ cdef struct AgentRole:
     uint32_t target_count
     uint32_t table_version                # changes with `targets`
     uint32_t open_targets                 # connections to targets
-    bint drained
 
 cdef inline AgentRole *agent_of(Worker *worker) noexcept nogil:
     return <AgentRole *>worker.role
 
 cdef int agent_init(Worker *worker) noexcept nogil             # 0, -ENOMEM
+# What a message owns that nobody will read any more; the message itself stays.
+cdef void agent_discard(MailboxNode *message) noexcept nogil
 cdef void agent_free(Worker *worker) noexcept nogil            # before worker_free

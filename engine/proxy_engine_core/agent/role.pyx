@@ -6,9 +6,9 @@ from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
 from proxy_engine_core.agent.target cimport target_init_worker, target_open
-from proxy_engine_core.events cimport EVENT_DRAINED
+from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
-from proxy_engine_core.io.worker cimport CONN_LINK, Worker, worker_emit
+from proxy_engine_core.io.worker cimport CONN_LINK, Worker
 from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
 from proxy_engine_core.messages cimport (
     MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND, MESSAGE_TARGETS,
@@ -41,6 +41,11 @@ cdef void agent_free(Worker *worker) noexcept nogil:
     worker.role = NULL
 
 
+cdef void agent_discard(MailboxNode *message) noexcept nogil:
+    if message.kind == MESSAGE_TARGETS:
+        free((<TargetsMessage *>message).targets)
+
+
 cdef void nothing(Link *link) noexcept nogil:
     pass
 
@@ -55,7 +60,7 @@ cdef Link *find_link(Worker *worker, uint64_t id) noexcept nogil:
     return NULL
 
 
-cdef void agent_message(Worker *worker, MailboxNode *message) noexcept nogil:
+cdef bint agent_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     cdef TargetsMessage *targets
     cdef LinkMessage *for_link
@@ -75,18 +80,15 @@ cdef void agent_message(Worker *worker, MailboxNode *message) noexcept nogil:
         for_link = <LinkMessage *>message
         link = find_link(worker, for_link.link)
         if link == NULL:
-            return
+            return False
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(link, <const uint8_t *>(for_link + 1), for_link.size)
         else:
             link_close(link, <const char *>(for_link + 1))
+    return False
 
 
 cdef void agent_turn(Worker *worker) noexcept nogil:
-    cdef AgentRole *role = agent_of(worker)
-    if not worker.is_draining or role.drained:
-        return
     # Streams the server keeps idle in its pool it gives back when it hears of the drain.
-    if role.open_targets == 0 or worker.now_ms >= worker.drain_deadline_ms:
-        role.drained = True
-        worker_emit(worker, EVENT_DRAINED, role.open_targets, 0, 0, 0, 0, NULL, 0, NULL, 0)
+    if worker.is_draining:
+        crew_settle(worker, agent_of(worker).open_targets == 0)

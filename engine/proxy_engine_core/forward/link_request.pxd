@@ -12,7 +12,13 @@ cdef bint asks_for_link(const Head *head) noexcept nogil
 cdef void ask_control_plane(
     Visitor *visitor, const uint8_t *bytes, uint32_t head_size
 ) noexcept nogil
-# The control plane's answer: a whole HTTP response.
+# The control plane's answer: a whole HTTP response. `worker`: where the link is to live;
+# -1: where the fewest are.
 cdef void visitor_auth_reply(
-    Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup
+    Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup,
+    int worker
+) noexcept nogil
+# The device has its 101: from here on it is a link of this worker's, counted already.
+cdef void visitor_establish(
+    Visitor *visitor, const LinkSetup *setup, uint8_t *early, uint32_t early_size
 ) noexcept nogil

@@ -7,12 +7,16 @@ from libc.string cimport memchr, memcmp, strlen
 from proxy_engine_core.buffer cimport buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, count
 from proxy_engine_core.events cimport EVENT_AUTH
+from proxy_engine_core.forward.move cimport device_move
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_AUTH, Visitor, transaction_fail, transaction_free, visitor_finish,
+    VISITOR_AUTH, Visitor, transaction_fail, transaction_free, visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.conn cimport conn_deadline, conn_write
-from proxy_engine_core.io.worker cimport CONN_BROKEN, Conn, Worker, conn_handle, worker_emit
+from proxy_engine_core.io.crew cimport crew_add_link, crew_drop_link, crew_least_linked
+from proxy_engine_core.io.worker cimport (
+    CONN_BROKEN, Conn, Crew, Worker, conn_handle, worker_emit,
+)
 from proxy_engine_core.link cimport LinkSetup, link_establish
 
 cdef enum:
@@ -56,10 +60,12 @@ cdef void peer_text(const Visitor *visitor, char *target) noexcept nogil:
 
 
 cdef void visitor_auth_reply(
-    Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup
+    Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup,
+    int worker
 ) noexcept nogil:
     cdef Conn *conn = &visitor.conn
-    cdef char peer[64]
+    cdef Crew *crew = conn.worker.crew
+    cdef uint32_t index
     if visitor.state != VISITOR_AUTH:
         return
     # The control plane logs and counts device logins itself: no request record.
@@ -69,8 +75,21 @@ cdef void visitor_auth_reply(
         count(conn.worker.counters, COUNT_AUTH_REFUSED, 1)
         visitor_finish(visitor)
         return
+    index = crew_least_linked(crew, conn.worker.index) if worker < 0 else <uint32_t>worker
+    crew_add_link(crew, index)
+    if index == conn.worker.index:
+        visitor_establish(
+            visitor, setup, buffer_head(&visitor.input), buffer_size(&visitor.input)
+        )
+        buffer_consume(&visitor.input, buffer_size(&visitor.input))
+    elif not device_move(visitor, index, setup):
+        crew_drop_link(crew, index)
+        visitor_close(visitor)
+
+
+cdef void visitor_establish(
+    Visitor *visitor, const LinkSetup *setup, uint8_t *early, uint32_t early_size
+) noexcept nogil:
+    cdef char peer[64]
     peer_text(visitor, peer)
-    link_establish(
-        conn, setup, peer, NULL, 0, buffer_head(&visitor.input), buffer_size(&visitor.input)
-    )
-    buffer_consume(&visitor.input, buffer_size(&visitor.input))
+    link_establish(&visitor.conn, setup, peer, NULL, 0, early, early_size)

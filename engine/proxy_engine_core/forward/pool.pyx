@@ -13,7 +13,7 @@ from proxy_engine_core.forward.idle cimport (
     IdleLimit, idle_keep_us, idle_limit_closed, idle_limit_init, idle_limit_survived,
     idle_limit_told,
 )
-from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
+from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route, route_name
 from proxy_engine_core.forward.transaction cimport (
     HttpStream, StreamPool, Transaction, Visitor,
 )
@@ -128,7 +128,7 @@ cdef HttpStream *pool_take(
     stream.owner_kind = OWNER_HTTP
     link_touch(link)
     if link.has_preamble and yamux_stream_send(
-        stream, preamble, preamble_encode(preamble, route.name, route.name_size)
+        stream, preamble, preamble_encode(preamble, route_name(route), route.name_size)
     ) < 0:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)

@@ -7,15 +7,20 @@ from libc.string cimport memcpy
 from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport (
     COUNT_BAD_REQUESTS, COUNT_CONNECTIONS_USED_UP, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED,
-    count,
+    COUNT_VISITOR_MOVES_EXHAUSTED, count,
 )
 from proxy_engine_core.forward.admission cimport admit_device, admit_visitor
-from proxy_engine_core.forward.clock cimport transaction_deadline, upload_starts
+from proxy_engine_core.forward.clock cimport (
+    transaction_deadline, upload_starts, visitor_rest_deadline,
+)
+from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pool cimport (
     pool_is_full, pool_stop_waiting, pool_take, pool_wait,
 )
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
-from proxy_engine_core.forward.route cimport ROUTE_KEY_SIZE_MAX, Route, route_table_find
+from proxy_engine_core.forward.route cimport (
+    ROUTE_KEY_SIZE_MAX, Route, route_links, route_table_find,
+)
 from proxy_engine_core.forward.transaction cimport (
     LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, LOG_RETRIED, LOG_REUSED,
     VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_OUT_HIGH, VISITOR_WAITING, HttpStream, ServerRole,
@@ -32,9 +37,12 @@ from proxy_engine_core.http1.head cimport (
 from proxy_engine_core.http1.rewrite cimport (
     RequestRewrite, request_head_bound, request_head_write,
 )
-from proxy_engine_core.io.conn cimport conn_deadline, conn_recv, conn_requeue, conn_wait
+from proxy_engine_core.io.conn cimport (
+    conn_deadline, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
+)
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_LINK, CONN_READABLE, Conn, Worker, conn_handle, worker_conn, worker_random,
+    CONN_BROKEN, CONN_LINK, CONN_READABLE, Conn, Worker, conn_handle, handle_worker, worker_conn,
+    worker_random,
 )
 from proxy_engine_core.link cimport Link, link_is_full, link_of, link_touch
 from proxy_engine_core.yamux.session cimport yamux_stream_commit, yamux_stream_reserve
@@ -217,15 +225,15 @@ cdef Route *find_route(ServerRole *role, const Head *head) noexcept nogil:
 
 
 cdef Link *live_link(Worker *worker, const Route *route, uint64_t last_choice) noexcept nogil:
-    # Replicas take turns by chance; `last_choice` only if there is no other.
-    cdef uint32_t start = 0
+    """A live link of this worker's: several take turns by chance, `last_choice` only if
+    there is no other."""
+    cdef const uint64_t *links = route_links(route)
+    cdef uint32_t start = any_of(worker, route.link_count)
     cdef uint32_t index
     cdef Conn *conn
     cdef Link *found = NULL
-    if route.link_count > 1:
-        start = <uint32_t>(worker_random(worker) % route.link_count)
     for index in range(route.link_count):
-        conn = worker_conn(worker, route.links[(start + index) % route.link_count])
+        conn = worker_conn(worker, links[(start + index) % route.link_count])
         if (
             conn != NULL and conn.kind == CONN_LINK and not (<Link *>conn).is_closing
             and not (<Link *>conn).is_draining
@@ -235,6 +243,45 @@ cdef Link *live_link(Worker *worker, const Route *route, uint64_t last_choice) n
             if conn_handle(conn) != last_choice:
                 break
     return found
+
+
+cdef uint32_t any_of(Worker *worker, uint32_t how_many) noexcept nogil:
+    return <uint32_t>(worker_random(worker) % how_many) if how_many > 1 else 0
+
+
+cdef int other_worker(Worker *worker, const Route *route) noexcept nogil:
+    """The worker of a link that is not this one's, alive or not; -1: there is none."""
+    cdef const uint64_t *links = route_links(route)
+    cdef uint32_t start = any_of(worker, route.link_count)
+    cdef uint32_t index, other
+    for index in range(route.link_count):
+        other = handle_worker(links[(start + index) % route.link_count])
+        if other != worker.index and other < worker.crew.worker_count:
+            return <int>other
+    return -1
+
+
+cdef bint move_on(
+    Visitor *visitor, uint32_t other, const uint8_t *bytes, uint32_t size
+) noexcept nogil:
+    """To the worker where the tunnel's link is, once earlier answers are out. As use_head()."""
+    cdef Conn *conn = &visitor.conn
+    cdef Worker *worker = conn.worker
+    pool_stop_waiting(visitor)
+    conn_stop_waiting(conn)
+    if worker.gather.conn == conn:
+        gather_flush(worker)
+    if buffer_size(&conn.out):
+        visitor.state = VISITOR_WAITING   # for the socket: its edge makes us look again
+        visitor_rest_deadline(visitor)
+        return False
+    if size == 0:
+        bytes = buffer_head(&visitor.input)
+        size = buffer_size(&visitor.input)
+    if not visitor_move(visitor, other, bytes, size):
+        visitor.transaction.request_done = False      # the head is still in our input
+        transaction_fail(visitor, 503, b"no_memory", b"The proxy is out of memory.")
+    return True
 
 
 cdef bint use_head(
@@ -250,7 +297,7 @@ cdef bint use_head(
     cdef Link *link
     cdef HttpStream *http
     cdef RequestRewrite rewrite
-    cdef int status
+    cdef int status, other
     cdef int error = request_head_parse(head, bytes, head_size)
     if error == 0:
         error = check_size(worker, head)
@@ -266,7 +313,7 @@ cdef bint use_head(
     transaction.request_size = 0
     transaction.request_framing = <uint8_t>request_body_framing(head)
     transaction.request_done = transaction.request_framing == BODY_NONE
-    if not transaction.is_admitted and not admit_visitor(visitor):
+    if transaction.moves == 0 and not transaction.is_admitted and not admit_visitor(visitor):
         if transaction.request_done:
             take_head_off(visitor, bytes, head_size, size)
         transaction_fail(
@@ -286,6 +333,12 @@ cdef bint use_head(
         return True
     transaction.route = route.id
     link = live_link(worker, route, transaction.refused_by)
+    if link == NULL or conn_handle(&link.conn) == transaction.refused_by:
+        other = other_worker(worker, route)
+        if other >= 0:
+            if transaction.moves < MOVES_MAX:
+                return move_on(visitor, <uint32_t>other, bytes, size)
+            count(worker.counters, COUNT_VISITOR_MOVES_EXHAUSTED, 1)
     if link == NULL:
         if transaction.request_done:
             take_head_off(visitor, bytes, head_size, size)

@@ -8,20 +8,17 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     ROUTE_BUCKETS_MIN = 64            # a power of two
-    ROUTE_LINKS_MAX = 8               # replicas of a tunnel one route can name
+    ROUTE_LINKS_MAX = 128             # links one route can name: replicas times links of each
     ROUTE_KEY_SIZE_MAX = 261          # "host:" and a 255-byte host; longer matches nothing
     TUNNEL_NAME_SIZE_MAX = 63         # a DNS label
 
-cdef struct Route:
+cdef struct Route:                    # one block; its links, name and key stand behind it
     Route *next                       # hash chain
-    uint64_t links[ROUTE_LINKS_MAX]   # handles
     uint32_t link_count
     uint32_t id
     uint32_t hash
     uint16_t key_size
     uint8_t name_size
-    uint8_t name[TUNNEL_NAME_SIZE_MAX]
-    uint8_t key[ROUTE_KEY_SIZE_MAX]
 
 cdef struct RouteTable:
     Route **buckets                   # `first`, until they are too many
@@ -29,10 +26,25 @@ cdef struct RouteTable:
     uint32_t bucket_count
     uint32_t count
 
+# NULL: no memory. Sizes are within the limits above.
+cdef Route *route_new(
+    uint32_t id, const uint64_t *links, uint32_t link_count, const uint8_t *name,
+    uint32_t name_size, const uint8_t *key, uint32_t key_size
+) noexcept nogil
+
+cdef inline uint64_t *route_links(const Route *route) noexcept nogil:
+    return <uint64_t *>(route + 1)
+
+cdef inline uint8_t *route_name(const Route *route) noexcept nogil:
+    return <uint8_t *>(route_links(route) + route.link_count)
+
+cdef inline uint8_t *route_key(const Route *route) noexcept nogil:
+    return route_name(route) + route.name_size
+
 cdef void route_table_init(RouteTable *table) noexcept nogil
 cdef void route_table_free(RouteTable *table) noexcept nogil       # idempotent
-# Insert or replace; the table takes `route` (malloc'ed) over. Can not fail, since nobody could
-# be told: a table that can not grow only gets slower.
+# Insert or replace; the table takes `route` over. Can not fail, since nobody could be told: a
+# table that can not grow only gets slower.
 cdef void route_table_set(RouteTable *table, Route *route) noexcept nogil
 cdef void route_table_delete(RouteTable *table, const uint8_t *key, uint32_t size) noexcept nogil
 cdef Route *route_table_find(

@@ -1,8 +1,11 @@
 # See route.pxd.
 
-from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+from proxy_engine_core.check cimport CHECK
+
 
 cdef uint32_t hash_of(const uint8_t *key, uint32_t size) noexcept nogil:
     # FNV-1a. Keys are chosen by the control plane, not by visitors, who can only miss.
@@ -11,6 +14,30 @@ cdef uint32_t hash_of(const uint8_t *key, uint32_t size) noexcept nogil:
     for index in range(size):
         value = (value ^ key[index]) * <uint32_t>16777619
     return value
+
+
+cdef Route *route_new(
+    uint32_t id, const uint64_t *links, uint32_t link_count, const uint8_t *name,
+    uint32_t name_size, const uint8_t *key, uint32_t key_size
+) noexcept nogil:
+    cdef Route *route = <Route *>malloc(
+        sizeof(Route) + link_count * sizeof(uint64_t) + name_size + key_size
+    )
+    if route == NULL:
+        return NULL
+    CHECK(link_count <= ROUTE_LINKS_MAX)
+    CHECK(name_size <= TUNNEL_NAME_SIZE_MAX and key_size <= ROUTE_KEY_SIZE_MAX)
+    route.next = NULL
+    route.id = id
+    route.hash = hash_of(key, key_size)
+    route.link_count = link_count
+    route.name_size = <uint8_t>name_size
+    route.key_size = <uint16_t>key_size
+    if link_count:
+        memcpy(route_links(route), links, link_count * sizeof(uint64_t))
+    memcpy(route_name(route), name, name_size)
+    memcpy(route_key(route), key, key_size)
+    return route
 
 
 cdef void route_table_init(RouteTable *table) noexcept nogil:
@@ -53,10 +80,9 @@ cdef void grow(RouteTable *table) noexcept nogil:
 
 cdef void route_table_set(RouteTable *table, Route *route) noexcept nogil:
     cdef uint32_t bucket
-    route_table_delete(table, route.key, route.key_size)
+    route_table_delete(table, route_key(route), route.key_size)
     if table.count >= table.bucket_count:
         grow(table)
-    route.hash = hash_of(route.key, route.key_size)
     bucket = route.hash & (table.bucket_count - 1)
     route.next = table.buckets[bucket]
     table.buckets[bucket] = route
@@ -84,7 +110,10 @@ cdef Route *route_table_find(
     value = hash_of(key, size)
     route = table.buckets[value & (table.bucket_count - 1)]
     while route != NULL:
-        if route.hash == value and route.key_size == size and memcmp(route.key, key, size) == 0:
+        if (
+            route.hash == value and route.key_size == size
+            and memcmp(route_key(route), key, size) == 0
+        ):
             return route
         route = route.next
     return NULL

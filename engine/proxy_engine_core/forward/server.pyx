@@ -4,9 +4,11 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
-from proxy_engine_core.events cimport EVENT_DRAINED
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
+from proxy_engine_core.forward.move cimport (
+    MoveMessage, move_discard, move_receive, moves_resume,
+)
 from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
@@ -18,16 +20,16 @@ from proxy_engine_core.forward.transaction cimport (
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
 )
+from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport (
-    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_emit,
-    worker_random,
+    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_random,
 )
 from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
-    MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage, LinkMessage,
-    RouteDeleteMessage, RouteMessage,
+    MESSAGE_MOVE, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage,
+    LinkMessage, RouteDeleteMessage, RouteMessage,
 )
 
 
@@ -56,8 +58,14 @@ cdef int server_init(Worker *worker) noexcept nogil:
 
 cdef void server_free(Worker *worker) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
+    cdef MailboxNode *early
     if role == NULL:
         return
+    while role.early_moves != NULL:
+        early = role.early_moves
+        role.early_moves = early.next
+        server_discard(early)
+        free(early)
     route_table_free(&role.routes)
     admission_free(role)
     server_free_transactions(role)
@@ -65,7 +73,14 @@ cdef void server_free(Worker *worker) noexcept nogil:
     worker.role = NULL
 
 
-cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
+cdef void server_discard(MailboxNode *message) noexcept nogil:
+    if message.kind == MESSAGE_ROUTE_SET:
+        free((<RouteMessage *>message).route)
+    elif message.kind == MESSAGE_MOVE:
+        move_discard(<MoveMessage *>message)
+
+
+cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
     cdef AuthReplyMessage *reply
     cdef RouteMessage *route
@@ -78,14 +93,20 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         if conn != NULL and conn.kind == CONN_VISITOR:
             visitor_auth_reply(
                 <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.accept,
-                &reply.setup,
+                &reply.setup, reply.worker,
             )
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
         route_table_set(&role.routes, route.route)
+        role.routes_version = route.version
+        moves_resume(role)
     elif message.kind == MESSAGE_ROUTE_DELETE:
         deleted = <RouteDeleteMessage *>message
         route_table_delete(&role.routes, <const uint8_t *>(deleted + 1), deleted.size)
+        role.routes_version = deleted.version
+        moves_resume(role)
+    elif message.kind == MESSAGE_MOVE:
+        return move_receive(worker, <MoveMessage *>message)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
@@ -95,21 +116,16 @@ cdef void server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         for_link = <LinkMessage *>message
         conn = worker_conn(worker, for_link.link)
         if conn == NULL or conn.kind != CONN_LINK:
-            return
+            return False
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
         elif message.kind == MESSAGE_LINK_DRAIN:
             pools_drain(<Link *>conn)
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
+    return False
 
 
 cdef void server_turn(Worker *worker) noexcept nogil:
-    cdef ServerRole *role = server_of(worker)
-    if not worker.is_draining or role.drained:
-        return
-    if worker.now_ms >= worker.drain_deadline_ms or (
-        role.active == 0 and not visitors_owed(worker)
-    ):
-        role.drained = True
-        worker_emit(worker, EVENT_DRAINED, role.active, 0, 0, 0, 0, NULL, 0, NULL, 0)
+    if worker.is_draining:
+        crew_settle(worker, server_of(worker).active == 0 and not visitors_owed(worker))

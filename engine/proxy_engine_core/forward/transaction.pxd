@@ -25,6 +25,7 @@ from proxy_engine_core.forward.idle cimport IdleLimit
 from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.link cimport Link, LinkHost
@@ -101,6 +102,7 @@ cdef struct Transaction:
     Buffer kept
     uint64_t bytes_out_before             # of the link, when the request was put on it
     uint64_t refused_by                   # the link whose agent refused the first try
+    uint8_t moves                         # from worker to worker
     # the response, towards the visitor
     Buffer response_head                  # of a head split over frames
     uint32_t response_scanned
@@ -154,11 +156,12 @@ cdef struct ServerRole:
     LinkHost host                         # must be first
     Worker *worker
     RouteTable routes
+    uint64_t routes_version               # of the last change to it
+    MailboxNode *early_moves              # MoveMessages ahead of our routes
     AddressTable addresses                # without entries: no limit is set
     Head head                             # scratch of the parse under way
     Transaction *free_transactions        # linked through `http`
     uint32_t active                       # visitors between head and last byte
-    bint drained                          # EVENT_DRAINED went out
     uint64_t request_id_prefix
     uint64_t request_id_next
 
@@ -167,6 +170,7 @@ cdef inline ServerRole *server_of(Worker *worker) noexcept nogil:
 
 # A transaction for the visitor's next request (kept over waiting and retry); NULL: no memory.
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil
+cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil   # of a request begun elsewhere
 cdef void transaction_free(Visitor *visitor) noexcept nogil      # without a log record
 # The response is complete: log it, give the stream back, go on with the connection.
 cdef void transaction_finish(Visitor *visitor) noexcept nogil

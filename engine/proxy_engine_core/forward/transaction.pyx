@@ -35,12 +35,20 @@ cdef enum:
 
 
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
-    cdef Worker *worker = visitor.conn.worker
-    cdef ServerRole *role = server_of(worker)
     cdef Transaction *transaction = visitor.transaction
     if transaction != NULL:
         return transaction
-    transaction = role.free_transactions
+    transaction = transaction_new(visitor)
+    if transaction != NULL:
+        visitor.requests += 1
+        count(visitor.conn.worker.counters, COUNT_REQUESTS, 1)
+    return transaction
+
+
+cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil:
+    cdef Worker *worker = visitor.conn.worker
+    cdef ServerRole *role = server_of(worker)
+    cdef Transaction *transaction = role.free_transactions
     if transaction != NULL:
         role.free_transactions = <Transaction *>transaction.http
     else:
@@ -54,9 +62,7 @@ cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
     buffer_init(&transaction.response_head, &worker.pool, 0)
     transaction.started_us = worker.now_us
     visitor.transaction = transaction
-    visitor.requests += 1
     role.active += 1
-    count(worker.counters, COUNT_REQUESTS, 1)
     return transaction
 
 

@@ -45,19 +45,26 @@ cdef void visitor_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_VISITOR].release = visitor_release
 
 
+cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
+    cdef Visitor *visitor = <Visitor *>calloc(1, sizeof(Visitor))
+    if visitor == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return NULL
+    buffer_init(&visitor.conn.out, &worker.pool, 0)
+    buffer_init(&visitor.input, &worker.pool, 0)
+    return visitor
+
+
 cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
     cdef Visitor *visitor
     if not admit_connection(worker, peer):
         socket_reset_on_close(fd)         # no state is left behind for it, here or in the kernel
         socket_close(fd)
         return
-    visitor = <Visitor *>calloc(1, sizeof(Visitor))
+    visitor = visitor_new(worker)
     if visitor == NULL:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         socket_close(fd)
         return
-    buffer_init(&visitor.conn.out, &worker.pool, 0)
-    buffer_init(&visitor.input, &worker.pool, 0)
     visitor.address_size = <uint8_t>address_text(peer, visitor.address)
     visitor.port = address_port(peer)
     socket_tune(fd, peer)

@@ -17,6 +17,9 @@ cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept 
 # `successor` takes over fd, slot and generation; `conn` is released at the end of the turn.
 cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil
 cdef void conn_close(Conn *conn) noexcept nogil                  # idempotent
+# Take the open fd out of this worker, for another to attach; `conn` is released at the end
+# of the turn. Nothing may be waiting in conn.out or the gather.
+cdef int conn_detach(Conn *conn) noexcept nogil
 cdef void conn_requeue(Conn *conn) noexcept nogil                # ready() again this or next turn
 cdef void conn_mark_dirty(Conn *conn) noexcept nogil             # flush() at the end of the turn
 

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
+from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
 )
@@ -12,8 +13,8 @@ from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.io.socket cimport socket_finish_writing, socket_reset_on_close
 from proxy_engine_core.io.sys cimport (
-    EPOLL_CTL_ADD, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, close, epoll_ctl,
-    epoll_event, iovec, msghdr, recv, send, sendmsg,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, close,
+    epoll_ctl, epoll_event, iovec, msghdr, recv, send, sendmsg,
 )
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
@@ -71,7 +72,7 @@ cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept 
         return -errno
     worker.free_count -= 1
     worker.conns[slot] = conn
-    worker.conn_count += 1
+    counter_add(&worker.conn_count, 1)
     return 0
 
 
@@ -83,6 +84,15 @@ cdef void leave_lists(Conn *conn) noexcept nogil:
     conn.flags |= CONN_CLOSED
     conn.next_closed = conn.worker.closed_first
     conn.worker.closed_first = conn
+
+
+cdef void leave_table(Conn *conn) noexcept nogil:
+    cdef Worker *worker = conn.worker
+    worker.conns[conn.slot] = NULL
+    worker.generations[conn.slot] = (worker.generations[conn.slot] + 1) & GENERATION_MASK
+    worker.free_slots[worker.free_count] = conn.slot
+    worker.free_count += 1
+    counter_add(&worker.conn_count, <uint64_t>-1)
 
 
 cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil:
@@ -119,12 +129,20 @@ cdef void conn_close(Conn *conn) noexcept nogil:
     conn.fd = -1
     buffer_free(&conn.out)
     leave_lists(conn)
-    worker.conns[conn.slot] = NULL
-    worker.generations[conn.slot] = (worker.generations[conn.slot] + 1) & GENERATION_MASK
-    worker.free_slots[worker.free_count] = conn.slot
-    worker.free_count += 1
-    worker.conn_count -= 1
+    leave_table(conn)
     count(worker.counters, COUNT_CONNECTIONS_CLOSED, 1)
+
+
+cdef int conn_detach(Conn *conn) noexcept nogil:
+    cdef epoll_event unused
+    cdef int fd = conn.fd
+    CHECK(buffer_size(&conn.out) == 0)
+    CHECK(conn.worker.gather.conn != conn)
+    epoll_ctl(conn.worker.epoll_fd, EPOLL_CTL_DEL, fd, &unused)
+    conn.fd = -1
+    leave_lists(conn)
+    leave_table(conn)
+    return fd
 
 
 cdef void conn_requeue(Conn *conn) noexcept nogil:

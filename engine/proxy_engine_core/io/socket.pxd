@@ -22,6 +22,11 @@ cdef bint address_is_loopback(const Address *address) noexcept nogil
 
 # A non-blocking listening socket with SO_REUSEPORT when `is_shared` (one per worker).
 cdef int socket_listen(const Address *address, int backlog, bint is_shared) noexcept nogil
+# `count` listening sockets on one address, for as many workers; nobody outside shares them.
+# Port 0: any, the same for all. 0 or -errno.
+cdef int socket_listen_all(
+    const Address *address, int backlog, int *fds, uint32_t count
+) noexcept nogil
 cdef int socket_local_port(int fd) noexcept nogil
 cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil
 # A non-blocking connect: the fd, connecting or connected (writable tells).

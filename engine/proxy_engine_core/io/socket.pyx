@@ -1,7 +1,7 @@
 # See socket.pxd.
 
-from libc.errno cimport EAFNOSUPPORT, EINPROGRESS, EINVAL, errno
-from libc.stdint cimport uint8_t, uint16_t
+from libc.errno cimport EADDRINUSE, EAFNOSUPPORT, EINPROGRESS, EINVAL, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from proxy_engine_core.io.sys cimport (
@@ -16,6 +16,7 @@ cdef enum:
     # Bytes a link may hold unsent in the kernel: what goes in front of a ping or a
     # small stream. More only adds delay; our own buffer orders what waits.
     LINK_NOTSENT_LOWAT = 128 * 1024
+    PROBES_MAX = 10                       # ports tried when any will do
 
 cdef uint8_t[12] MAPPED_PREFIX = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]
 
@@ -95,7 +96,7 @@ cdef int set_option(int fd, int level, int option, int value) noexcept nogil:
     return setsockopt(fd, level, option, &value, sizeof(value))
 
 
-cdef int socket_listen(const Address *address, int backlog, bint is_shared) noexcept nogil:
+cdef int socket_bind(const Address *address, bint is_shared) noexcept nogil:
     cdef int fd = socket(
         address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
     )
@@ -107,14 +108,66 @@ cdef int socket_listen(const Address *address, int backlog, bint is_shared) noex
         set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)
     if address.storage.ss_family == AF_INET6:
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)
-    if (
-        bind(fd, <const sockaddr *>&address.storage, address.size) < 0
-        or listen(fd, backlog) < 0
-    ):
+    if bind(fd, <const sockaddr *>&address.storage, address.size) < 0:
         error = errno
         close(fd)
         return -error
     return fd
+
+
+cdef int socket_listen(const Address *address, int backlog, bint is_shared) noexcept nogil:
+    cdef int fd = socket_bind(address, is_shared)
+    cdef int error
+    if fd >= 0 and listen(fd, backlog) < 0:
+        error = errno
+        close(fd)
+        return -error
+    return fd
+
+
+cdef int probe_port(const Address *address) noexcept nogil:
+    # Bind without SO_REUSEPORT, so that whoever has the port already shows; never listen, so
+    # that nobody connects to what is closed again. The port, or -errno.
+    cdef int fd = socket_bind(address, False)
+    cdef int port
+    if fd < 0:
+        return fd
+    port = socket_local_port(fd)
+    close(fd)
+    return port
+
+
+cdef int socket_listen_all(
+    const Address *address, int backlog, int *fds, uint32_t count
+) noexcept nogil:
+    cdef Address bound = address[0]
+    cdef uint32_t made = 0
+    cdef int port, _attempt
+    if count == 1:
+        fds[0] = socket_listen(address, backlog, False)
+        return fds[0] if fds[0] < 0 else 0
+    for _attempt in range(PROBES_MAX):
+        port = probe_port(address)
+        if port < 0:
+            return port
+        # sin_port and sin6_port share their place.
+        (<sockaddr_in *>&bound.storage).sin_port = htons(<uint16_t>port)
+        made = 0
+        while made < count:
+            fds[made] = socket_listen(&bound, backlog, True)
+            if fds[made] < 0:
+                break
+            made += 1
+        if made == count:
+            return 0
+        port = fds[made]                  # the error
+        while made:
+            made -= 1
+            close(fds[made])
+        # Somebody was faster: with a port of our choice, choose again.
+        if port != -EADDRINUSE or address_port(address) != 0:
+            break
+    return port
 
 
 cdef int socket_local_port(int fd) noexcept nogil:

@@ -1,5 +1,6 @@
 # A worker: one thread, one epoll, everything below it. Shared with no other thread
-# but through its mailbox (in), its two rings (out) and relaxed counters.
+# but through its mailbox (in), its two rings (out), relaxed counters and the few totals
+# of its crew.
 #
 # A turn:
 #   epoll_wait -> events -> mailbox -> ready list -> timers -> flush dirty
@@ -31,6 +32,7 @@ cdef enum:
     GATHER_COPY_MAX = 2048                # bytes of a span that are copied rather than listed
     CONTROL_RING_SIZE = 256 * 1024
     GENERATION_MASK = 0xFFFFFF
+    WORKERS_MAX = 64                      # more threads than that share nothing but cores
 
 cdef enum ConnKind:
     CONN_LISTENER = 0
@@ -93,18 +95,28 @@ cdef struct EventOverflow:                # control events that found the ring f
     EventOverflow *next
     uint32_t size                         # followed by the record
 
+cdef struct Crew:                         # what the workers of an engine share: see crew.pxd
+    Worker *workers[WORKERS_MAX]          # set before the first thread starts
+    uint32_t worker_count
+    int is_drained                        # atomic: EVENT_DRAINED went out
+    uint64_t unsettled                    # atomic
+    uint64_t links[WORKERS_MAX]           # atomic
+
 cdef struct Worker:
+    Crew *crew
     uint32_t index
     int epoll_fd
     int python_fd                         # the engine's eventfd; shared, not owned
     bint is_stopping
     bint is_draining
+    bint is_settled                       # draining, and nothing here is in flight
     uint64_t now_ms                       # monotonic, read once a turn
     uint64_t now_us
     uint64_t drain_deadline_ms
     const Options *options
     void *role                            # ServerWorker or AgentWorker
-    void (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
+    # True: the role keeps the message and frees it.
+    bint (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
     void (*on_accept)(Worker *worker, int fd, Address *peer) noexcept nogil
     void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
     ConnOps ops[CONN_KIND_COUNT]
@@ -113,7 +125,7 @@ cdef struct Worker:
     uint32_t *free_slots
     uint32_t slot_count
     uint32_t free_count
-    uint32_t conn_count
+    uint64_t conn_count                   # relaxed, as the counters
     Conn *ready_first
     Conn *ready_last
     Conn *dirty_first
@@ -121,7 +133,9 @@ cdef struct Worker:
     Gather gather
     TimerWheel wheel
     BufferPool pool
+    uint8_t padding_before[64]            # others write the mailbox: a cache line of its own
     Mailbox mailbox
+    uint8_t padding_behind[64]
     SpscRing control_ring
     SpscRing log_ring
     EventOverflow *overflow_first
@@ -138,13 +152,17 @@ cdef struct Worker:
     uint8_t *arena
     epoll_event events[WORKER_EVENTS_MAX]
 
-cdef Worker *worker_new(uint32_t index, int python_fd, const Options *options) noexcept nogil
+cdef Worker *worker_new(
+    Crew *crew, uint32_t index, int python_fd, const Options *options
+) noexcept nogil
 # Close and release all connections; the thread must have been joined. Their roles' structs
 # must still be there, so this comes before the role's free and that before worker_free.
 cdef void worker_close_conns(Worker *worker) noexcept nogil
 cdef void worker_free(Worker *worker) noexcept nogil
 cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
-cdef void worker_stop(Worker *worker) noexcept nogil          # from another thread; joins
+# From another thread: ask, then join. All are asked before the first is joined.
+cdef void worker_ask_to_stop(Worker *worker) noexcept nogil
+cdef void worker_join(Worker *worker) noexcept nogil
 cdef void worker_run(Worker *worker) noexcept nogil
 cdef int worker_listen(Worker *worker, int fd) noexcept nogil  # takes the fd over
 cdef void worker_close_listeners(Worker *worker) noexcept nogil
@@ -156,6 +174,9 @@ cdef void worker_emit(
 ) noexcept nogil
 cdef void worker_log_written(Worker *worker, uint32_t size) noexcept nogil
 
+cdef inline uint32_t handle_worker(uint64_t handle) noexcept nogil:
+    return <uint32_t>(handle >> 56)
+
 cdef inline uint64_t conn_handle(const Conn *conn) noexcept nogil:
     # worker 8 | generation 24 | slot 32: what other threads may hold.
     return (
@@ -166,7 +187,7 @@ cdef inline Conn *worker_conn(Worker *worker, uint64_t handle) noexcept nogil:
     # The live connection of a handle; NULL: gone.
     cdef uint32_t slot = <uint32_t>handle
     cdef uint32_t generation = <uint32_t>(handle >> 32) & GENERATION_MASK
-    if (handle >> 56) != worker.index or slot >= worker.slot_count:
+    if handle_worker(handle) != worker.index or slot >= worker.slot_count:
         return NULL
     if worker.conns[slot] == NULL or worker.conns[slot].generation != generation:
         return NULL

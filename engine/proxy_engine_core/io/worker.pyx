@@ -48,12 +48,15 @@ cdef void read_clock(Worker *worker) noexcept nogil:
     worker.now_ms = worker.now_us // 1000
 
 
-cdef Worker *worker_new(uint32_t index, int python_fd, const Options *options) noexcept nogil:
+cdef Worker *worker_new(
+    Crew *crew, uint32_t index, int python_fd, const Options *options
+) noexcept nogil:
     """A worker with everything it needs, not running; NULL: errno tells."""
     cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
     cdef epoll_event event
     if worker == NULL:
         return NULL
+    worker.crew = crew
     worker.index = index
     worker.python_fd = python_fd
     worker.options = options
@@ -141,7 +144,7 @@ cdef int worker_start(Worker *worker) noexcept nogil:
     return 0
 
 
-cdef void worker_stop(Worker *worker) noexcept nogil:
+cdef void worker_ask_to_stop(Worker *worker) noexcept nogil:
     cdef MailboxNode *message
     if not worker.has_thread:
         return
@@ -152,6 +155,11 @@ cdef void worker_stop(Worker *worker) noexcept nogil:
     else:
         message.kind = MESSAGE_STOP
         mailbox_post(&worker.mailbox, message)
+
+
+cdef void worker_join(Worker *worker) noexcept nogil:
+    if not worker.has_thread:
+        return
     pthread_join(worker.thread, NULL)
     worker.has_thread = False
 
@@ -255,9 +263,9 @@ cdef void run_mailbox(Worker *worker) noexcept nogil:
         following = message.next
         if message.kind == MESSAGE_STOP:
             worker.is_stopping = True
-        else:
-            worker.on_message(worker, message)
-        free(message)
+            free(message)
+        elif not worker.on_message(worker, message):
+            free(message)
         message = following
 
 

@@ -36,6 +36,7 @@ async def devices(request: web.Request) -> web.Response:
                 {
                     "id": link.id,
                     "number": link.number,
+                    "worker": link.worker,
                     "peer": link.peer,
                     "since": link.since,
                     "agent": link.agent,

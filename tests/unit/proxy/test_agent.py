@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import BUSY_TARGETS, Agent, parse_server
+from proxy_engine.agent import TARGETS_PER_LINK, Agent, parse_server
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
@@ -345,17 +345,19 @@ async def lose(device: Device, *links: int) -> None:
         await device.event(3, link, 0, "closed", 0, 0, 1.0)
 
 
-async def test_an_idle_agent_has_one_link(device: Device, engine: FakeEngine) -> None:
-    device.links_offered = 3
-    engine.connections = 1 + BUSY_TARGETS - 1
+async def test_an_agent_makes_links_as_it_has_more_to_carry(
+    device: Device, engine: FakeEngine
+) -> None:
+    device.links_offered = 4
     await device.connect()
-    await device.pass_time(600)
-    assert len(engine.dials) == 1
-    engine.connections += 1
-    await device.pass_time(3)
-    assert len(engine.dials) == 3
-    engine.connections = 3  # they stay
-    await device.pass_time(600)
+    for wanted, targets in ((1, 0), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0), (4, 9)):
+        # The connection to the server is one as well.
+        engine.connections = len(engine.dials) + targets * TARGETS_PER_LINK - (wanted < targets)
+        await device.pass_time(5)
+        for dial in range(101 + len(engine.sent), device.dial + 1):
+            await device.up(dial)
+            await device.registered(dial)
+        assert len(engine.dials) == wanted, (wanted, targets)
     assert engine.closed == []
 
 
@@ -410,10 +412,10 @@ async def test_it_takes_no_more_links_than_it_was_told(
 
 async def test_an_absurd_offer_is_cut(device: Device, engine: FakeEngine) -> None:
     device.links_offered = 4_000_000
-    engine.connections = 1000
+    engine.connections = 1_000_000
     await device.connect()
     await device.pass_time(3)
-    assert len(engine.dials) == 8
+    assert len(engine.dials) == 64
 
 
 async def test_one_lost_link_is_dialled_again_while_the_others_serve(

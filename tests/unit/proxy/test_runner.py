@@ -121,3 +121,24 @@ async def test_records_of_requests_cut_off_by_the_stop_are_kept(ready: Any) -> N
 def test_an_unknown_engine_option_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="unknown engine option"):
         make_engine("server", Settings(engine={"no_such_option": 1}))
+
+
+@pytest.mark.parametrize(
+    ("role", "settings", "cores", "workers"),
+    [
+        ("server", Settings(), 3, 3),
+        ("server", Settings(), 4096, 64),
+        ("server", Settings(workers=5), 3, 5),
+        ("agent", Settings(), 3, 1),
+        ("agent", Settings(workers=5), 3, 5),
+    ],
+)
+def test_a_server_has_a_worker_for_each_core_it_may_use_and_an_agent_one(
+    monkeypatch: pytest.MonkeyPatch, role: str, settings: Settings, cores: int, workers: int
+) -> None:
+    made = []
+    monkeypatch.setattr(runner, "Engine", lambda role, workers: made.append((role, workers)))
+    monkeypatch.setattr(runner, "WORKERS_MAX", 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    make_engine(role, settings)
+    assert made == [(role, workers)]
