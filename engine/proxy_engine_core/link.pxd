@@ -1,23 +1,34 @@
 # A link: one device connection carrying one yamux session, raw or inside WebSocket
 # messages. Both roles use it: the device is the yamux client, the server opens streams.
 #
-# Output: frames are encoded straight into conn.out during the turn and leave in one
-# send at its end. On a WebSocket carrier that whole flush becomes one binary message:
-# its header goes into the buffer's headroom, the mask over it just before the send.
+# Output: frames are encoded straight into two buffers during the turn and leave at its
+# end, in one send each. Frames that pass bulk (yamux/session.pxd) stand in `urgent`, the
+# rest in conn.out. What the socket took part of goes on first, but no further than to the
+# end of the frame that was cut; then urgent, then the rest. TCP_NOTSENT_LOWAT keeps the
+# kernel's part of the queue short.
 #
-#   conn.out:  headroom | sealed: framed, being sent | open: this turn's frames
+#   conn.out:  headroom | sealed: being sent | open: frames that urgent ones still pass
 #
-# Backpressure: sources that find LINK_OUT_HIGH bytes waiting queue up in `waiting` and
-# are woken below LINK_OUT_LOW. The link itself is always read.
+# On a WebSocket carrier what is sealed becomes one binary message: its header goes into
+# the headroom, the mask over it just before the send. Messages are short, because one
+# can not be left in its middle.
+#
+# Backpressure and turns: a source of bulk that finds LINK_OUT_HIGH bytes in conn.out queues
+# up in `waiting`. Below LINK_OUT_LOW the first ones are woken, each for LINK_QUANTUM bytes;
+# then it queues up again. What passes bulk need not wait for it. The link itself is always
+# read.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer, buffer_size
 from proxy_engine_core.flood cimport Flood
 from proxy_engine_core.io.conn cimport conn_mark_dirty
-from proxy_engine_core.io.worker cimport Conn, Worker
+from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 from proxy_engine_core.websocket.frame cimport WsReader
-from proxy_engine_core.yamux.session cimport WindowBudget, YamuxSession, YamuxStream
+from proxy_engine_core.yamux.session cimport (
+    YAMUX_FRAME_PAYLOAD_MAX, WindowBudget, YamuxSession, YamuxStream,
+    yamux_stream_urgent_size,
+)
 
 
 cdef enum Carrier:
@@ -27,6 +38,9 @@ cdef enum Carrier:
 cdef enum:
     LINK_OUT_HIGH = 256 * 1024            # bytes waiting: sources stop
     LINK_OUT_LOW = 64 * 1024              # ... and go on
+    LINK_QUANTUM = 64 * 1024              # bytes of one source while others wait
+    LINK_MESSAGE_SIZE = 64 * 1024         # of WebSocket messages while the socket is full ...
+    LINK_MESSAGE_SIZE_MAX = 128 * 1024    # ... and while it is not: more gains nothing
     LINK_OUT_MAX = 8 * 1024 * 1024        # control frames ignored by the peer: drop the link
     LINK_READS_MAX = 4                    # link reads before other connections get a turn
     CONTROL_RECORD_SIZE_MAX = 64 * 1024
@@ -69,7 +83,8 @@ cdef struct Link:
     Buffer control_in                     # a control record not complete yet
     Buffer control_out                    # control bytes waiting for window
     YamuxStream *control
-    Conn *waiting                         # sources waiting for room in conn.out
+    Buffer urgent                         # frames that go before those in conn.out
+    WaitList waiting                      # sources waiting for room
     void *pools                           # server: StreamPool list
     void *opening_first                   # server: visitors waiting for a stream, oldest first
     void *opening_last
@@ -95,12 +110,14 @@ cdef struct Link:
     uint64_t records
     Flood flood                           # server: what the device may send of little use
     uint32_t streams_max                  # live streams the peer stands
-    uint32_t sealed                       # bytes of conn.out already framed
+    uint32_t sealed                       # bytes of conn.out that nothing passes any more
+    uint32_t urgent_sealed                # ... of urgent
     uint32_t pong_size
     uint8_t pong[125]                     # answer to the last WebSocket ping
     uint8_t ping_misses
     uint8_t carrier
     bint pong_due
+    bint is_congested                     # the socket is full, and has been since the last rest
     bint is_client
     bint has_preamble                     # our agent: streams start with a PROXY v2 header
     bint is_closing
@@ -139,5 +156,23 @@ cdef inline void link_touch(Link *link) noexcept nogil:
     # Call after anything that may have put frames into conn.out.
     conn_mark_dirty(&link.conn)
 
-cdef inline bint link_is_full(Link *link) noexcept nogil:
+cdef inline uint32_t link_waiting_size(const Link *link) noexcept nogil:
+    return buffer_size(&link.conn.out) + buffer_size(&link.urgent)
+
+cdef inline bint link_is_full(const Link *link, const YamuxStream *stream) noexcept nogil:
+    # Whether a source of this stream, or of a new one (NULL), must wait with more.
+    if stream == NULL or yamux_stream_urgent_size(stream):
+        return buffer_size(&link.urgent) >= LINK_OUT_HIGH
     return buffer_size(&link.conn.out) >= LINK_OUT_HIGH
+
+cdef inline uint32_t link_allowance(const Link *link, const YamuxStream *stream) noexcept nogil:
+    # How much a source that need not wait may put on its stream in one go. While others
+    # wait, no more of it than passes them.
+    cdef uint32_t most = YAMUX_FRAME_PAYLOAD_MAX
+    if buffer_size(&link.conn.out) > LINK_OUT_LOW and yamux_stream_urgent_size(stream):
+        most = yamux_stream_urgent_size(stream)
+    return min(most, stream.send_window)
+
+cdef inline bint link_turn_is_over(const Link *link, uint32_t moved) noexcept nogil:
+    # A source that has moved this much now: the next one's turn. It queues up again.
+    return moved >= LINK_QUANTUM and link.waiting.first != NULL

@@ -20,6 +20,7 @@ from proxy_engine_core.events cimport EVENT_CONTROL, EVENT_LINK_DOWN, EVENT_LINK
 from proxy_engine_core.flood cimport flood_look, flood_reason
 from proxy_engine_core.io.conn cimport (
     conn_close, conn_deadline, conn_recv, conn_replace, conn_requeue, conn_send, conn_wake_all,
+    conn_wake_first,
     gather_flush,
 )
 from proxy_engine_core.io.crew cimport crew_drop_link
@@ -38,10 +39,10 @@ from proxy_engine_core.yamux.session cimport (
     YAMUX_EVENT_ACK, YAMUX_EVENT_DATA, YAMUX_EVENT_FIN, YAMUX_EVENT_GO_AWAY,
     YAMUX_EVENT_NEED_MORE, YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG, YAMUX_EVENT_RESET,
     YAMUX_EVENT_WINDOW, YAMUX_FRAME_PAYLOAD_MAX, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED,
-    YamuxEvent, YamuxStream,
-    yamux_session_any_stream, yamux_session_free, yamux_session_go_away, yamux_session_init,
-    yamux_session_next, yamux_session_ping, yamux_session_tune, yamux_stream_accept,
-    yamux_stream_consume, yamux_stream_open, yamux_stream_release, yamux_stream_send,
+    YamuxEvent, YamuxStream, yamux_frames_size, yamux_session_any_stream, yamux_session_free,
+    yamux_session_go_away, yamux_session_init, yamux_session_next, yamux_session_ping,
+    yamux_session_tune, yamux_stream_accept, yamux_stream_consume, yamux_stream_open,
+    yamux_stream_release, yamux_stream_rest, yamux_stream_send,
 )
 
 
@@ -86,6 +87,7 @@ cdef Link *link_establish(
         &link.conn.out, &worker.pool,
         BUFFER_HEADROOM_MAX if setup.carrier == CARRIER_WEBSOCKET else 0,
     )
+    buffer_init(&link.urgent, &worker.pool, link.conn.out.headroom)
     buffer_init(&link.control_in, &worker.pool, 0)
     buffer_init(&link.control_out, &worker.pool, 0)
     link.id = setup.id if setup.id else conn_handle(&link.conn)
@@ -103,7 +105,7 @@ cdef Link *link_establish(
     socket_tune_link(link.conn.fd)
     # Our own limit on streams the device opens: the control stream, nothing else.
     yamux_session_init(
-        &link.session, setup.is_client, &link.conn.out, setup.window,
+        &link.session, setup.is_client, &link.conn.out, &link.urgent, setup.window,
         setup.streams_max if setup.is_client else 1,
     )
     yamux_session_tune(
@@ -188,7 +190,7 @@ cdef void say_goodbye(Link *link) noexcept nogil:
     cdef uint8_t key[4]
     cdef int size
     link_flush(&link.conn)
-    if link.carrier != CARRIER_WEBSOCKET or link.is_closing or buffer_size(&link.conn.out):
+    if link.carrier != CARRIER_WEBSOCKET or link.is_closing or link_waiting_size(link):
         return
     size = ws_header_encode(frame, WS_CLOSE, True, 2, new_key(link, key))
     store_be16(frame + size, 1000)
@@ -200,6 +202,7 @@ cdef void say_goodbye(Link *link) noexcept nogil:
 cdef void link_release(Conn *conn) noexcept nogil:
     cdef Link *link = <Link *>conn
     yamux_session_free(&link.session)
+    buffer_free(&link.urgent)
     buffer_free(&link.control_in)
     buffer_free(&link.control_out)
     free(link)
@@ -212,7 +215,7 @@ cdef void link_timeout(Conn *conn) noexcept nogil:
     # Only what the socket has refused counts: frames of this very turn may be waiting for
     # their first flush after a long silence.
     if (
-        buffer_size(&conn.out) and not conn.flags & CONN_WRITABLE
+        link_waiting_size(link) and not conn.flags & CONN_WRITABLE
         and worker.now_ms - link.progress_ms >= worker.options.link_stall_ms
     ):
         link_fail(link, b"stalled")
@@ -278,7 +281,7 @@ cdef void link_ready(Conn *conn) noexcept nogil:
     cdef Worker *worker = conn.worker
     cdef int64_t received
     cdef int _read
-    if buffer_size(&conn.out):
+    if link_waiting_size(link):
         conn_mark_dirty(conn)
     for _read in range(LINK_READS_MAX):
         if not conn.flags & CONN_READABLE:
@@ -306,7 +309,7 @@ cdef void link_receive(Link *link, uint8_t *bytes, size_t size) noexcept nogil:
     link.ping_misses = 0
     count(link.conn.worker.counters, COUNT_LINK_BYTES_IN, size)
     link_touch(link)
-    if buffer_size(&link.conn.out) > LINK_OUT_MAX:
+    if buffer_size(&link.urgent) > LINK_OUT_MAX:
         # Pongs and window updates for a peer that asks but never reads.
         protocol_error(link, b"output_overflow")
         return
@@ -432,21 +435,25 @@ cdef const uint8_t *new_key(Link *link, uint8_t *key) noexcept nogil:
     return key
 
 
-cdef void seal(Link *link) noexcept nogil:
-    # Frame everything gathered as one WebSocket message, then a due pong.
-    cdef Buffer *out = &link.conn.out
+cdef void seal(Link *link, Buffer *out) noexcept nogil:
+    """Take what `out` has for sending: from now on nothing passes it."""
     cdef uint32_t size = buffer_size(out)
+    cdef uint32_t most
+    cdef bint is_bulk = out == &link.conn.out
     cdef uint8_t key[4]
-    cdef uint8_t frame[WS_HEADER_SIZE_MAX + 125]
     cdef int header_size
-    CHECK(link.sealed == 0)
     # A turn that moved much is followed by more of its kind: one block for all of it instead
     # of three, each copied into the next.
     out.first_size = size if size > YAMUX_FRAME_PAYLOAD_MAX else 0
-    if link.carrier == CARRIER_RAW:
-        link.sealed = size
-        return
-    if size:
+    if is_bulk and link.carrier == CARRIER_WEBSOCKET:
+        most = LINK_MESSAGE_SIZE if link.is_congested else LINK_MESSAGE_SIZE_MAX
+        if size > most:
+            size = yamux_frames_size(buffer_head(out), size, most)
+    if is_bulk:
+        link.session.bulk_start += size
+    else:
+        link.session.urgent_start += size
+    if size and link.carrier == CARRIER_WEBSOCKET:
         header_size = ws_header_size(size, link.is_client)
         # Either the headroom of a fresh buffer or bytes sent before: always there.
         CHECK(out.start >= <uint32_t>header_size)
@@ -456,39 +463,87 @@ cdef void seal(Link *link) noexcept nogil:
         if link.is_client:
             ws_mask(out.bytes + out.start, size, key, 0)
         out.start -= header_size
-    if link.pong_due:
-        link.pong_due = False
-        header_size = ws_header_encode(frame, WS_PONG, True, link.pong_size, new_key(link, key))
-        memcpy(frame + header_size, link.pong, link.pong_size)
-        if link.is_client:
-            ws_mask(frame + header_size, link.pong_size, key, 0)
-        if buffer_append(out, frame, header_size + link.pong_size) < 0:
-            count(link.conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
-    link.sealed = buffer_size(out)
+        size += header_size
+    if is_bulk:
+        link.sealed = size
+    else:
+        link.urgent_sealed = size + seal_pong(link)
+
+
+cdef uint32_t seal_pong(Link *link) noexcept nogil:
+    """The WebSocket pong that is due, behind what is urgent; its bytes."""
+    cdef uint8_t key[4]
+    cdef uint8_t frame[WS_HEADER_SIZE_MAX + 125]
+    cdef int size
+    if not link.pong_due:
+        return 0
+    link.pong_due = False
+    size = ws_header_encode(frame, WS_PONG, True, link.pong_size, new_key(link, key))
+    memcpy(frame + size, link.pong, link.pong_size)
+    if link.is_client:
+        ws_mask(frame + size, link.pong_size, key, 0)
+    size += link.pong_size
+    if buffer_append(&link.urgent, frame, size) < 0:
+        count(link.conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return 0
+    return <uint32_t>size
+
+
+cdef void unseal(Link *link, uint32_t sent) noexcept nogil:
+    """The socket took only `sent` of the sealed frames: behind the one it cut, others may
+    go first. Not so with a WebSocket message."""
+    cdef uint32_t cut
+    if link.carrier == CARRIER_RAW:
+        cut = yamux_frames_size(buffer_head(&link.conn.out), link.sealed, sent)
+        link.session.bulk_start -= link.sealed - cut
+        link.sealed = cut
 
 
 cdef void link_flush(Conn *conn) noexcept nogil:
     cdef Link *link = <Link *>conn
+    cdef Buffer *out
+    cdef uint32_t *sealed
     cdef int64_t sent
+    cdef bint is_fresh
     while conn.flags & CONN_WRITABLE:
-        if link.sealed == 0:
-            if buffer_size(&conn.out) == 0 and not link.pong_due:
+        out = &conn.out
+        sealed = &link.sealed
+        if link.sealed == 0 and (buffer_size(&link.urgent) or link.pong_due):
+            out = &link.urgent
+            sealed = &link.urgent_sealed
+        is_fresh = sealed[0] == 0
+        if is_fresh:
+            seal(link, out)
+            if sealed[0] == 0:
+                link.is_congested = False
                 break
-            seal(link)
             count(conn.worker.counters, COUNT_LINK_FLUSHES, 1)
-        sent = conn_send(conn, buffer_head(&conn.out), link.sealed)
+        sent = conn_send(conn, buffer_head(out), sealed[0])
         if sent < 0:
             link_fail(link, b"connection_lost")
             return
+        if <uint32_t>sent < sealed[0]:
+            link.is_congested = True
+            if is_fresh and out == &conn.out:
+                unseal(link, <uint32_t>sent)
         if sent == 0:
             break
-        link.sealed -= <uint32_t>sent
-        buffer_consume(&conn.out, <uint32_t>sent)
+        sealed[0] -= <uint32_t>sent
+        buffer_consume(out, <uint32_t>sent)
         link.bytes_out += <uint64_t>sent
         link.progress_ms = conn.worker.now_ms
         count(conn.worker.counters, COUNT_LINK_BYTES_OUT, <uint64_t>sent)
-    if link.waiting != NULL and buffer_size(&conn.out) <= LINK_OUT_LOW:
-        conn_wake_all(&link.waiting)
+    wake_sources(link)
+
+
+cdef void wake_sources(Link *link) noexcept nogil:
+    """As many as will fill the output again, those first that have waited longest."""
+    cdef uint32_t size = max(buffer_size(&link.conn.out), buffer_size(&link.urgent))
+    if size > LINK_OUT_LOW:
+        return
+    while link.waiting.first != NULL and size < LINK_OUT_HIGH:
+        conn_wake_first(&link.waiting)
+        size += LINK_QUANTUM
 
 
 # --- the control stream -------------------------------------------------------------------
@@ -541,6 +596,7 @@ cdef void control_flush(Link *link) noexcept nogil:
         size = link.control.send_window
     if size == 0:
         return
+    yamux_stream_rest(link.control)       # records pass bulk, however long
     if yamux_stream_send(link.control, buffer_head(&link.control_out), size) < 0:
         link_fail(link, b"no_memory")
         return

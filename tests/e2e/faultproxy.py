@@ -10,6 +10,7 @@ It runs in a thread of its own; what a test sets takes effect for the next bytes
     refuse     new connections are closed at once
     delay      seconds that each piece is on its way, as on a long line: it holds nothing back
     rate       bytes a second in each direction, at most; 0: as fast as it goes
+    buffer     with a rate: seconds' worth of bytes that are taken in ahead, as by a router
     pieces     bytes in, pieces out: one_byte(), random_pieces(seed), or whole()
 
 Nothing here is random but random_pieces(), and that is seeded: a failure can be repeated.
@@ -31,9 +32,8 @@ from typing import Any, Self
 
 READ_SIZE = 64 * 1024
 # On its way at most, each direction: far more than any window, so that nothing but the
-# rate limits what passes. With a rate, what half a second takes: a router's buffer.
+# rate limits what passes.
 ON_THE_WAY_MAX = 64 << 20
-BUFFER_SECONDS = 0.5
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 Pieces = Callable[[bytes], Iterator[bytes]]
@@ -123,15 +123,18 @@ class _Line:
 class FaultProxy:
     """`with FaultProxy(server_port) as link:`, then give agents link.url."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, receive_buffer: int = 0) -> None:
         self.target_port = target_port
         self.refuse = False
         self.delay = 0.0
         self.rate = 0.0
+        self.buffer = 0.5
         self.pieces: Pieces = whole()
         self.accepted = 0
         self.bytes_moved = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if receive_buffer:  # of each connection; else the kernel's choice, up to megabytes
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._listener.setblocking(False)
         self.port = int(self._listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
@@ -246,7 +249,7 @@ class FaultProxy:
         try:
             while True:
                 await self._flows.wait()
-                most = self.rate * BUFFER_SECONDS if self.rate else ON_THE_WAY_MAX
+                most = self.rate * self.buffer if self.rate else ON_THE_WAY_MAX
                 while line.size > most:
                     await line.wait()
                 data = await self._loop.sock_recv(source, READ_SIZE)

@@ -147,7 +147,7 @@ class SoakVisitor:
         self.asked += 1
         size = int(4_000 ** dice.random()) if small else int(600_000 ** dice.random())
         kind = dice.choice(["bulk", "chunked", "sink", "echo", "trickle", "events", "until-close",
-                            "broken", "head", "other", "old"])  # fmt: skip
+                            "broken", "head", "other", "steady", "old"])  # fmt: skip
         tag = f"{self.name}.{self.asked}"
         if kind in ("sink", "echo"):
             start = dice.randrange(10_000)
@@ -175,6 +175,8 @@ class SoakVisitor:
             return self._ask("HEAD", f"/kib?{tag}", b"")
         if kind == "other":
             return self._ask("GET", f"/kib?{tag}", BLOCK[:1024], host="other")
+        if kind == "steady":
+            return self._ask("GET", f"/bulk?n={size}&{tag}", BLOCK[:size], host="steady")
         if kind == "old":
             return self._ask("GET", f"/bulk?n={size}&{tag}", BLOCK[:size], version="1.0", ends=True)
         return self._ask("GET", f"/{kind}?n={size}&{tag}", BLOCK[:size])

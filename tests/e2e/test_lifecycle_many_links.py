@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from proxy_engine.agent import BUSY_CHECK_INTERVAL, TARGETS_PER_LINK
-from proxy_engine_core.core import WORKERS_MAX
 from tests.e2e.faultproxy import FaultProxy
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.processes import Process
@@ -25,8 +24,7 @@ from tests.e2e.target import Target
 
 LINKS = 2
 RUSH = LINKS * TARGETS_PER_LINK  # visitors at once
-WORKERS = min(LINKS, WORKERS_MAX)
-RUN = ("--workers", str(WORKERS), "--links-per-agent", str(LINKS))
+RUN = ("--workers", str(LINKS))  # and one link for each of them
 
 
 @pytest.fixture
@@ -100,7 +98,7 @@ def test_an_agent_makes_the_links_it_is_offered_and_says_so_once(
 ) -> None:
     agent = connect(site, target, transport=transport)
     assert sorted(link["number"] for link in links(site)) == [1, 2]
-    assert {link["worker"] for link in links(site)} == set(range(WORKERS))
+    assert {link["worker"] for link in links(site)} == set(range(LINKS))
     serves(site)
     stats = site.stats()
     assert stats["links_opened"] == LINKS
@@ -138,7 +136,7 @@ def test_one_lost_link_is_made_again_while_the_other_serves(
         after = wait_links(site, LINKS)
         assert sorted(link["number"] for link in after) == [1, 2]
         assert before[1 - lost]["id"] in ids(after)
-        assert {link["worker"] for link in after} == set(range(WORKERS))
+        assert {link["worker"] for link in after} == set(range(LINKS))
         serves(site)
         assert agent.popen.poll() is None
         assert sum('"message": "connected"' in line for line in agent.err) == 1

@@ -418,7 +418,7 @@ def test_a_byte_beyond_the_window_ends_the_link() -> None:
         assert visitor.response().status == 502
 
 
-def test_data_after_fin_ends_the_link() -> None:
+def test_data_after_fin_is_for_nobody_and_harms_nobody() -> None:
     with serving() as server:
         device = server.device()
         visitor = server.visitor()
@@ -427,7 +427,13 @@ def test_data_after_fin_ends_the_link() -> None:
         device.data(stream, b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
         device.fin(stream)
         device.data(stream, b"more")
-        assert down_reason(server, device) == "bad_yamux"
+        device.fin(stream)
+        assert visitor.take_head().startswith(b"HTTP/1.1 101 ")
+        assert visitor.rest() == b""
+        server.wait_stat("link_unknown_stream_frames", 2)
+        assert server.stat("link_protocol_errors") == 0
+        visitor.send(b"still heard")
+        assert device.next(stream, DATA).payload == b"still heard"
 
 
 # --- stop and drain in every state ------------------------------------------------------------

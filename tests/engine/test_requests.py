@@ -505,6 +505,21 @@ def test_a_tunnel_closes_one_side_at_a_time(carrier: Carrier) -> None:
         assert (record.status, record.flags) == (101, core.LOG_TUNNEL)
 
 
+def test_a_tunnel_that_breaks_does_not_look_finished() -> None:
+    with serving() as server:
+        device = server.device()
+        visitor = server.visitor()
+        visitor.get(fields="Connection: Upgrade\r\nUpgrade: echo\r\n")
+        stream, _ = device.request()
+        device.data(stream, b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhalf")
+        assert visitor.response().status == 101
+        assert visitor.take(4) == b"half"
+        device.reset(stream)
+        assert visitor.is_cut_off()
+        record = server.log()
+        assert (record.flags, record.reason) == (core.LOG_TUNNEL | core.LOG_ABORTED, "target_lost")
+
+
 def test_a_visitor_that_pipelines_is_answered_in_order() -> None:
     with serving() as server:
         device = server.device()

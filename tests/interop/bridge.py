@@ -40,7 +40,7 @@ TOKEN = "pe_" + "T" * 43
 WINDOW = handshake.STOCK_WINDOW
 READ_SIZE = 256 * 1024
 # What pairs send; every one a part of its own, so that nothing can be taken for another's.
-BLOCK = random.Random(10).randbytes(10 << 20)
+BLOCK = random.Random(10).randbytes((8 << 20) + 1) * 5
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: bytes\r\n\r\n"
 STEP = 1013  # bytes between the parts of two neighbours
 

@@ -43,8 +43,8 @@ class Side:
 class End:
     """One session and its owner, who keeps the books."""
 
-    def __init__(self, *, is_client: bool, window: int) -> None:
-        self.session = Session(is_client=is_client, window=window)
+    def __init__(self, *, is_client: bool, window: int, passing: bool) -> None:
+        self.session = Session(is_client=is_client, window=window, passing=passing)
         self.window = window
         self.sides: dict[int, Side] = {}
         self.on_wire = bytearray()  # written, not yet given to the other end
@@ -123,17 +123,18 @@ class End:
 class Pipe:
     """Both ends and the bytes between them."""
 
-    def __init__(self, window: int) -> None:
-        self.client = End(is_client=True, window=window)
-        self.server = End(is_client=False, window=window)
+    def __init__(self, window: int, *, passing: bool = False) -> None:
+        self.client = End(is_client=True, window=window, passing=passing)
+        self.server = End(is_client=False, window=window, passing=passing)
         self.ends = (self.client, self.server)
 
     def other(self, end: End) -> End:
         return self.server if end is self.client else self.client
 
-    def move(self, end: End, size: int) -> None:
-        """Give at most `size` bytes that `end` wrote to the other end."""
-        end.on_wire += end.session.output()
+    def move(self, end: End, size: int, bulk: int | None = None) -> None:
+        """Give at most `size` bytes that `end` wrote to the other end, and take no more than
+        about `bulk` out of what others may pass."""
+        end.on_wire += end.session.output(bulk)
         chunk = bytes(end.on_wire[:size])
         del end.on_wire[:size]
         other = self.other(end)
@@ -156,12 +157,15 @@ class Pipe:
         elif action == "ping":
             end.session.ping(choose.getrandbits(32))
         elif action == "move":
-            self.move(end, choose.choice([1, 5, 12, 13, 100, 5000, 1 << 20]))
+            bulk = choose.choice([None, None, 0, 1, 70_000])
+            self.move(end, choose.choice([1, 5, 12, 13, 100, 5000, 1 << 20]), bulk)
         elif end.live():
             stream_id = choose.choice(end.live())
             size = choose.choice([1, 7, 100, 3000, 65536])
             if action == "send":
                 end.send(stream_id, size, in_place=choose.random() < 0.5)
+                if choose.random() < 0.3:
+                    end.session.rest(stream_id)
             elif action == "consume":
                 end.consume(stream_id, size)
             elif action == "finish":
@@ -200,10 +204,11 @@ class Pipe:
     seed=st.integers(0, 2**64),
     window=st.sampled_from([1, 3, 64, 1000, 65536, 262144, 1 << 20]),
     steps=st.integers(1, 300),
+    passing=st.booleans(),
 )
-def test_sessions_joined_by_a_pipe_lose_nothing(seed, window, steps):
+def test_sessions_joined_by_a_pipe_lose_nothing(seed, window, steps, passing):
     choose = random.Random(seed)
-    pipe = Pipe(window)
+    pipe = Pipe(window, passing=passing)
     for _ in range(steps):
         pipe.act(choose)
     pipe.settle()

@@ -43,6 +43,7 @@ Event = tuple[str, int, int | bytes | str]   # name, stream id or 0, value
 WINDOW_INITIAL = YAMUX_WINDOW_INITIAL
 FRAME_PAYLOAD_MAX = YAMUX_FRAME_PAYLOAD_MAX
 FRAME_PAYLOAD_SHARED = YAMUX_FRAME_PAYLOAD_SHARED
+BURST_SMALL = YAMUX_BURST_SMALL
 UNACKED_MAX = YAMUX_UNACKED_MAX
 
 
@@ -65,23 +66,30 @@ def header_decode(bytes source):
 cdef class Session:
     cdef BufferPool pool
     cdef Buffer out
+    cdef Buffer urgent
     cdef YamuxSession session
     cdef WindowBudget budget
     cdef uint64_t clock_us
     cdef dict streams                # id -> YamuxStream * as an int
 
     def __cinit__(
-        self, *, bint is_client, uint32_t window=YAMUX_WINDOW_INITIAL, uint32_t streams_max=1024
+        self, *, bint is_client, uint32_t window=YAMUX_WINDOW_INITIAL, uint32_t streams_max=1024,
+        bint passing=False,
     ):
         self.streams = {}
         buffer_pool_init(&self.pool)
         buffer_init(&self.out, &self.pool, 0)
-        yamux_session_init(&self.session, is_client, &self.out, window, streams_max)
+        buffer_init(&self.urgent, &self.pool, 0)
+        yamux_session_init(
+            &self.session, is_client, &self.out, &self.urgent if passing else &self.out, window,
+            streams_max,
+        )
 
     def __dealloc__(self):
         yamux_session_free(&self.session)
         if self.out.headroom <= 16:
             buffer_free(&self.out)
+        buffer_free(&self.urgent)
         buffer_pool_free(&self.pool)
 
     cdef YamuxStream *stream(self, uint32_t id) except NULL:
@@ -128,13 +136,26 @@ cdef class Session:
             free(block)
 
     def output(self, size=None):
-        """Take `size` bytes (all by default) from the front of the output."""
+        """Take `size` bytes (all by default) from the front of the output.
+
+        With `passing`, all that is urgent first, then whole frames to at least `size`."""
         cdef uint32_t taken = buffer_size(&self.out)
+        urgent = b""
+        if buffer_size(&self.urgent):
+            urgent = (<char *>buffer_head(&self.urgent))[:buffer_size(&self.urgent)]
+            buffer_free(&self.urgent)
+            self.session.urgent_start = self.session.urgent_end
         if size is not None and size < taken:
             taken = size
+        if self.session.urgent != self.session.out and taken:
+            taken = yamux_frames_size(buffer_head(&self.out), buffer_size(&self.out), taken)
         data = (<char *>buffer_head(&self.out))[:taken] if taken else b""
         buffer_consume(&self.out, taken)
-        return data
+        self.session.bulk_start += taken
+        return urgent + data
+
+    def rest(self, uint32_t id):
+        yamux_stream_rest(self.stream(id))
 
     def open(self):
         """The id of a new stream, or None."""
@@ -241,7 +262,7 @@ cdef class Session:
             "budget_extra": self.budget.extra,
             "grown": self.budget.grown,
             "withheld": self.budget.withheld,
-            "output_bytes": buffer_size(&self.out),
+            "output_bytes": buffer_size(&self.out) + buffer_size(&self.urgent),
             "bytes_lent": self.pool.bytes_lent,
         }
 
@@ -302,8 +323,12 @@ cdef class BenchmarkSession:
         buffer_init(&self.client_out, &self.pool, 0)
         buffer_init(&self.server_out, &self.pool, 0)
         buffer_init(&self.frames, &self.pool, 0)
-        yamux_session_init(&self.client, True, &self.client_out, YAMUX_WINDOW_INITIAL, 1024)
-        yamux_session_init(&self.server, False, &self.server_out, YAMUX_WINDOW_INITIAL, 1024)
+        yamux_session_init(
+            &self.client, True, &self.client_out, &self.client_out, YAMUX_WINDOW_INITIAL, 1024
+        )
+        yamux_session_init(
+            &self.server, False, &self.server_out, &self.server_out, YAMUX_WINDOW_INITIAL, 1024
+        )
         for index in range(stream_count):
             self.streams[index] = yamux_stream_open(&self.client, 0)
             if self.streams[index] == NULL:

@@ -27,15 +27,17 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
 from proxy_engine_core.link cimport (
-    OWNER_TARGET, Link, LinkHost, link_host, link_is_full, link_of, link_touch,
+    OWNER_TARGET, Link, LinkHost, link_allowance, link_host, link_is_full, link_of, link_touch,
+    link_turn_is_over,
 )
 from proxy_engine_core.messages cimport TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_FRAME_PAYLOAD_MAX, YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
+    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
     YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST, YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL,
     YAMUX_RESET_UNREACHABLE, YamuxStream, yamux_stream_accept, yamux_stream_commit,
     yamux_stream_consume, yamux_stream_finish, yamux_stream_release, yamux_stream_reserve,
+    yamux_stream_rest,
 )
 
 cdef enum TargetState:
@@ -303,7 +305,7 @@ cdef void read_target(Target *target) noexcept nogil:
     cdef int64_t received
     cdef uint32_t allowed, moved = 0
     while conn.flags & CONN_READABLE and not target.target_done:
-        if link_is_full(link):
+        if link_is_full(link, stream) or link_turn_is_over(link, moved):
             conn_wait(conn, &link.waiting)
             return
         if moved >= READ_BUDGET:
@@ -311,9 +313,7 @@ cdef void read_target(Target *target) noexcept nogil:
             return
         # Always large frames: what is read in one turn stands in the link's output without
         # anybody else's frame in between, so small ones would only be more reads.
-        allowed = YAMUX_FRAME_PAYLOAD_MAX
-        if allowed > stream.send_window:
-            allowed = stream.send_window
+        allowed = link_allowance(link, stream)
         if allowed == 0:
             return
         place = yamux_stream_reserve(stream, allowed)
@@ -333,6 +333,7 @@ cdef void read_target(Target *target) noexcept nogil:
         elif received != -EAGAIN:
             target_end(target, YAMUX_RESET_TARGET_LOST)
             return
+    yamux_stream_rest(stream)
 
 
 cdef void target_sent(Conn *conn) noexcept nogil:

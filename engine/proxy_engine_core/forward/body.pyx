@@ -17,9 +17,11 @@ from proxy_engine_core.http1.head cimport (
     BODY_CHUNKED, BODY_LENGTH, head_error_reason, head_error_status, head_error_text,
 )
 from proxy_engine_core.io.conn cimport conn_finish_writing, conn_recv, conn_requeue, conn_wait
-from proxy_engine_core.io.worker cimport CONN_READABLE, WORKER_SCRATCH_SIZE, Conn, Worker
-from proxy_engine_core.link cimport link_is_full, link_touch
-from proxy_engine_core.yamux.session cimport YamuxStream, yamux_stream_finish, yamux_stream_send
+from proxy_engine_core.io.worker cimport CONN_READABLE, Conn, Worker
+from proxy_engine_core.link cimport link_allowance, link_is_full, link_touch, link_turn_is_over
+from proxy_engine_core.yamux.session cimport (
+    YamuxStream, yamux_stream_finish, yamux_stream_rest, yamux_stream_send,
+)
 
 cdef enum:
     BODY_BUDGET = 256 * 1024              # body bytes moved before others get a turn
@@ -44,20 +46,21 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
     cdef int used
     cdef bint from_input
     while not transaction.request_done:
-        if link_is_full(transaction.link):
+        if (
+            link_is_full(transaction.link, transaction.http.stream)
+            or link_turn_is_over(transaction.link, moved)
+        ):
             upload_stops(transaction, conn.worker)
             conn_wait(conn, &transaction.link.waiting)
             return
         if moved >= BODY_BUDGET:
             conn_requeue(conn)
             return
-        allowed = transaction.http.stream.send_window
+        allowed = link_allowance(transaction.link, transaction.http.stream)
         if allowed == 0:
             upload_stops(transaction, conn.worker)
             return
         upload_goes_on(transaction, conn.worker)
-        if allowed > WORKER_SCRATCH_SIZE:
-            allowed = WORKER_SCRATCH_SIZE
         if (
             transaction.request_framing == BODY_LENGTH
             and transaction.request_remaining < allowed
@@ -71,11 +74,12 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
                 received = allowed
         else:
             if not conn.flags & CONN_READABLE:
+                yamux_stream_rest(transaction.http.stream)
                 return
             bytes = conn.worker.scratch
             received = conn_recv(conn, bytes, allowed)
             if received == -EAGAIN:
-                return
+                continue
             if received <= 0:
                 transaction_fail(visitor, 0, b"visitor_gone", b"")
                 return
@@ -91,6 +95,7 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
             transaction_fail(visitor, 0, b"no_memory", b"")
             return
         moved += <uint32_t>used
+    yamux_stream_rest(transaction.http.stream)
 
 
 cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexcept nogil:
@@ -150,17 +155,15 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
     cdef uint32_t allowed, moved = 0
     cdef int64_t received
     while not transaction.tunnel_visitor_done:
-        if link_is_full(transaction.link):
+        if link_is_full(transaction.link, stream) or link_turn_is_over(transaction.link, moved):
             conn_wait(conn, &transaction.link.waiting)
             break
         if moved >= BODY_BUDGET:
             conn_requeue(conn)
             break
-        allowed = stream.send_window
+        allowed = link_allowance(transaction.link, stream)
         if allowed == 0:
             break
-        if allowed > WORKER_SCRATCH_SIZE:
-            allowed = WORKER_SCRATCH_SIZE
         if buffer_size(&visitor.input):
             received = buffer_size(&visitor.input)
             if received > allowed:
@@ -171,10 +174,11 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
             buffer_consume(&visitor.input, <uint32_t>received)
         else:
             if not conn.flags & CONN_READABLE:
+                yamux_stream_rest(stream)
                 break
             received = conn_recv(conn, conn.worker.scratch, allowed)
             if received == -EAGAIN:
-                break
+                continue
             if received < 0:
                 transaction_fail(visitor, 0, b"visitor_gone", b"")
                 return

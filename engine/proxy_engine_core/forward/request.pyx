@@ -363,7 +363,7 @@ cdef bint use_head(
         return True
     if visitor.opening_link != link:
         pool_stop_waiting(visitor)        # it was sent to another link meanwhile
-    if link_is_full(link):
+    if link_is_full(link, NULL):
         conn_wait(&visitor.conn, &link.waiting)
         start_waiting(visitor)
         return False

@@ -144,8 +144,8 @@ cdef void transaction_fail(
         transaction.log_flags |= LOG_ABORTED
         count(worker.counters, COUNT_REQUESTS_ABORTED, 1)
         log_write(visitor, reason)
-        # Never a clean end: a body that ends with the connection would look complete.
-        if transaction.head_sent and (
+        # Never a clean end: what ends with the connection would look complete.
+        if visitor.state == VISITOR_TUNNEL or transaction.head_sent and (
             transaction.reframe == REFRAME_CLOSE or transaction.response_framing == BODY_CLOSE
         ):
             socket_reset_on_close(visitor.conn.fd)

@@ -8,7 +8,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from proxy_engine_core.io.worker cimport Conn, Worker
+from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 
 
 # Register a new connection (memory of the caller's kind, Conn first). 0 or -errno; on
@@ -43,6 +43,7 @@ cdef void conn_flush_out(Conn *conn) noexcept nogil              # push conn.out
 cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil  # 0: none
 
 # Wait lists: a connection waits for room in another; at most one list at a time.
-cdef void conn_wait(Conn *conn, Conn **waiting) noexcept nogil
+cdef void conn_wait(Conn *conn, WaitList *waiting) noexcept nogil
 cdef void conn_stop_waiting(Conn *conn) noexcept nogil
-cdef void conn_wake_all(Conn **waiting) noexcept nogil
+cdef void conn_wake_first(WaitList *waiting) noexcept nogil      # the list is not empty
+cdef void conn_wake_all(WaitList *waiting) noexcept nogil

@@ -20,7 +20,7 @@ from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
     CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
-    Worker,
+    WaitList, Worker,
 )
 
 
@@ -363,29 +363,40 @@ cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil:
         timer_set(&conn.worker.wheel, &conn.timer, conn.worker.now_ms + after_ms)
 
 
-cdef void conn_wait(Conn *conn, Conn **waiting) noexcept nogil:
-    if conn.wait_link != NULL:
+cdef void conn_wait(Conn *conn, WaitList *waiting) noexcept nogil:
+    if conn.wait_list != NULL:
         return
-    conn.wait_next = waiting[0]
-    if conn.wait_next != NULL:
-        conn.wait_next.wait_link = &conn.wait_next
-    conn.wait_link = waiting
-    waiting[0] = conn
+    conn.wait_list = waiting
+    conn.wait_next = NULL
+    conn.wait_previous = waiting.last
+    if waiting.last == NULL:
+        waiting.first = conn
+    else:
+        waiting.last.wait_next = conn
+    waiting.last = conn
 
 
 cdef void conn_stop_waiting(Conn *conn) noexcept nogil:
-    if conn.wait_link == NULL:
+    cdef WaitList *waiting = conn.wait_list
+    if waiting == NULL:
         return
-    conn.wait_link[0] = conn.wait_next
-    if conn.wait_next != NULL:
-        conn.wait_next.wait_link = conn.wait_link
-    conn.wait_next = NULL
-    conn.wait_link = NULL
+    if conn.wait_previous == NULL:
+        waiting.first = conn.wait_next
+    else:
+        conn.wait_previous.wait_next = conn.wait_next
+    if conn.wait_next == NULL:
+        waiting.last = conn.wait_previous
+    else:
+        conn.wait_next.wait_previous = conn.wait_previous
+    conn.wait_list = NULL
 
 
-cdef void conn_wake_all(Conn **waiting) noexcept nogil:
-    cdef Conn *conn
-    while waiting[0] != NULL:
-        conn = waiting[0]
-        conn_stop_waiting(conn)
-        conn_requeue(conn)
+cdef void conn_wake_first(WaitList *waiting) noexcept nogil:
+    cdef Conn *conn = waiting.first
+    conn_stop_waiting(conn)
+    conn_requeue(conn)
+
+
+cdef void conn_wake_all(WaitList *waiting) noexcept nogil:
+    while waiting.first != NULL:
+        conn_wake_first(waiting)

@@ -33,7 +33,7 @@ from proxy_engine_core.spsc cimport spsc_free, spsc_init, spsc_publish, spsc_res
 cdef enum:
     MAILBOX_TOKEN = 0xFFFFFFFF        # epoll data of the mailbox's eventfd: no slot
     MESSAGE_STOP = 0                  # kinds above belong to the role
-    ACCEPT_BATCH = 64                 # connections accepted before others get a turn
+    ACCEPT_BATCH = 16                 # connections accepted before others get a turn
     ACCEPT_PAUSE_MS = 100             # out of file descriptors: try again, never spin
     LOG_WAKE_BYTES = 256 * 1024       # wake Python for logs at this much ...
     LOG_WAKE_US = 50_000              # ... or this long after the first; a wake costs 30 us

@@ -10,11 +10,17 @@
 #   frame's payload or delta.
 # - Credit is granted when bytes are *consumed* (the destination took them), in
 #   steps of a quarter window. How large the window is, window.pxd says.
-# - Frames for unknown streams are ignored and counted; their payload is skipped.
+# - Frames for unknown streams are ignored and counted; their payload is skipped. So are
+#   data and FIN behind a FIN.
 # - Payload is delivered as it arrives; a frame is never assembled.
 # - An RST frame of either type has no payload and no delta: its length is a code.
 # - The peer's new ids need not grow: a stock Go peer that opens from two goroutines
 #   takes the ids in order and sends the SYNs in any. Only a live id is an error.
+#
+# Output goes to two buffers, and `urgent` goes first: control frames, and the first
+# YAMUX_BURST_SMALL bytes a stream sends after a rest, so small requests and answers
+# pass bulk. All else goes to `out`, and so does what a stream sends while it still has
+# bytes there: each stream's data, FIN and RST stay in order.
 #
 # Lifetime: a stream lives from open (yamux_stream_open or a YAMUX_EVENT_OPEN)
 # until its owner calls yamux_stream_release, which resets it on the wire if it is
@@ -30,6 +36,7 @@ cdef enum:
     YAMUX_WINDOW_INITIAL = 256 * 1024          # bytes; fixed by the spec for strangers
     YAMUX_FRAME_PAYLOAD_MAX = 64 * 1024        # bytes we put in one frame: a lone stream
     YAMUX_FRAME_PAYLOAD_SHARED = 16 * 1024     # ... when others are active too
+    YAMUX_BURST_SMALL = 16 * 1024              # bytes a rested stream sends ahead of bulk
     YAMUX_UNACKED_MAX = 256                    # opens without ACK; stock accept backlog
 
 # Reset codes carried in the length of an RST frame; stock peers ignore them.
@@ -47,7 +54,7 @@ cdef enum YamuxError:                # returned by yamux_session_next; answer Go
     YAMUX_ERROR_TYPE = -2
     YAMUX_ERROR_STREAM_ID = -3       # SYN on a live id, wrong parity, id 0
     YAMUX_ERROR_WINDOW = -4          # the peer overran a window, or grew ours past 2^32-1
-    YAMUX_ERROR_FLAGS = -5           # FIN twice, data after FIN, ACK never asked for
+    YAMUX_ERROR_FLAGS = -5           # an ACK twice, or never asked for
     YAMUX_ERROR_PING = -6            # a pong nobody asked for
     YAMUX_ERROR_MEMORY = -7
 
@@ -82,6 +89,9 @@ cdef struct YamuxStream:
     uint32_t ungranted               # consumed, not yet granted back
     uint32_t window                  # all of these: what the peer may have on its way
     uint32_t delivered               # bytes the destination took in this epoch
+    uint32_t burst                   # bytes sent since its source rested
+    uint64_t bulk_end                # where its last bytes in session.out end
+    uint64_t urgent_end              # ... in session.urgent
     uint64_t epoch_us                # when the epoch began; 0: none is running
     uint64_t busy_us                 # when the window was last put to use
     uint8_t flags
@@ -106,6 +116,11 @@ cdef struct WindowBudget:
 
 cdef struct YamuxSession:
     Buffer *out
+    Buffer *urgent                   # may be the same as `out`: then all is in order
+    uint64_t bulk_end                # bytes ever put into `out`
+    uint64_t bulk_start              # ... of them taken for sending; the owner's
+    uint64_t urgent_end              # the same of `urgent`
+    uint64_t urgent_start
     WindowBudget *budget             # NULL: windows never change
     uint64_t rtt_us                  # of the link, at most 10 s; 0: not known yet
     uint64_t extra                   # bytes of the budget lent to our streams
@@ -145,7 +160,8 @@ cdef struct YamuxSession:
 
 
 cdef void yamux_session_init(
-    YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
+    YamuxSession *session, bint is_client, Buffer *out, Buffer *urgent, uint32_t window,
+    uint32_t streams_max
 ) noexcept nogil
 cdef void yamux_session_free(YamuxSession *session) noexcept nogil  # idempotent; frees all
 # The next event from [*cursor, end); advances *cursor. Event kind >= 0 or a YamuxError,
@@ -174,7 +190,8 @@ cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogi
 cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t size) noexcept nogil
 # Read straight behind a reserved header: at most `size` <= YAMUX_FRAME_PAYLOAD_MAX
 # bytes may be written at the returned place, then committed; nothing else may touch
-# the output buffer in between. commit(0) abandons the frame. NULL: no memory.
+# the output buffers in between. It passes bulk if the stream still may, whatever its size.
+# commit(0) abandons the frame. NULL: no memory.
 cdef uint8_t *yamux_stream_reserve(YamuxStream *stream, uint32_t size) noexcept nogil
 cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil
 cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil   # FIN; once, no-op after RST
@@ -187,6 +204,25 @@ cdef int yamux_stream_settle(YamuxStream *stream) noexcept nogil
 # Give the stream back: RST(code) on the wire unless closed both ways or already reset.
 # A stream of the peer's that was never accepted is reset in any case but the last.
 cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil
+
+# Size of the whole frames that hold the first `part` of these bytes, which begin with a frame.
+cdef uint32_t yamux_frames_size(const uint8_t *bytes, uint32_t size, uint32_t part) noexcept nogil
+
+cdef inline bint yamux_stream_has_bulk(const YamuxStream *stream) noexcept nogil:
+    # Bytes of it still wait in session.out.
+    return stream.bulk_end > stream.session.bulk_start
+
+cdef inline uint32_t yamux_stream_urgent_size(const YamuxStream *stream) noexcept nogil:
+    # How much of what it sends now goes ahead of bulk.
+    if stream.burst >= YAMUX_BURST_SMALL or yamux_stream_has_bulk(stream):
+        return 0
+    return YAMUX_BURST_SMALL - stream.burst
+
+cdef inline void yamux_stream_rest(YamuxStream *stream) noexcept nogil:
+    # Its source has nothing more for now: what comes next is a new burst, unless the last
+    # one is still here.
+    if stream.urgent_end <= stream.session.urgent_start:
+        stream.burst = 0
 
 cdef inline bint yamux_stream_is_closed(const YamuxStream *stream) noexcept nogil:
     # Both directions finished, or reset.

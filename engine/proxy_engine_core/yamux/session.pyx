@@ -35,16 +35,64 @@ cdef enum:
     FLAG_WINDOW_GREW = 1 << 16                                     # ours: WINDOW is owed
 
 
-cdef int frame_write(
-    YamuxSession *session, uint8_t type, uint16_t flags, uint32_t stream_id, uint32_t length
+cdef int header_write(
+    Buffer *out, uint8_t type, uint16_t flags, uint32_t stream_id, uint32_t length
 ) noexcept nogil:
-    # A frame that is all header. 0 or -ENOMEM.
-    cdef uint8_t *target = buffer_reserve(session.out, YAMUX_HEADER_SIZE)
+    cdef uint8_t *target = buffer_reserve(out, YAMUX_HEADER_SIZE)
     if target == NULL:
         return -ENOMEM
     yamux_header_encode(target, type, flags, stream_id, length)
-    buffer_commit(session.out, YAMUX_HEADER_SIZE)
+    buffer_commit(out, YAMUX_HEADER_SIZE)
     return 0
+
+
+cdef int frame_write(
+    YamuxSession *session, uint8_t type, uint16_t flags, uint32_t stream_id, uint32_t length
+) noexcept nogil:
+    # A frame that is all header and may pass data. 0 or -ENOMEM.
+    if header_write(session.urgent, type, flags, stream_id, length) < 0:
+        return -ENOMEM
+    session.urgent_end += YAMUX_HEADER_SIZE
+    return 0
+
+
+cdef int last_frame_write(
+    YamuxStream *stream, uint8_t type, uint16_t flags, uint32_t length
+) noexcept nogil:
+    # ... and that stays behind the stream's data: FIN, RST.
+    cdef YamuxSession *session = stream.session
+    if not yamux_stream_has_bulk(stream):
+        return frame_write(session, type, flags, stream.id, length)
+    if header_write(session.out, type, flags, stream.id, length) < 0:
+        return -ENOMEM
+    stream_sent(stream, session.out, YAMUX_HEADER_SIZE)
+    return 0
+
+
+cdef void stream_sent(YamuxStream *stream, const Buffer *out, uint32_t size) noexcept nogil:
+    # `size` bytes of the stream, headers included, are in `out`.
+    cdef YamuxSession *session = stream.session
+    if stream.burst < YAMUX_BURST_SMALL:
+        stream.burst += size
+    if out == session.out:
+        session.bulk_end += size
+        stream.bulk_end = session.bulk_end
+    else:
+        session.urgent_end += size
+        stream.urgent_end = session.urgent_end
+
+
+cdef uint32_t yamux_frames_size(const uint8_t *bytes, uint32_t size, uint32_t part) noexcept nogil:
+    cdef YamuxHeader header
+    cdef uint32_t end = 0
+    while end < part:
+        CHECK(size - end >= YAMUX_HEADER_SIZE)
+        yamux_header_decode(bytes + end, &header)
+        end += YAMUX_HEADER_SIZE
+        if header.type == YAMUX_DATA:
+            end += header.length         # we put no RST on Data
+    CHECK(end <= size)
+    return end
 
 
 cdef YamuxStream *stream_create(YamuxSession *session, uint32_t id) noexcept nogil:
@@ -84,10 +132,12 @@ cdef void stream_destroy(YamuxStream *stream) noexcept nogil:
 
 
 cdef void yamux_session_init(
-    YamuxSession *session, bint is_client, Buffer *out, uint32_t window, uint32_t streams_max
+    YamuxSession *session, bint is_client, Buffer *out, Buffer *urgent, uint32_t window,
+    uint32_t streams_max
 ) noexcept nogil:
     memset(session, 0, sizeof(YamuxSession))
     session.out = out
+    session.urgent = urgent
     session.is_client = is_client
     session.next_id = 1 if is_client else 2
     session.window = window
@@ -207,9 +257,6 @@ cdef int stream_frame_apply(
         ):
             return YAMUX_ERROR_FLAGS
         stream.flags |= YAMUX_STREAM_ACK_RECEIVED
-    if stream.flags & YAMUX_STREAM_FIN_RECEIVED:
-        if flags & YAMUX_FIN or (is_data and length != 0):
-            return YAMUX_ERROR_FLAGS
     if is_data:
         if not window_announce(stream, length):
             return YAMUX_ERROR_WINDOW
@@ -225,6 +272,16 @@ cdef int stream_frame_apply(
     session.payload_flags = flags
     session.payload_remaining = length if is_data else 0
     return 0
+
+
+cdef bint is_behind_fin(
+    const YamuxStream *stream, bint is_data, uint32_t flags, uint32_t length
+) noexcept nogil:
+    # More of what the peer has finished. Not worth a session: a stock Go peer lets a FIN
+    # overtake data, a stock Rust peer says FIN for every close of its owner's.
+    return stream.flags & YAMUX_STREAM_FIN_RECEIVED != 0 and (
+        flags & YAMUX_FIN != 0 or (is_data and length != 0)
+    )
 
 
 cdef int stream_frame_take(YamuxSession *session, const YamuxHeader *header) noexcept nogil:
@@ -262,7 +319,10 @@ cdef int stream_frame_take(YamuxSession *session, const YamuxHeader *header) noe
         if stream == NULL:
             return YAMUX_ERROR_MEMORY
         session.peer_stream_count += 1
-    elif stream == NULL or stream.flags & YAMUX_STREAM_RESET:
+    elif (
+        stream == NULL or stream.flags & YAMUX_STREAM_RESET
+        or is_behind_fin(stream, is_data, flags, length)
+    ):
         session.unknown_stream_frames += 1
         session.payload_remaining = length if is_data else 0
         return 0
@@ -338,8 +398,10 @@ cdef int yamux_session_ping(YamuxSession *session, uint32_t value) noexcept nogi
 
 
 cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept nogil:
-    if frame_write(session, YAMUX_GO_AWAY, 0, 0, code) < 0:
+    # Behind everything there is: a peer may close as soon as it reads it.
+    if header_write(session.out, YAMUX_GO_AWAY, 0, 0, code) < 0:
         return -ENOMEM
+    session.bulk_end += YAMUX_HEADER_SIZE
     session.go_away_sent = True
     return 0
 
@@ -391,10 +453,16 @@ cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogi
     return 0
 
 
+cdef inline Buffer *stream_out(YamuxStream *stream, uint32_t size) noexcept nogil:
+    if yamux_stream_urgent_size(stream) >= size:
+        return stream.session.urgent
+    return stream.session.out
+
+
 cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t size) noexcept nogil:
-    cdef Buffer *out = stream.session.out
+    cdef Buffer *out = stream_out(stream, size)
     cdef uint32_t payload_max = yamux_session_payload_max(stream.session)
-    cdef uint32_t frame_count, payload
+    cdef uint32_t frame_count, payload, total
     cdef uint8_t *target
     CHECK(not stream.flags & YAMUX_STREAM_FIN_SENT)
     if size == 0 or stream.flags & YAMUX_STREAM_RESET:
@@ -403,11 +471,13 @@ cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t s
     frame_count = (size - 1) // payload_max + 1
     if size > <uint32_t>0xFFFFFFFF - frame_count * YAMUX_HEADER_SIZE:
         return -ENOMEM
-    target = buffer_reserve(out, size + frame_count * YAMUX_HEADER_SIZE)
+    total = size + frame_count * YAMUX_HEADER_SIZE
+    target = buffer_reserve(out, total)
     if target == NULL:
         return -ENOMEM
-    buffer_commit(out, size + frame_count * YAMUX_HEADER_SIZE)
+    buffer_commit(out, total)
     window_spend(stream, size)
+    stream_sent(stream, out, total)
     while size != 0:
         payload = payload_max if size > payload_max else size
         yamux_header_encode(target, YAMUX_DATA, 0, stream.id, payload)
@@ -421,14 +491,14 @@ cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t s
 cdef uint8_t *yamux_stream_reserve(YamuxStream *stream, uint32_t size) noexcept nogil:
     cdef uint8_t *target
     CHECK(size <= YAMUX_FRAME_PAYLOAD_MAX)
-    target = buffer_reserve(stream.session.out, YAMUX_HEADER_SIZE + size)
+    target = buffer_reserve(stream_out(stream, 1), YAMUX_HEADER_SIZE + size)
     if target == NULL:
         return NULL
     return target + YAMUX_HEADER_SIZE
 
 
 cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil:
-    cdef Buffer *out = stream.session.out
+    cdef Buffer *out = stream_out(stream, 1)
     CHECK(not stream.flags & YAMUX_STREAM_FIN_SENT)
     if size == 0 or stream.flags & YAMUX_STREAM_RESET:
         if buffer_size(out) == 0:
@@ -439,13 +509,14 @@ cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil
         buffer_head(out) + buffer_size(out), YAMUX_DATA, 0, stream.id, size
     )
     buffer_commit(out, YAMUX_HEADER_SIZE + size)
+    stream_sent(stream, out, YAMUX_HEADER_SIZE + size)
 
 
 cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil:
     if stream.flags & (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_RESET):
         return 0
     # On Data, because some peers miss a FIN that rides on a WindowUpdate.
-    if frame_write(stream.session, YAMUX_DATA, YAMUX_FIN, stream.id, 0) < 0:
+    if last_frame_write(stream, YAMUX_DATA, YAMUX_FIN, 0) < 0:
         return -ENOMEM
     stream.flags |= YAMUX_STREAM_FIN_SENT
     return 0
@@ -487,6 +558,6 @@ cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogi
     ):
         session.owed_bytes += stream.receive_window
         # On WindowUpdate, because on Data a stock peer would wait for `code` bytes.
-        if frame_write(session, YAMUX_WINDOW_UPDATE, YAMUX_RST, stream.id, code) < 0:
+        if last_frame_write(stream, YAMUX_WINDOW_UPDATE, YAMUX_RST, code) < 0:
             session.error = YAMUX_ERROR_MEMORY   # the peer would keep it for ever
     stream_destroy(stream)
