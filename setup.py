@@ -4,9 +4,12 @@ One extension module per `.pyx` under engine/. Generated C goes to build/cython,
 never beside the sources. Switches, all read from the environment:
 
 PROXY_ENGINE_DEBUG=1     CHECK() invariants and Cython's bounds checks on, -O1 -g
-PROXY_ENGINE_SANITIZE=1  the debug build under AddressSanitizer and UBSan
+PROXY_ENGINE_SANITIZE=1  the debug build under AddressSanitizer and UBSan; =thread: under
+                         ThreadSanitizer instead
 PROXY_ENGINE_TESTING=1   also build proxy_engine_core._testing, the thin
                          def-wrappers that open cdef code to pytest; never in wheels
+PROXY_ENGINE_FUZZ=1      the debug build for libFuzzer, with the targets of fuzz/; wants clang
+PROXY_ENGINE_COVERAGE=1  counts for gcov, by .pyx line: scripts/coverage
 PROXY_ENGINE_WERROR=1    a gcc warning is an error. A switch of ours because CFLAGS from
                          the environment would replace Python's own flags
 """
@@ -28,7 +31,9 @@ def switch(name: str) -> bool:
 
 
 SANITIZE = switch("PROXY_ENGINE_SANITIZE")
-DEBUG = SANITIZE or switch("PROXY_ENGINE_DEBUG")
+FUZZ = switch("PROXY_ENGINE_FUZZ")
+COVERAGE = switch("PROXY_ENGINE_COVERAGE")
+DEBUG = SANITIZE or FUZZ or switch("PROXY_ENGINE_DEBUG")
 TESTING = switch("PROXY_ENGINE_TESTING")
 
 COMPILE_ARGS = ["-std=gnu11", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
@@ -42,8 +47,21 @@ if switch("PROXY_ENGINE_WERROR"):
     COMPILE_ARGS += ["-Werror", "-Wno-error=array-bounds"]
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    if os.environ["PROXY_ENGINE_SANITIZE"] == "thread":
+        flags = ["-fsanitize=thread"]
     COMPILE_ARGS += ["-O1", "-g", "-fno-omit-frame-pointer", *flags]
     LINK_ARGS += flags
+elif FUZZ:
+    # libFuzzer and the sanitizers' runtimes are in the program that loads the modules.
+    flags = ["-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=undefined"]
+    flags += ["-fno-sanitize=null,object-size"]  # clang takes offsetof() written out for an access
+    COMPILE_ARGS += ["-O2", "-g", "-fno-omit-frame-pointer", *flags]
+    LINK_ARGS += ["-fsanitize=address,undefined"]
+elif COVERAGE:
+    # Workers count side by side.
+    flags = ["--coverage", "-fprofile-update=atomic"]
+    COMPILE_ARGS += ["-O1", "-g0", *flags]
+    LINK_ARGS += ["--coverage"]
 elif DEBUG:
     COMPILE_ARGS += ["-O1", "-g"]
 else:
@@ -53,8 +71,11 @@ else:
 def extensions() -> list[Extension]:
     headers = [str(path) for path in sorted(PACKAGE.rglob("*.h"))]
     found = []
-    for source in sorted(PACKAGE.rglob("*.pyx")):
-        parts = source.relative_to(ENGINE).with_suffix("").parts
+    sources = [(source, ENGINE) for source in sorted(PACKAGE.rglob("*.pyx"))]
+    if FUZZ:
+        sources += [(source, source.parent) for source in sorted(Path("fuzz").glob("*.pyx"))]
+    for source, root in sources:
+        parts = source.relative_to(root).with_suffix("").parts
         if "_testing" in parts and not TESTING:
             continue
         name = ".".join(parts)
@@ -93,10 +114,10 @@ setup(
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions(),
-        include_path=[str(ENGINE)],
+        include_path=[str(ENGINE), "fuzz"] if FUZZ else [str(ENGINE)],
         build_dir="build/cython-debug" if DEBUG else "build/cython",
         nthreads=os.cpu_count() or 1,
-        emit_linenums=DEBUG,
+        emit_linenums=DEBUG or COVERAGE,
         compiler_directives={
             "language_level": 3,
             "boundscheck": DEBUG,

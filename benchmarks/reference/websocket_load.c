@@ -63,7 +63,8 @@ int main(int count, char **arguments) {
     memset(frame, 'x', sizeof frame);
     memcpy(frame, (uint8_t[]){0x82, 0x80 | size, 0x12, 0x34, 0x56, 0x78}, 6);
     for (int index = 0; index < connections; index++) {
-        struct epoll_event event = {.events = EPOLLIN, .data.u32 = index};
+        /* Edge-triggered, or each epoll_wait would look at the last one's sockets again. */
+        struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u32 = index};
         int fd = sockets[index] = connect_to(atoi(arguments[1]));
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
         upgrade(fd);

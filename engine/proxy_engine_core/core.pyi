@@ -110,6 +110,13 @@ class Engine:
         host that is not an IP literal.
         """
 
+    def trust(self, network: str) -> None:
+        """Server: believe X-Forwarded-* of proxies in this network ("192.0.2.0/24").
+
+        The visitor of a request is then who they say, in the log and in the limits of
+        addresses. Before start() only, at most 64. Raises: ValueError.
+        """
+
     def start(self) -> None: ...
     def drain(self, grace_ms: int) -> None:
         """Stop accepting, close idle connections, let requests in flight finish.

@@ -37,6 +37,7 @@ from proxy_engine_core.messages cimport (
     DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage, TargetEntry,
     TargetsMessage,
 )
+from proxy_engine_core.networks cimport networks_add
 from proxy_engine_core.options cimport Options, options_default, options_set
 from proxy_engine_core.records cimport event_tuple, log_record
 from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
@@ -286,6 +287,12 @@ cdef class Engine:
         if error < 0:
             raise OSError(-error, os.strerror(-error))
         return bound
+
+    def trust(self, str network):
+        self.check_role(True)
+        if self.is_started:
+            raise RuntimeError("trust() comes before start()")
+        networks_add(&self.options.trusted, network)
 
     def start(self):
         cdef uint32_t index

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint64_t
 
+from proxy_engine_core.networks cimport Networks
+
 
 cdef struct Options:
     uint64_t head_timeout_ms          # first byte of a request to the end of its head
@@ -44,6 +46,7 @@ cdef struct Options:
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t backlog                  # listen(2)
+    Networks trusted                  # proxies whose X-Forwarded-* are believed
     uint64_t window_start             # credit a new stream to a peer of ours starts with
     uint64_t window_stream_max        # largest window of one stream
     uint64_t window_link_max          # credit beyond 256 KiB a stream, of one link

@@ -8,6 +8,7 @@ error that is silently ignored is worse than a program that does not start.
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path = Path()  # default_data_dir(), set by load()
     grace: float = 30.0  # seconds that requests in flight get when the program ends
     default_tunnel: str = ""
+    trusted_proxy: tuple[str, ...] = ()  # networks whose X-Forwarded-* are believed
     keep_requests: int = 1_000_000  # rows of the request log; older ones are deleted
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     # connect
@@ -109,6 +111,11 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(_text(item).strip().lower() for item in items if _text(item).strip())
 
 
+def _networks(value: Any) -> tuple[str, ...]:
+    # Each is what ipaddress makes of it; a ValueError says what is wrong.
+    return tuple(str(ipaddress.ip_network(name)) for name in _names(value))
+
+
 def _label(value: Any) -> str:
     text = _text(value)
     if text and not LABEL.fullmatch(text):
@@ -163,6 +170,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "data_dir": lambda value: Path(_text(value)).expanduser(),
     "grace": _duration,
     "default_tunnel": _label,
+    "trusted_proxy": _networks,
     "keep_requests": _integer(0, 2**53),
     "links_per_agent": _integer(0, LINKS_MAX),
     "server": _text,

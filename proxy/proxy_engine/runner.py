@@ -52,7 +52,11 @@ def make_engine(role: str, settings: Settings) -> Engine:
             raise UsageError(f'unknown engine option "{name}"{suggestion(name, DEFAULTS)}')
     try:
         if role == "server":
-            return Engine("server", workers=settings.workers or usable_cores(), **settings.engine)
+            workers = settings.workers or usable_cores()
+            engine = Engine("server", workers=workers, **settings.engine)
+            for network in settings.trusted_proxy:
+                engine.trust(network)
+            return engine
         return Engine("agent", workers=settings.workers or 1, **settings.engine)
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Tunnel, ok, reply, wait_until
+from tests.e2e.harness import Pair, RecordingTarget, Tunnel, ok, reply, wait_until
 from tests.e2e.processes import run
 
 
@@ -105,3 +106,18 @@ def test_counters_and_records_agree(tunnel: Tunnel) -> None:
     wait_until(
         lambda: tunnel.pair.stats()["request_log_written"] >= before["request_log_written"] + 7
     )
+
+
+def test_the_visitor_behind_a_trusted_proxy_is_logged(
+    target: RecordingTarget, tmp_path: Path
+) -> None:
+    pair = Pair(tmp_path / "data", server_args=["--trusted-proxy", "127.0.0.0/8,10.0.0.0/8"])
+    try:
+        pair.connect({"web": target.port})
+        response = pair.get("web", "/", "X-Forwarded-For: 203.0.113.9, 192.0.2.7, 10.0.0.1")
+        assert response.status == 200
+        assert pair.row(response.id)["visitor"] == "192.0.2.7"
+        [request] = target.requests
+        assert request.values("x-forwarded-for") == ["203.0.113.9, 192.0.2.7, 10.0.0.1, 127.0.0.1"]
+    finally:
+        pair.close()

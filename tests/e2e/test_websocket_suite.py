@@ -64,11 +64,13 @@ async def drive(port: int, cases: list[str]) -> list[Any]:
     return results
 
 
+@pytest.mark.sanitized
 async def test_the_native_codec_as_a_server() -> None:
     with EchoServer() as server:
         check(await drive(server.port, PROTOCOL), PROTOCOL_COUNT, INFORMATIONAL)
 
 
+@pytest.mark.sanitized
 async def test_the_native_codec_as_a_server_with_compression() -> None:
     with EchoServer() as server:
         check(await drive(server.port, DEFLATE), DEFLATE_COUNT, set())

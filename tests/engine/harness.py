@@ -400,9 +400,13 @@ class Running:
 class Server(Running):
     is_listening = True
 
-    def __init__(self, workers: int = WORKERS, **options: int) -> None:
+    def __init__(
+        self, workers: int = WORKERS, trusted: tuple[str, ...] = (), /, **options: int
+    ) -> None:
         options = {**FIXED_WINDOWS, **options}
         super().__init__(Engine("server", workers=workers, **options))
+        for network in trusted:
+            self.engine.trust(network)
         self.port = self.engine.listen("127.0.0.1", 0)
         self.engine.start()
         self.logs: list[Any] = []
@@ -473,9 +477,11 @@ class Server(Running):
 
 
 @contextmanager
-def serving(workers: int = WORKERS, **options: int) -> Iterator[Server]:
+def serving(
+    workers: int = WORKERS, trusted: tuple[str, ...] = (), /, **options: int
+) -> Iterator[Server]:
     """A running server; at the end nothing may be lent out of its buffers any more."""
-    server = Server(workers, **options)
+    server = Server(workers, trusted, **options)
     try:
         yield server
     finally:

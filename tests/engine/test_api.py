@@ -214,7 +214,7 @@ def test_event_fd_is_readable_when_there_is_news() -> None:
 
 
 def test_polling_in_small_bites_keeps_the_order() -> None:
-    with serving(workers=1) as server:
+    with serving(1) as server:
         socks = [server.visitor() for _ in range(5)]
         for index, visitor in enumerate(socks):
             visitor.get(f"/{index}", fields="Connection: close\r\n")
@@ -232,7 +232,7 @@ def test_polling_in_small_bites_keeps_the_order() -> None:
 
 
 def test_log_batches_hold_whole_records_and_ask_for_the_next_turn() -> None:
-    with serving(workers=1, log_ring_size=1 << 16) as server:
+    with serving(1, log_ring_size=1 << 16) as server:
         for index in range(40):
             visitor = server.visitor()
             visitor.get(f"/{index}/{'x' * 200}", fields="Connection: close\r\n")

@@ -274,7 +274,7 @@ def is_refused(server: Server) -> bool:
 
 
 def test_an_address_has_so_many_connections_at_once() -> None:
-    with serving(workers=1, address_connections_max=3) as server:
+    with serving(1, address_connections_max=3) as server:
         open_now = [server.visitor() for _ in range(3)]
         server.wait_stat("connections", 4)  # and the listener
         assert is_refused(server)
@@ -285,7 +285,7 @@ def test_an_address_has_so_many_connections_at_once() -> None:
 
 
 def test_a_link_is_no_visitor_of_its_address() -> None:
-    with serving(workers=1, address_connections_max=1) as server:
+    with serving(1, address_connections_max=1) as server:
         device = server.device()
         other = server.device(tunnel=None)
         visitor = server.visitor()
@@ -295,7 +295,7 @@ def test_a_link_is_no_visitor_of_its_address() -> None:
 
 
 def test_an_address_may_connect_so_often() -> None:
-    with serving(workers=1, address_connection_rate=1, rate_burst_ms=3000) as server:
+    with serving(1, address_connection_rate=1, rate_burst_ms=3000) as server:
         for _ in range(3):
             visitor = server.visitor()
             visitor.get()
@@ -306,7 +306,7 @@ def test_an_address_may_connect_so_often() -> None:
 
 
 def test_an_address_may_ask_so_often() -> None:
-    with serving(workers=1, address_request_rate=1, rate_burst_ms=3000) as server:
+    with serving(1, address_request_rate=1, rate_burst_ms=3000) as server:
         device = server.device()  # its request for a link is the first
         visitor = server.visitor()
         stream = serve(device, visitor)
@@ -337,9 +337,7 @@ def test_an_address_may_ask_so_often() -> None:
 
 
 def test_a_request_that_waits_is_counted_once() -> None:
-    with serving(
-        workers=1, address_request_rate=1, device_request_rate=1, rate_burst_ms=3000
-    ) as server:
+    with serving(1, address_request_rate=1, device_request_rate=1, rate_burst_ms=3000) as server:
         device = server.device(streams_max=1)
         busy, waiting = server.visitor(), server.visitor()
         busy.get("/busy")

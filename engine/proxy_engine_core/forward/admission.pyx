@@ -8,6 +8,7 @@ from proxy_engine_core.counters cimport (
 from proxy_engine_core.forward.addresses cimport (
     AddressEntry, address_key, address_table_free, address_table_get, address_table_init,
 )
+from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
 from proxy_engine_core.forward.transaction cimport ServerRole, Visitor, server_of
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport Worker, worker_random
@@ -58,7 +59,7 @@ cdef bint admit_connection(Worker *worker, const Address *peer) noexcept nogil:
 cdef void admission_enter(Visitor *visitor) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef ServerRole *role = server_of(worker)
-    if role.addresses.entries == NULL:
+    if role.addresses.entries == NULL or visitor.address_key == CLIENT_KEY_TRUSTED:
         return
     visitor.address_entry = address_table_get(
         &role.addresses, visitor.address_key, worker.now_us
@@ -77,12 +78,19 @@ cdef bint admit_visitor(Visitor *visitor) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef const Options *options = worker.options
     cdef AddressEntry *entry = visitor.address_entry
-    if options.address_request_rate == 0 or entry == NULL:
+    if options.address_request_rate == 0:
+        return True
+    if visitor.transaction.client_size:
+        entry = address_table_get(
+            &server_of(worker).addresses, visitor.transaction.client_key, worker.now_us
+        )
+    if entry == NULL:
         return True
     entry.seen_us = worker.now_us
     if bucket_take(
         &entry.requests_ns, worker.now_us, options.address_request_rate, options.rate_burst_ms
     ):
+        visitor.transaction.is_admitted = True
         return True
     count(worker.counters, COUNT_ADDRESS_REQUESTS_REFUSED, 1)
     return False
@@ -94,11 +102,11 @@ cdef int admit_device(Visitor *visitor, Link *link) noexcept nogil:
     if options.device_requests_max and link.requests >= options.device_requests_max:
         count(worker.counters, COUNT_DEVICE_BUSY_REFUSED, 1)
         return 503
-    if options.device_request_rate and not visitor.transaction.is_admitted:
+    if options.device_request_rate and not visitor.transaction.is_device_admitted:
         if not bucket_take(
             &link.requests_ns, worker.now_us, options.device_request_rate, options.rate_burst_ms
         ):
             count(worker.counters, COUNT_DEVICE_RATE_REFUSED, 1)
             return 429
-    visitor.transaction.is_admitted = True
+    visitor.transaction.is_device_admitted = True
     return 0

@@ -21,6 +21,7 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef Transaction *transaction = visitor.transaction
     cdef LogHeader header
+    cdef const char *address = visitor.address
     cdef timespec now
     cdef uint8_t *place
     cdef uint32_t size
@@ -29,6 +30,9 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     memset(&header, 0, sizeof(header))
     header.reason_size = <uint8_t>strlen(reason)
     header.address_size = visitor.address_size
+    if transaction.client_size:
+        header.address_size = transaction.client_size
+        address = transaction.client
     header.method_size = transaction.method_size
     header.host_size = transaction.host_size
     header.path_size = transaction.path_size
@@ -52,7 +56,7 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
         header.target_us = transaction.first_byte_us - transaction.sent_us
     place = put(place, &header, sizeof(LogHeader))
     place = put(place, transaction.request_id, header.request_id_size)
-    place = put(place, visitor.address, header.address_size)
+    place = put(place, address, header.address_size)
     place = put(place, transaction.method_name, header.method_size)
     place = put(place, transaction.host, header.host_size)
     place = put(place, transaction.path, header.path_size)

@@ -11,6 +11,7 @@ from proxy_engine_core.counters cimport (
     COUNT_VISITOR_MOVES_EXHAUSTED, count,
 )
 from proxy_engine_core.forward.admission cimport admit_device, admit_visitor
+from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, find_client
 from proxy_engine_core.forward.clock cimport (
     transaction_deadline, upload_starts, visitor_rest_deadline,
 )
@@ -177,7 +178,7 @@ cdef void describe(Visitor *visitor, Head *head) noexcept nogil:
         and transaction.keep_alive
     ):
         transaction.keep_alive = False
-        if not transaction.is_admitted:   # else it waited, and was counted before
+        if not transaction.is_device_admitted:   # else it waited, and was counted before
             count(worker.counters, COUNT_CONNECTIONS_USED_UP, 1)
     transaction.accepts_html = head.flags & HEAD_ACCEPTS_HTML
     transaction.method_size = <uint8_t>copy_span(
@@ -189,6 +190,8 @@ cdef void describe(Visitor *visitor, Head *head) noexcept nogil:
     transaction.path_size = <uint16_t>copy_span(
         transaction.path, LOG_PATH_SIZE_MAX, head, &head.path
     )
+    if visitor.address_key == CLIENT_KEY_TRUSTED:
+        find_client(visitor, head)
     if transaction.request_id_size:
         return                            # waiting or retried: keeps its first id
     if head.request_id.size:
@@ -459,7 +462,7 @@ cdef HttpStream *take_stream(
     rewrite.request_id = transaction.request_id
     rewrite.request_id_size = transaction.request_id_size
     rewrite.is_tls = False
-    rewrite.is_trusted = False
+    rewrite.is_trusted = visitor.address_key == CLIENT_KEY_TRUSTED
     if transaction.log_flags & LOG_RETRIED:
         idle_divisor = 0
     elif not is_idempotent(transaction.method):

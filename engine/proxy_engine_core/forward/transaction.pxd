@@ -97,7 +97,8 @@ cdef struct Transaction:
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
-    bint is_admitted                      # by the rate limits, once
+    bint is_admitted                      # by its address's rate, once
+    bint is_device_admitted               # ... and by its device's
     bint is_kept                          # `kept` is the whole request so far: see retry.pxd
     Buffer kept
     uint64_t bytes_out_before             # of the link, when the request was put on it
@@ -124,9 +125,12 @@ cdef struct Transaction:
     uint16_t status
     uint8_t method_size
     uint8_t host_size
+    uint8_t client_size                   # 0: the visitor is who asks, not a proxy
+    uint64_t client_key                   # addresses.pxd
     uint16_t path_size
     uint16_t request_id_size
     uint8_t method_name[LOG_METHOD_SIZE_MAX]
+    char client[ADDRESS_TEXT_SIZE]        # for whom a trusted proxy asks
     uint8_t host[LOG_HOST_SIZE_MAX]
     uint8_t path[LOG_PATH_SIZE_MAX]
     uint8_t request_id[REQUEST_ID_MAX]
@@ -139,7 +143,7 @@ cdef struct Visitor:
     Visitor *opening_previous
     Link *opening_link
     AddressEntry *address_entry           # of the worker's table; NULL: no limits, no room
-    uint64_t address_key
+    uint64_t address_key                  # 0: a trusted proxy's
     uint64_t bytes_passed                 # to it by earlier requests
     uint64_t reader_since_ms              # its output has been waiting; 0: none does
     uint64_t reader_moved_ms              # ... and last moved

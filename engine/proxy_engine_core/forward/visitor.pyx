@@ -16,6 +16,7 @@ from proxy_engine_core.forward.admission cimport (
     admission_enter, admission_leave, admit_connection,
 )
 from proxy_engine_core.forward.body cimport run_tunnel, send_body
+from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, is_trusted_peer
 from proxy_engine_core.forward.clock cimport (
     reader_is_late, reader_moved, transaction_deadline, upload_is_late, visitor_rest_deadline,
 )
@@ -57,7 +58,8 @@ cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
 
 cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
     cdef Visitor *visitor
-    if not admit_connection(worker, peer):
+    cdef bint is_trusted = is_trusted_peer(worker, peer)
+    if not is_trusted and not admit_connection(worker, peer):
         socket_reset_on_close(fd)         # no state is left behind for it, here or in the kernel
         socket_close(fd)
         return
@@ -71,7 +73,7 @@ cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
     if conn_attach(worker, &visitor.conn, fd, CONN_VISITOR) < 0:
         free(visitor)
         return
-    visitor.address_key = address_key(peer)
+    visitor.address_key = CLIENT_KEY_TRUSTED if is_trusted else address_key(peer)
     admission_enter(visitor)
     conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)
 

@@ -125,8 +125,9 @@ cdef void conn_close(Conn *conn) noexcept nogil:
             worker.gather.arena_used = 0
         else:
             gather_flush(worker)
-    if buffer_size(&conn.out):
-        # Cut off in the middle of what we had to say: never by an end that looks complete.
+    if buffer_size(&conn.out) or conn.flags & CONN_BROKEN:
+        # Cut off in the middle of what we had to say (keep() drops it once the connection is
+        # broken): never by an end that looks complete.
         socket_reset_on_close(conn.fd)
     close(conn.fd)             # leaves the epoll set by itself: nobody dups our fds
     conn.fd = -1
@@ -342,7 +343,7 @@ cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept no
 
 cdef void conn_finish_writing(Conn *conn) noexcept nogil:
     CHECK(buffer_size(&conn.out) == 0)
-    if not conn.flags & CONN_FINISHED:
+    if not conn.flags & (CONN_FINISHED | CONN_BROKEN):
         conn.flags |= CONN_FINISHED
         socket_finish_writing(conn.fd)
 

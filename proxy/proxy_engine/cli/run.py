@@ -27,6 +27,12 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "data_dir", metavar="DIR", help="the database [~/.local/share/proxy-engine]"
     )
+    add_setting(
+        parser,
+        "trusted_proxy",
+        metavar="CIDRS",
+        help="load balancers whose X-Forwarded-For is true",
+    )
     add_setting(parser, "default_tunnel", metavar="NAME", help="for requests that match no tunnel")
     add_setting(
         parser, "keep_requests", metavar="N", help="rows of the request log, 0: all [1000000]"

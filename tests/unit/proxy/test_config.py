@@ -46,6 +46,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "data_dir": "/data",
         "grace": "5s",
         "default_tunnel": "web",
+        "trusted_proxy": "10.0.0.0/8,2001:db8::1",
         "keep_requests": "10",
         "links_per_agent": "3",
         "server": "http://x",
@@ -121,6 +122,8 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() 
         ("http", ",".join(f"t{n}=127.0.0.1:1" for n in range(129))),
         ("engine", "a=b"),
         ("admin_hosts", 3),
+        ("trusted_proxy", "10.0.0.1/8"),
+        ("trusted_proxy", "all"),
     ],
 )
 def test_a_wrong_value_names_the_place_it_came_from(key: str, value: object) -> None:

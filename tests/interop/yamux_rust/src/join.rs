@@ -18,6 +18,7 @@ struct Pump {
     least: usize, // bytes gathered before anything is written, but for the first ones
     is_begun: bool,
     read_all: bool,
+    is_ended: bool, // the end was passed on
     is_done: bool,
 }
 
@@ -30,6 +31,7 @@ impl Pump {
             least,
             is_begun: false,
             read_all: false,
+            is_ended: false,
             is_done: false,
         }
     }
@@ -60,7 +62,10 @@ impl Pump {
             (self.start, self.end, self.is_begun) = (0, 0, true);
             if self.read_all {
                 // Twice, as careless owners do: the library makes two FINs of it.
-                ready!(Pin::new(&mut *target).poll_close(context))?;
+                if !self.is_ended {
+                    ready!(Pin::new(&mut *target).poll_close(context))?;
+                    self.is_ended = true;
+                }
                 ready!(Pin::new(&mut *target).poll_close(context))?;
                 self.is_done = true;
             } else {
@@ -78,7 +83,7 @@ pub async fn join(mut stream: Stream, mut socket: TcpStream, write_size: usize) 
     let mut down = Pump::new(READ_SIZE, 0);
     let result: io::Result<()> = poll_fn(|context| {
         let sent = up.poll(context, &mut socket, &mut stream)?;
-        let is_open = !up.is_done;
+        let is_open = !up.is_ended;
         let mut source = Honest {
             stream: &mut stream,
             is_open,
