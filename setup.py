@@ -4,7 +4,8 @@ One extension module per `.pyx` under engine/. Generated C goes to build/cython,
 never beside the sources. Switches, all read from the environment:
 
 PROXY_ENGINE_DEBUG=1     CHECK() invariants and Cython's bounds checks on, -O1 -g
-PROXY_ENGINE_SANITIZE=1  the debug build under AddressSanitizer and UBSan
+PROXY_ENGINE_SANITIZE=1  the debug build under AddressSanitizer and UBSan; =thread: under
+                         ThreadSanitizer instead
 PROXY_ENGINE_TESTING=1   also build proxy_engine_core._testing, the thin
                          def-wrappers that open cdef code to pytest; never in wheels
 PROXY_ENGINE_FUZZ=1      the debug build for libFuzzer, with the targets of fuzz/; wants clang
@@ -46,6 +47,8 @@ if switch("PROXY_ENGINE_WERROR"):
     COMPILE_ARGS += ["-Werror", "-Wno-error=array-bounds"]
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    if os.environ["PROXY_ENGINE_SANITIZE"] == "thread":
+        flags = ["-fsanitize=thread"]
     COMPILE_ARGS += ["-O1", "-g", "-fno-omit-frame-pointer", *flags]
     LINK_ARGS += flags
 elif FUZZ:

@@ -18,7 +18,7 @@
 # or aborted, and then no connection, timer, target or lent buffer is left.
 
 from libc.errno cimport EAGAIN, errno
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
@@ -31,14 +31,15 @@ from proxy_engine_core.counters cimport (
     COUNT_REQUESTS, COUNT_REQUESTS_ABORTED, COUNT_RESPONSES, COUNT_RESPONSES_LOCAL,
 )
 from proxy_engine_core.events cimport EVENT_CONTROL, EVENT_LINK_DOWN, EVENT_LINK_UP
-from proxy_engine_core.forward.route cimport Route, route_table_set
+from proxy_engine_core.forward.route cimport Route, route_new, route_table_set
 from proxy_engine_core.forward.server cimport server_init
 from proxy_engine_core.forward.transaction cimport server_of
 from proxy_engine_core.io.conn cimport conn_attach
+from proxy_engine_core.io.crew cimport crew_add_link, crew_init
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_post
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport (
-    CONN_VISITOR, Conn, EventRecord, Worker, conn_handle, worker_new, worker_run,
+    CONN_VISITOR, Conn, Crew, EventRecord, Worker, conn_handle, worker_new, worker_run,
 )
 from proxy_engine_core.link cimport (
     CARRIER_RAW, CARRIER_WEBSOCKET, LinkSetup, link_establish,
@@ -91,6 +92,8 @@ cdef struct Play:                         # of one input
     uint8_t choice
 
 cdef Options options
+cdef Crew server_crew
+cdef Crew agent_crew
 cdef Worker *server
 cdef Worker *agent
 cdef int target_fd = -1
@@ -110,8 +113,10 @@ cdef void set_up():
     cdef sockaddr_un *place
     options_default(&options)
     options.log_ring_size = 65536
-    server = worker_new(0, -1, &options)
-    agent = worker_new(0, -1, &options)
+    crew_init(&server_crew, 1)
+    crew_init(&agent_crew, 1)
+    server = worker_new(&server_crew, 0, -1, &options)
+    agent = worker_new(&agent_crew, 0, -1, &options)
     if server == NULL or agent == NULL or server_init(server) < 0 or agent_init(agent) < 0:
         raise MemoryError
     server_turn = server.on_turn
@@ -235,17 +240,12 @@ cdef void on_turn(Worker *worker) noexcept nogil:
 cdef void link_up(Worker *worker) noexcept nogil:
     cdef LinkSetup setup
     cdef Route *route
+    cdef uint64_t handle
     cdef Conn *conn = accepted(worker, &play.link_fd)
     REQUIRE(conn != NULL)
     if worker == server:
-        route = <Route *>calloc(1, sizeof(Route))
-        route.links[0] = conn_handle(conn)
-        route.link_count = 1
-        route.id = 1
-        route.key_size = 13
-        memcpy(route.key, b"host:web.test", 13)
-        route.name_size = 3
-        memcpy(route.name, b"web", 3)
+        handle = conn_handle(conn)
+        route = route_new(1, &handle, 1, b"web", 3, b"host:web.test", 13)
         route_table_set(&server_of(worker).routes, route)
     memset(&setup, 0, sizeof(setup))
     setup.id = 0 if worker == server else 1
@@ -255,6 +255,7 @@ cdef void link_up(Worker *worker) noexcept nogil:
     setup.carrier = CARRIER_WEBSOCKET if play.choice & 1 else CARRIER_RAW
     setup.is_client = worker == agent
     setup.has_preamble = not play.choice & 4
+    crew_add_link(worker.crew, 0)
     REQUIRE(link_establish(conn, &setup, b"fuzz", NULL, 0, NULL, 0) != NULL)
 
 
@@ -300,6 +301,7 @@ cdef void check_left(Worker *worker) noexcept nogil:
     if worker.pool.bytes_lent:
         fprintf(stderr, "%lu bytes are still lent\n", worker.pool.bytes_lent)
     REQUIRE(worker.conn_count == 0 and worker.pool.bytes_lent == 0)
+    REQUIRE(worker.crew.links[0] == 0)
     buffer_pool_free(&worker.pool)        # so that nobody may still use what it held
     if worker == agent:
         REQUIRE(agent_of(agent).open_targets == 0)

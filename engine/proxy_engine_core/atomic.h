@@ -31,6 +31,12 @@ static inline void counter_add(uint64_t *value, uint64_t amount)
                      __ATOMIC_RELAXED);
 }
 
+/* One writer only, likewise. */
+static inline void gauge_set(uint64_t *value, uint64_t to)
+{
+    __atomic_store_n(value, to, __ATOMIC_RELAXED);
+}
+
 /* Both return the new value. */
 static inline uint64_t atomic_add(uint64_t *value, uint64_t amount)
 {

@@ -30,6 +30,7 @@ cdef enum:
 
 cdef struct BufferPool:
     void *free_blocks[BUFFER_CLASS_COUNT]
+    # Gauges: relaxed, so that other threads may look.
     uint64_t bytes_lent                   # in buffers now
     uint64_t bytes_kept                   # free, waiting for reuse
     uint64_t bytes_lent_max               # high-water mark

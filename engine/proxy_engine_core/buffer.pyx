@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
+from proxy_engine_core.atomic cimport gauge_set
 from proxy_engine_core.check cimport CHECK
 
 
@@ -48,27 +49,27 @@ cdef void *buffer_pool_take(BufferPool *pool, uint32_t size, uint32_t *capacity)
         block = pool.free_blocks[index]
         if block != NULL:
             pool.free_blocks[index] = (<void **>block)[0]
-            pool.bytes_kept -= capacity[0]
+            gauge_set(&pool.bytes_kept, pool.bytes_kept - capacity[0])
         else:
             block = malloc(capacity[0])
     if block == NULL:
         return NULL
-    pool.bytes_lent += capacity[0]
+    gauge_set(&pool.bytes_lent, pool.bytes_lent + capacity[0])
     if pool.bytes_lent > pool.bytes_lent_max:
-        pool.bytes_lent_max = pool.bytes_lent
+        gauge_set(&pool.bytes_lent_max, pool.bytes_lent)
     return block
 
 
 cdef void buffer_pool_give(BufferPool *pool, void *block, uint32_t capacity) noexcept nogil:
     cdef int index = size_class(capacity)
     CHECK(pool.bytes_lent >= capacity)
-    pool.bytes_lent -= capacity
+    gauge_set(&pool.bytes_lent, pool.bytes_lent - capacity)
     if index == BUFFER_CLASS_COUNT or pool.bytes_kept + capacity > BUFFER_POOL_KEEP_BYTES:
         free(block)
         return
     (<void **>block)[0] = pool.free_blocks[index]
     pool.free_blocks[index] = block
-    pool.bytes_kept += capacity
+    gauge_set(&pool.bytes_kept, pool.bytes_kept + capacity)
 
 
 cdef void buffer_init(Buffer *buffer, BufferPool *pool, uint32_t headroom) noexcept nogil:

@@ -631,7 +631,7 @@ def test_visitors_keep_moving_while_links_die(workers: int) -> None:
         assert total[200] >= 900
         assert not any(storm.lost for storm in storms)
         wait_until(lambda: accounted(server), "the sum")
-        assert moved(server) > 100
+        assert moved(server) > 20
 
 
 @pytest.mark.parametrize("workers", SOME_WORKERS)
@@ -652,7 +652,7 @@ def test_routes_change_under_moving_visitors(workers: int) -> None:
             for visitor in visitors:
                 answer = visitor.response()
                 assert (answer.status, answer.body) == (200, f"any GET /{number} ".encode())
-        assert moved(server) > 100
+        assert moved(server) > 20
 
 
 # --- the end ------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 /* The protocols of atomic.h under ThreadSanitizer: mailbox and SPSC ring.
  *
- * TSan can not look into the extension modules (Python is not built with it), so the two
- * protocols are spelled out here once more, line by line as in io/mailbox.pyx and
- * spsc.pyx, on the same primitives. A change there belongs here too.
+ * Spelled out here once more, line by line as in io/mailbox.pyx and spsc.pyx, on the same
+ * primitives: in a process without Python the sanitizer sees everything, and far more
+ * happens in a second. A change there belongs here too.
  *
  *   gcc -std=gnu11 -O1 -g -fsanitize=thread -pthread -Iengine/proxy_engine_core \
  *       tests/native/tsan_mailbox.c -o build/tsan_mailbox && build/tsan_mailbox
