@@ -126,6 +126,11 @@ cdef struct Worker:
     bint (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
     void (*on_accept)(Worker *worker, int fd, Address *peer) noexcept nogil
     void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
+    void (*on_pressure)(Worker *worker) noexcept nogil  # the level changed; may be NULL
+    int pressure                          # PressureLevel of memory
+    int files_mark                        # fd numbers from here on are left to others
+    bint files_near                       # ... and the last one seen was not far from it
+    bint files_short                      # accepting waits for that
     ConnOps ops[CONN_KIND_COUNT]
     Conn **conns                          # by slot
     uint32_t *generations

@@ -16,6 +16,9 @@ from proxy_engine_core.io.conn cimport (
 from proxy_engine_core.io.mailbox cimport (
     MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
 )
+from proxy_engine_core.io.pressure cimport (
+    pressure_accepted, pressure_init, pressure_look, pressure_stops_accept,
+)
 from proxy_engine_core.io.socket cimport Address, socket_accept
 from proxy_engine_core.io.sys cimport (
     CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
@@ -80,6 +83,7 @@ cdef Worker *worker_new(
         worker_free(worker)
         return NULL
     buffer_pool_init(&worker.pool)
+    pressure_init(worker)
     read_clock(worker)
     timer_wheel_init(&worker.wheel, worker.now_ms)
     worker.ops[<int>CONN_LISTENER].ready = listener_ready
@@ -295,6 +299,7 @@ cdef void worker_run(Worker *worker) noexcept nogil:
         if worker.on_turn != NULL:
             worker.on_turn(worker)
         flush_dirty(worker)
+        pressure_look(worker)
         tell_python(worker)
         free_closed(worker)
 
@@ -320,6 +325,9 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
     cdef Address peer
     cdef int fd, _accept
     for _accept in range(ACCEPT_BATCH):
+        if pressure_stops_accept(worker, conn.fd):
+            conn_deadline(conn, ACCEPT_PAUSE_MS)
+            return
         fd = socket_accept(conn.fd, &peer)
         if fd == -EAGAIN:
             return
@@ -332,6 +340,7 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
             conn_deadline(conn, ACCEPT_PAUSE_MS)
             return
         count(worker.counters, COUNT_ACCEPTED, 1)
+        pressure_accepted(worker, fd)
         worker.on_accept(worker, fd, &peer)
     conn_requeue(conn)          # more may be waiting, and the edge will not come again
 
