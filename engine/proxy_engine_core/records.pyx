@@ -63,7 +63,7 @@ cdef tuple event_tuple(const uint8_t *place):
     if record.kind == KIND_LINK_DOWN:
         return (
             EVENT_LINK_DOWN, record.a, record.b, text(first, record.first_size), record.c,
-            record.d, record.e / 1000,
+            record.d, record.e / 1000.0,
         )
     if record.kind == KIND_CONTROL:
         return (EVENT_CONTROL, record.a, raw(first, record.first_size))
