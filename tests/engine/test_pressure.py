@@ -74,7 +74,7 @@ def test_new_work_is_refused_and_taken_again() -> None:
 
 
 def test_connections_wait_and_are_accepted_again() -> None:
-    with serving(workers=1, memory_max=MOST) as server:
+    with serving(1, memory_max=MOST) as server:
         device = server.device(window=WINDOW)
         visitors = stall(server, device)
         feed(server, device, visitors, ACCEPT)
