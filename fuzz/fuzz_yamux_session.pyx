@@ -138,7 +138,7 @@ cdef int receive(
 
 cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     cdef BufferPool pool
-    cdef Buffer out, urgent
+    cdef Buffer out
     cdef YamuxSession session
     cdef YamuxStream *stream
     cdef YamuxEvent event
@@ -151,9 +151,8 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     options = data[1]
     buffer_pool_init(&pool)
     buffer_init(&out, &pool, 0)
-    buffer_init(&urgent, &pool, 0)
     yamux_session_init(
-        &session, options & 1, &out, &urgent, 1000 if options & 16 else YAMUX_WINDOW_INITIAL,
+        &session, options & 1, &out, &out, 1000 if options & 16 else YAMUX_WINDOW_INITIAL,
         3 if options & 16 else 64,
     )
     memset(&owner, 0, sizeof(owner))
@@ -187,10 +186,8 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
         release(&owner, stream)
     REQUIRE(session.stream_count == 0 and session.unacked_count == 0)
     check_answer(buffer_head(&out), buffer_size(&out), not options & 1)
-    check_answer(buffer_head(&urgent), buffer_size(&urgent), not options & 1)
     yamux_session_free(&session)
     REQUIRE(session.bucket_count == 0)
-    buffer_free(&urgent)
     REQUIRE(owner.budget.extra == 0 and session.extra == 0)
     buffer_free(&out)
     REQUIRE(pool.bytes_lent == 0)

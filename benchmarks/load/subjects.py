@@ -232,4 +232,5 @@ def product_subjects() -> Sequence[Subject]:
         Nginx("nginx-chain", 2),
         ProxyEngine("proxy-engine-tcp", "tcp"),
         ProxyEngine("proxy-engine-ws", "ws"),
+        ProxyEngine("proxy-engine-w1", "tcp", ("--workers", "1")),
     )

@@ -12,6 +12,8 @@ EVENT_CONTROL: Final = 4
 EVENT_DIAL_FAILED: Final = 5
 EVENT_TARGET_FAILED: Final = 6
 EVENT_DRAINED: Final = 7
+EVENT_PRESSURE: Final = 8
+EVENT_LINK_SPENT: Final = 9
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
@@ -26,6 +28,11 @@ WORKERS_MAX: Final = 64
 #   101: status, its head and up to 4 KiB of its body).
 # (EVENT_TARGET_FAILED, tunnel, errno): agent could not connect a target.
 # (EVENT_DRAINED,): nothing is in flight any more, or the grace time is over.
+# (EVENT_PRESSURE, level, used, most, what): once for each change in a worker. what is "memory"
+#   (bytes of buffers, of memory_max) or "files" (the worker's connections, and the number of
+#   file descriptors that may be in use); level 0 none, 1 windows grow no more, 2 no new
+#   requests, 3 no new connections.
+# (EVENT_LINK_SPENT, link): server. link_streams_max streams were opened: replace it.
 AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes]
 LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
 LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
@@ -33,9 +40,11 @@ ControlEvent: TypeAlias = tuple[Literal[4], int, bytes]
 DialFailedEvent: TypeAlias = tuple[Literal[5], int, str, int, int, bytes, bytes]
 TargetFailedEvent: TypeAlias = tuple[Literal[6], str, int]
 DrainedEvent: TypeAlias = tuple[Literal[7]]
+PressureEvent: TypeAlias = tuple[Literal[8], int, int, int, str]
+LinkSpentEvent: TypeAlias = tuple[Literal[9], int]
 Event: TypeAlias = (
     AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
-    | TargetFailedEvent | DrainedEvent
+    | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent
 )
 
 class LogRecord(NamedTuple):

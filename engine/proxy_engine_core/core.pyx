@@ -46,7 +46,8 @@ from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
-    EVENT_LINK_DOWN, EVENT_LINK_UP, EVENT_TARGET_FAILED,  # no-cython-lint
+    EVENT_LINK_DOWN, EVENT_LINK_SPENT, EVENT_LINK_UP, EVENT_PRESSURE,  # no-cython-lint
+    EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TUNNEL, LogRecord,  # no-cython-lint
 )
 
@@ -101,6 +102,16 @@ cdef Py_ssize_t take_batch(SpscRing *ring, uint8_t *target, Py_ssize_t room) noe
         spsc_pop(ring, size)
 
 
+def machine_memory():
+    """Bytes of memory this process may use: the machine's, or its container's if less."""
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            return min(most, int(file.read()))
+    except (OSError, ValueError):        # no such limit: "max"
+        return most
+
+
 cdef class Engine:
     # Workers and options are malloc'ed apart from this object, so that nothing here can be
     # freed under a running thread.
@@ -132,6 +143,8 @@ cdef class Engine:
         options_default(self.options)
         for name, value in options.items():
             options_set(self.options, name, value)
+        if self.options.memory_max == 0:
+            self.options.memory_max = max(64 << 20, machine_memory() // 4 // workers)
         self.python_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         for index in range(self.crew.worker_count):
             self.add_worker(index)

@@ -71,6 +71,13 @@ cdef enum Counter:
     COUNT_VISITORS_MOVED_IN
     COUNT_VISITOR_MOVES_EXHAUSTED
     COUNT_LINKS_MOVED
+    COUNT_MEMORY_SHORT
+    COUNT_MEMORY_STOPS_WORK
+    COUNT_MEMORY_STOPS_ACCEPT
+    COUNT_MEMORY_REFUSED
+    COUNT_MEMORY_CUT_OFF
+    COUNT_FILES_SHORT
+    COUNT_LINKS_SPENT
     COUNTER_COUNT
 
 cdef inline void count(uint64_t *counters, int which, uint64_t amount) noexcept nogil:

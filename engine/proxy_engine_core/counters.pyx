@@ -65,6 +65,13 @@ cdef tuple NAMES = (
     "visitors_moved_in",
     "visitor_moves_exhausted",
     "links_moved",
+    "memory_short",
+    "memory_stops_work",
+    "memory_stops_accept",
+    "memory_refused",
+    "memory_cut_off",
+    "files_short",
+    "links_spent",
 )
 if len(NAMES) != COUNTER_COUNT:
     raise ImportError("counters.pyx and counters.pxd disagree")

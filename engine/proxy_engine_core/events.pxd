@@ -8,3 +8,5 @@ cdef enum EventKind:
     EVENT_DIAL_FAILED = 5
     EVENT_TARGET_FAILED = 6
     EVENT_DRAINED = 7
+    EVENT_PRESSURE = 8
+    EVENT_LINK_SPENT = 9

@@ -121,6 +121,7 @@ cdef struct Link:
     bint is_client
     bint has_preamble                     # our agent: streams start with a PROXY v2 header
     bint is_closing
+    bint is_spent                         # many streams were opened: Python knows
     bint is_draining                      # server: no new requests, no idle streams
     char peer[64]                         # "ip:port"
 

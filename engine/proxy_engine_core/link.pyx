@@ -24,6 +24,7 @@ from proxy_engine_core.io.conn cimport (
     gather_flush,
 )
 from proxy_engine_core.io.crew cimport crew_drop_link
+from proxy_engine_core.io.pressure cimport PRESSURE_GROWTH
 from proxy_engine_core.io.socket cimport socket_tune_link
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_LINK, CONN_READABLE, CONN_WRITABLE, WORKER_LINK_READ_SIZE, Conn, Worker,
@@ -53,6 +54,7 @@ cdef void link_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_LINK].flush = link_flush
     worker.ops[<int>CONN_LINK].sent = NULL            # links never gather
     worker.ops[<int>CONN_LINK].release = link_release
+    worker.on_pressure = under_pressure
     host.windows.clock_us = &worker.now_us
     host.windows.extra_max = worker.options.window_worker_max
     host.windows.session_max = worker.options.window_link_max
@@ -62,6 +64,10 @@ cdef void link_init_worker(Worker *worker) noexcept nogil:
     host.ops[<int>OWNER_CONTROL].accepted = control_accepted
     host.ops[<int>OWNER_CONTROL].finished = control_finished
     host.ops[<int>OWNER_CONTROL].reset = control_reset
+
+
+cdef void under_pressure(Worker *worker) noexcept nogil:
+    link_host(worker).windows.is_short = worker.pressure >= PRESSURE_GROWTH
 
 
 # --- life -----------------------------------------------------------------------------

@@ -51,6 +51,9 @@ cdef struct Options:
     uint64_t window_stream_max        # largest window of one stream
     uint64_t window_link_max          # credit beyond 256 KiB a stream, of one link
     uint64_t window_worker_max        # ... of all links of a worker
+    uint64_t memory_max               # bytes of a worker's buffers; 0: by the machine's memory
+    uint64_t files_reserve            # file descriptors that connections leave to others
+    uint64_t link_streams_max         # streams opened on a link before it is replaced
 
 cdef void options_default(Options *options) noexcept
 cdef int options_set(Options *options, str name, object value) except -1

@@ -48,6 +48,10 @@ cdef dict TABLE = {
     "window_stream_max": (16 << 20, 256 << 10, 1 << 30),
     "window_link_max": (64 << 20, 0, 1 << 40),
     "window_worker_max": (256 << 20, 0, 1 << 40),
+    "memory_max": (0, 0, 1 << 44),
+    "files_reserve": (64, 0, 1 << 20),
+    # Three quarters of the ids a side has.
+    "link_streams_max": (3 << 29, 1, 3 << 29),
 }
 DEFAULTS = {name: row[0] for name, row in TABLE.items()}
 
@@ -139,6 +143,12 @@ cdef uint64_t *field(Options *options, str name):
         return &options.window_link_max
     if name == "window_worker_max":
         return &options.window_worker_max
+    if name == "memory_max":
+        return &options.memory_max
+    if name == "files_reserve":
+        return &options.files_reserve
+    if name == "link_streams_max":
+        return &options.link_streams_max
     return NULL
 
 

@@ -8,9 +8,11 @@ from libc.string cimport memcpy
 from proxy_engine_core.events cimport (
     EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as KIND_DIAL_FAILED,
     EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN, EVENT_LINK_UP as KIND_LINK_UP,
+    EVENT_LINK_SPENT as KIND_LINK_SPENT, EVENT_PRESSURE as KIND_PRESSURE,
     EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
 )
 from proxy_engine_core.forward.log cimport LogHeader
+from proxy_engine_core.io.pressure cimport PRESSURE_OF_MEMORY
 from proxy_engine_core.io.worker cimport EventRecord
 
 EVENT_AUTH = KIND_AUTH
@@ -20,6 +22,8 @@ EVENT_CONTROL = KIND_CONTROL
 EVENT_DIAL_FAILED = KIND_DIAL_FAILED
 EVENT_TARGET_FAILED = KIND_TARGET_FAILED
 EVENT_DRAINED = KIND_DRAINED
+EVENT_PRESSURE = KIND_PRESSURE
+EVENT_LINK_SPENT = KIND_LINK_SPENT
 LOG_REUSED = 1
 LOG_RETRIED = 2
 LOG_ABORTED = 4
@@ -59,7 +63,7 @@ cdef tuple event_tuple(const uint8_t *place):
     if record.kind == KIND_LINK_DOWN:
         return (
             EVENT_LINK_DOWN, record.a, record.b, text(first, record.first_size), record.c,
-            record.d, record.e / 1000,
+            record.d, record.e / 1000.0,
         )
     if record.kind == KIND_CONTROL:
         return (EVENT_CONTROL, record.a, raw(first, record.first_size))
@@ -71,6 +75,13 @@ cdef tuple event_tuple(const uint8_t *place):
         )
     if record.kind == KIND_TARGET_FAILED:
         return (EVENT_TARGET_FAILED, text(first, record.first_size), record.b)
+    if record.kind == KIND_PRESSURE:
+        return (
+            EVENT_PRESSURE, record.b, record.c, record.d,
+            "memory" if record.a == PRESSURE_OF_MEMORY else "files",
+        )
+    if record.kind == KIND_LINK_SPENT:
+        return (EVENT_LINK_SPENT, record.a)
     return (EVENT_DRAINED,)
 
 

@@ -44,6 +44,8 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     agent: str = ""
     platform: str = ""
     is_closing: bool = False
+    is_spent: bool = False  # another is to take its place
+    ends_at: float | None = None  # ... and has
 
     @property
     def run(self) -> str | int:

@@ -34,11 +34,14 @@ from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
     EVENT_LINK_DOWN,
+    EVENT_LINK_SPENT,
     EVENT_LINK_UP,
 )
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
+
+SPENT_GRACE = 60.0  # seconds for requests on a link that a newer one has replaced
 
 _log = logs.get("links")
 
@@ -86,6 +89,8 @@ class Links:
             self._up(*event[1:])
         elif event[0] == EVENT_CONTROL:
             self._record(*event[1:])
+        elif event[0] == EVENT_LINK_SPENT:
+            self._spent(event[1])
         elif event[0] == EVENT_LINK_DOWN:
             self._down(*event[1:])
 
@@ -120,6 +125,8 @@ class Links:
         for link in self._links:
             if link.expires_at is not None and link.expires_at <= now:
                 self._close(link, "expired_token", "the token has expired")
+            if link.ends_at is not None and link.ends_at <= now:
+                self._close(link, "replaced", "replaced by a newer link of this agent")
         await self._admission.tick()
 
     # Up and down
@@ -165,6 +172,21 @@ class Links:
             self._admission.readmit(link.device_id)
         self._admission.seen(link.device_id)
 
+    def _spent(self, link_id: int) -> None:
+        """Its stream ids run low: the agent makes another link, which replaces this one.
+
+        A device without a control stream can not be asked; it dials again when this ends.
+        """
+        link = self._links.get(link_id)
+        if link is None or link.is_closing:
+            return
+        link.is_spent = True
+        _log.info("link to be replaced", device=link.device, link=link_id)
+        if link.is_agent:
+            self._engine.link_send(link_id, control.encode(control.Drain()))
+        else:
+            self._close(link, "spent", "this link has carried as many streams as it may")
+
     def _close(self, link: Link, code: str, message: str) -> None:
         """End a link: no new requests from now on, the agent is told why."""
         if link.is_closing:
@@ -209,6 +231,11 @@ class Links:
         for other in older:
             is_same = other.run == link.run
             newer = "a newer link of this agent" if is_same else "another agent run"
+            if is_same and other.is_spent:
+                # Nothing is wrong with it: what is under way there may finish.
+                self._engine.link_drain(other.id)
+                other.ends_at = self._clock() + SPENT_GRACE
+                continue
             if not is_same:
                 self._admission.turn_away(link.device_id, other.instance)
             self._close(other, "replaced", f"replaced by {newer} from {link.peer}")

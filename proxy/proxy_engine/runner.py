@@ -8,13 +8,15 @@ the API stay responsive under load.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine import logs
 from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
-from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, WORKERS_MAX, Engine
+from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, EVENT_PRESSURE, WORKERS_MAX, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -30,6 +32,7 @@ _log = logs.get("engine")
 
 def run_async(main: Coroutine[Any, Any, int]) -> int:
     """Run on uvloop where there is one."""
+    raise_file_limit()
     try:
         import uvloop
     except ImportError:
@@ -61,6 +64,26 @@ def make_engine(role: str, settings: Settings) -> Engine:
         raise ProxyEngineError(f"the engine can not start: {error_text(error)}") from None
 
 
+def raise_file_limit() -> None:
+    """Every connection is a file: take as many as this process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # e.g. macOS says "unlimited" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+PRESSURE = (
+    "enough again",
+    "short: windows grow no more",
+    "short: new requests are refused",
+    "short: new connections wait",
+)
+
+
+def _log_pressure(level: int, used: int, most: int, what: str) -> None:
+    log = _log.warning if level else _log.info
+    log(f"{what} {PRESSURE[level]}", used=used, most=most)
+
+
 class EngineRunner:
     """Hands the engine's events to on_event and its log records, packed, to on_logs."""
 
@@ -89,6 +112,8 @@ class EngineRunner:
             return False
         events = self.engine.poll(EVENTS_PER_TURN)
         for event in events:
+            if event[0] == EVENT_PRESSURE:
+                _log_pressure(*event[1:])
             if event[0] == EVENT_DRAINED:
                 self._drained.set()
             try:

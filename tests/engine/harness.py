@@ -304,6 +304,15 @@ class Device(Wire):
             else:
                 return found
 
+    def pump(self) -> None:
+        """Read once and hold what has come; it may have been pings only, or part of a frame."""
+        self.fill()
+        while (found := self.parse()) is not None:
+            if found.type == PING and found.flags & SYN:
+                self.send(frame(PING, ACK, 0, found.length))
+            else:
+                self.held.append(found)
+
     def next(self, stream: int | None = None, type_: int | None = None) -> Frame:
         """The next frame of a stream and type; others are held for later."""
 

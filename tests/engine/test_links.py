@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_early_bytes_that_break_the_protocol_end_the_link_at_once() -> None:
         assert down_reason(server, device) == "bad_yamux"
         assert device.next(0).type == GO_AWAY
         assert device.closed()
+
+
+def test_how_long_a_link_lived_is_told_in_fractions_of_a_second() -> None:
+    with serving() as server:
+        started = time.monotonic()
+        device = server.device()
+        time.sleep(0.02)
+        device.close()
+        *_, seconds = server.event(core.EVENT_LINK_DOWN)
+        assert isinstance(seconds, float)
+        assert 0.01 < seconds < time.monotonic() - started + 0.01
 
 
 def test_the_control_plane_may_be_too_late() -> None:

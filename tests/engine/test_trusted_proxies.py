@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+import random
+
 import pytest
 
 from proxy_engine_core.core import Engine
@@ -105,3 +108,48 @@ def test_networks_are_told_before_the_start() -> None:
     engine.stop()
     with pytest.raises(RuntimeError):
         Engine("agent").trust("192.0.2.0/24")
+
+
+PIECES = [
+    "192.0.2.7", "10.0.0.1", "10.255.255.255", "11.0.0.0", "2001:db8::1", "2001:db8:5::9", "::1",
+    "2001:db8:5:ffff::1", "2001:db8:6::1", "::ffff:10.0.0.1", "::ffff:192.0.2.9", "[2001:db8::2]",
+    "[2001:db8:5::2]:443", "10.0.0.1:80", "198.51.100.3:65535", "unknown", "_hidden", "1.2.3",
+    "256.0.0.1", "[::1", "::1]", "1:2", "", " ", "10.0.0.1 ", "\t192.0.2.1", "x" * 47, "f" * 48,
+]  # fmt: skip
+
+
+def right_most(values: list[str]) -> str:
+    """What the rule says, slowly."""
+    networks = [ipaddress.ip_network(network) for network in PROXIES]
+    found = "127.0.0.1"
+    elements = [element for value in values for element in (value.split(",") if value else [])]
+    for element in reversed(elements):
+        text = element.strip(" \t")
+        if text.startswith("["):
+            text = text[1:].partition("]")[0] if "]" in text else ""
+        elif text.count(":") == 1:
+            text = text.partition(":")[0]
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            break
+        if address.version == 6 and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        found = str(address)
+        if not any(address in network for network in networks):
+            break
+    return found
+
+
+def test_any_list_is_read_as_the_rule_says() -> None:
+    chance = random.Random(20261122)
+    with serving(WORKERS, PROXIES) as server:
+        visitor = server.visitor()
+        for _ in range(400):
+            values = [
+                ",".join(chance.choices(PIECES, k=chance.randrange(1, 6))).strip(" \t")
+                for _ in range(chance.randrange(4))
+            ]
+            visitor.get(fields=forwarded(*values))
+            assert visitor.response().status == 404
+            assert server.log().visitor == right_most(values), values

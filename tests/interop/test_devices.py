@@ -22,6 +22,9 @@ from tests.interop.bridge import TOOLS, Bridge, program
 BODY = bytes(range(256)) * 20_000
 CLIENTS, REQUESTS = 50, 5
 
+# The first test of a language compiles its bridge.
+pytestmark = pytest.mark.timeout(360)
+
 
 @pytest.fixture(params=list(itertools.product(TOOLS, CARRIERS)), ids="-".join)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:

@@ -21,6 +21,9 @@ SHORT_AT_ONCE = 20
 UNACKED_MAX = 256  # streams we open before any of them has been answered
 NEAR, FAR = 0, 1
 
+# The first test of a language compiles its bridge.
+pytestmark = pytest.mark.timeout(360)
+
 Connect = Callable[..., Link]
 either_end = pytest.mark.parametrize("who", [NEAR, FAR], ids=["near", "far"])
 

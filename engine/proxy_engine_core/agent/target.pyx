@@ -14,7 +14,8 @@ from proxy_engine_core.buffer cimport (
     Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
 )
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_ERRORS, COUNT_STREAMS_OPENED, COUNT_TARGETS_CONNECTED, COUNT_TARGETS_FAILED,
+    COUNT_MEMORY_ERRORS, COUNT_MEMORY_REFUSED, COUNT_STREAMS_OPENED, COUNT_TARGETS_CONNECTED,
+    COUNT_TARGETS_FAILED,
     COUNT_TIMEOUTS, count,
 )
 from proxy_engine_core.events cimport EVENT_TARGET_FAILED
@@ -22,6 +23,7 @@ from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_deadline, conn_finish_writing, conn_flush_out, conn_gather,
     conn_recv, conn_requeue, conn_wait, gather_flush,
 )
+from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.socket cimport socket_connect, socket_error
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
@@ -93,6 +95,11 @@ cdef Target *target_new(Worker *worker, YamuxStream *stream) noexcept nogil:
 
 
 cdef void target_open(Link *link, YamuxStream *stream) noexcept nogil:
+    if link.conn.worker.pressure >= PRESSURE_WORK:
+        count(link.conn.worker.counters, COUNT_MEMORY_REFUSED, 1)
+        yamux_stream_release(stream, YAMUX_RESET_REFUSED)
+        link_touch(link)
+        return
     if target_new(link.conn.worker, stream) == NULL:
         yamux_stream_release(stream, YAMUX_RESET_REFUSED)
         link_touch(link)

@@ -6,19 +6,21 @@ from libc.stdlib cimport calloc, free
 from proxy_engine_core.buffer cimport buffer_size
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport (
-    COUNT_IDLE_STREAMS_CLOSED, COUNT_IDLE_STREAMS_LOST, COUNT_MEMORY_ERRORS, COUNT_STREAMS_OPENED,
+    COUNT_IDLE_STREAMS_CLOSED, COUNT_IDLE_STREAMS_LOST, COUNT_LINKS_SPENT, COUNT_MEMORY_ERRORS,
+    COUNT_STREAMS_OPENED,
     COUNT_STREAMS_REUSED, count,
 )
 from proxy_engine_core.forward.idle cimport (
     IdleLimit, idle_keep_us, idle_limit_closed, idle_limit_init, idle_limit_survived,
     idle_limit_told,
 )
+from proxy_engine_core.events cimport EVENT_LINK_SPENT
 from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route, route_name
 from proxy_engine_core.forward.transaction cimport (
     HttpStream, StreamPool, Transaction, Visitor,
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue
-from proxy_engine_core.io.worker cimport Worker
+from proxy_engine_core.io.worker cimport Worker, worker_emit
 from proxy_engine_core.link cimport OWNER_HTTP, Link, link_of, link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
 from proxy_engine_core.yamux.session cimport (
@@ -121,6 +123,11 @@ cdef HttpStream *pool_take(
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)
         return NULL
+    if stream.id // 2 >= worker.options.link_streams_max and not link.is_spent:
+        # Long before its ids run out: the device makes another link, and this one ends.
+        link.is_spent = True
+        count(worker.counters, COUNT_LINKS_SPENT, 1)
+        worker_emit(worker, EVENT_LINK_SPENT, link.id, 0, 0, 0, 0, NULL, 0, NULL, 0)
     link.requests += 1
     http.stream = stream
     http.pool = pool

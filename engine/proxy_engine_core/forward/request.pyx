@@ -6,7 +6,8 @@ from libc.string cimport memcpy
 
 from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_BAD_REQUESTS, COUNT_CONNECTIONS_USED_UP, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED,
+    COUNT_BAD_REQUESTS, COUNT_MEMORY_REFUSED, COUNT_CONNECTIONS_USED_UP, COUNT_MEMORY_ERRORS,
+    COUNT_REQUESTS_QUEUED,
     COUNT_VISITOR_MOVES_EXHAUSTED, count,
 )
 from proxy_engine_core.forward.admission cimport admit_device, admit_visitor
@@ -41,6 +42,7 @@ from proxy_engine_core.http1.rewrite cimport (
 from proxy_engine_core.io.conn cimport (
     conn_deadline, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
 )
+from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_LINK, CONN_READABLE, Conn, Worker, conn_handle, handle_worker, worker_conn,
     worker_random,
@@ -322,6 +324,11 @@ cdef bint use_head(
         transaction_fail(
             visitor, 429, b"visitor_rate", b"Too many requests from this address."
         )
+        return True
+    if worker.pressure >= PRESSURE_WORK:
+        count(worker.counters, COUNT_MEMORY_REFUSED, 1)
+        transaction.request_done = False  # and the connection ends: it is memory too
+        transaction_fail(visitor, 503, b"memory_short", b"The proxy is short of memory.")
         return True
     if asks_for_link(head):
         ask_control_plane(visitor, bytes, head_size)

@@ -31,7 +31,7 @@ from proxy_engine_core.io.socket cimport (
     Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
 )
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, CONN_VISITOR, Conn, Worker,
+    CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_NEW, CONN_READABLE, CONN_VISITOR, Conn, Worker,
 )
 from proxy_engine_core.link cimport link_touch
 from proxy_engine_core.yamux.session cimport YamuxStream, yamux_stream_consume
@@ -73,6 +73,7 @@ cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
     if conn_attach(worker, &visitor.conn, fd, CONN_VISITOR) < 0:
         free(visitor)
         return
+    visitor.conn.flags |= CONN_NEW
     visitor.address_key = CLIENT_KEY_TRUSTED if is_trusted else address_key(peer)
     admission_enter(visitor)
     conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)

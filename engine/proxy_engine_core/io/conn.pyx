@@ -10,7 +10,10 @@ from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
 )
 from proxy_engine_core.check cimport CHECK
-from proxy_engine_core.counters cimport COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.counters cimport (
+    COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, count,
+)
+from proxy_engine_core.io.pressure cimport pressure_may_keep
 from proxy_engine_core.io.socket cimport socket_finish_writing, socket_reset_on_close
 from proxy_engine_core.io.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, close,
@@ -236,6 +239,10 @@ cdef void broken(Conn *conn) noexcept nogil:
 
 cdef void keep(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
     if conn.flags & CONN_BROKEN:
+        return
+    if not pressure_may_keep(conn.worker, <uint32_t>size):
+        count(conn.worker.counters, COUNT_MEMORY_CUT_OFF, 1)
+        broken(conn)
         return
     if size > 0xFFFFFFF or buffer_append(&conn.out, source, <uint32_t>size) < 0:
         count(conn.worker.counters, COUNT_MEMORY_ERRORS, 1)

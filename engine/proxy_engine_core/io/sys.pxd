@@ -9,6 +9,20 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     ssize_t write(int fd, const void *source, size_t size)
 
+cdef extern from "<fcntl.h>" nogil:
+    cdef enum:
+        F_DUPFD_CLOEXEC
+    int fcntl(int fd, int command, ...)
+
+cdef extern from "<sys/resource.h>" nogil:
+    cdef enum:
+        RLIMIT_NOFILE
+    ctypedef unsigned long rlim_t
+    cdef struct rlimit:
+        rlim_t rlim_cur
+        rlim_t rlim_max
+    int getrlimit(int resource, rlimit *limit)
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initial, int flags)
     int EFD_NONBLOCK

@@ -11,7 +11,7 @@
 # flags set and comes back through the ready list or a wait list. Closed connections
 # are freed at the end of the turn, and a stale event finds a newer generation.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer, BufferPool
 from proxy_engine_core.counters cimport COUNTER_COUNT
@@ -53,6 +53,7 @@ cdef enum ConnFlag:
     CONN_DIRTY = 32                       # in the dirty list
     CONN_CLOSED = 64
     CONN_FINISHED = 128                   # we shut down our writing side
+    CONN_NEW = 256                        # accepted, not heard of yet
 
 cdef struct WaitList:                     # first come, first served
     Conn *first
@@ -71,8 +72,8 @@ cdef struct Conn:
     int fd
     uint32_t slot
     uint32_t generation
+    uint16_t flags
     uint8_t kind
-    uint8_t flags
 
 cdef struct ConnOps:
     void (*ready)(Conn *conn) noexcept nogil       # flags changed, or requeued
@@ -126,6 +127,11 @@ cdef struct Worker:
     bint (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
     void (*on_accept)(Worker *worker, int fd, Address *peer) noexcept nogil
     void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
+    void (*on_pressure)(Worker *worker) noexcept nogil  # the level changed; may be NULL
+    int pressure                          # PressureLevel of memory
+    int files_mark                        # fd numbers from here on are left to others
+    bint files_near                       # ... and the last one seen was not far from it
+    bint files_short                      # accepting waits for that
     ConnOps ops[CONN_KIND_COUNT]
     Conn **conns                          # by slot
     uint32_t *generations
@@ -135,6 +141,8 @@ cdef struct Worker:
     uint64_t conn_count                   # relaxed, as the counters
     Conn *ready_first
     Conn *ready_last
+    Conn *new_first                       # those with CONN_NEW and something to read: a line
+    Conn *new_last                        # of their own, so that nobody waits behind them
     Conn *dirty_first
     Conn *closed_first
     Gather gather

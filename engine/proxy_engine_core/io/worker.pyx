@@ -16,6 +16,9 @@ from proxy_engine_core.io.conn cimport (
 from proxy_engine_core.io.mailbox cimport (
     MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
 )
+from proxy_engine_core.io.pressure cimport (
+    pressure_accepted, pressure_init, pressure_look, pressure_stops_accept,
+)
 from proxy_engine_core.io.socket cimport Address, socket_accept
 from proxy_engine_core.io.sys cimport (
     CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
@@ -34,6 +37,7 @@ cdef enum:
     MAILBOX_TOKEN = 0xFFFFFFFF        # epoll data of the mailbox's eventfd: no slot
     MESSAGE_STOP = 0                  # kinds above belong to the role
     ACCEPT_BATCH = 16                 # connections accepted before others get a turn
+    NEW_BATCH = 16                    # ... and those of them that speak for the first time
     ACCEPT_PAUSE_MS = 100             # out of file descriptors: try again, never spin
     LOG_WAKE_BYTES = 256 * 1024       # wake Python for logs at this much ...
     LOG_WAKE_US = 50_000              # ... or this long after the first; a wake costs 30 us
@@ -80,6 +84,7 @@ cdef Worker *worker_new(
         worker_free(worker)
         return NULL
     buffer_pool_init(&worker.pool)
+    pressure_init(worker)
     read_clock(worker)
     timer_wheel_init(&worker.wheel, worker.now_ms)
     worker.ops[<int>CONN_LISTENER].ready = listener_ready
@@ -176,16 +181,17 @@ cdef uint64_t worker_random(Worker *worker) noexcept nogil:
 
 # --- the turn -------------------------------------------------------------------------
 
-cdef void dispatch(Worker *worker, epoll_event *event) noexcept nogil:
+cdef int dispatch(Worker *worker, epoll_event *event) noexcept nogil:
+    # 1 if it took time.
     cdef uint32_t slot = <uint32_t>event.data.u64
     cdef uint32_t generation = <uint32_t>(event.data.u64 >> 32)
     cdef uint32_t events = event.events
     cdef Conn *conn
     if slot >= worker.slot_count:
-        return                                  # the mailbox
+        return 0                                # the mailbox
     conn = worker.conns[slot]
     if conn == NULL or conn.generation != generation:
-        return                                  # closed earlier in this batch
+        return 0                                # closed earlier in this batch
     if events & EPOLLIN:
         conn.flags |= CONN_READABLE
     if events & EPOLLOUT:
@@ -198,7 +204,57 @@ cdef void dispatch(Worker *worker, epoll_event *event) noexcept nogil:
         # perhaps still to be read.
         if events & EPOLLERR or not conn.flags & CONN_FINISHED:
             conn.flags |= CONN_BROKEN
+    if conn.flags & CONN_NEW:
+        if conn.flags & CONN_READABLE:          # it can be written to, but there is nothing yet
+            queue_new(conn)
+        return 0
     worker.ops[conn.kind].ready(conn)
+    return 1
+
+
+cdef void take_events(Worker *worker) noexcept nogil:
+    # New connections only line up, so go on for as long as they are most of what there is:
+    # when thousands come at once, the request of somebody who is here already would
+    # otherwise stand behind all of them in epoll's own line.
+    cdef int wait = sleep_ms(worker)
+    cdef int handled = 0
+    cdef int ready, index
+    while True:
+        ready = epoll_wait(worker.epoll_fd, worker.events, WORKER_EVENTS_MAX, wait)
+        read_clock(worker)
+        for index in range(ready):
+            handled += dispatch(worker, &worker.events[index])
+        if ready < WORKER_EVENTS_MAX or handled >= WORKER_EVENTS_MAX:
+            return
+        wait = 0
+
+
+cdef void queue_new(Conn *conn) noexcept nogil:
+    cdef Worker *worker = conn.worker
+    if conn.flags & CONN_QUEUED:
+        return
+    conn.flags |= CONN_QUEUED
+    conn.next_ready = NULL
+    if worker.new_last == NULL:
+        worker.new_first = conn
+    else:
+        worker.new_last.next_ready = conn
+    worker.new_last = conn
+
+
+cdef void run_new(Worker *worker) noexcept nogil:
+    cdef Conn *conn
+    cdef int _new
+    for _new in range(NEW_BATCH):
+        conn = worker.new_first
+        if conn == NULL:
+            return
+        worker.new_first = conn.next_ready
+        if worker.new_first == NULL:
+            worker.new_last = NULL
+        conn.flags &= ~(CONN_QUEUED | CONN_NEW)
+        if not conn.flags & CONN_CLOSED:
+            worker.ops[conn.kind].ready(conn)
 
 
 cdef void run_ready(Worker *worker) noexcept nogil:
@@ -253,6 +309,8 @@ cdef void free_closed(Worker *worker) noexcept nogil:
         # They may name what has just been freed, and nobody walks them again.
         worker.ready_first = NULL
         worker.ready_last = NULL
+        worker.new_first = NULL
+        worker.new_last = NULL
         worker.dirty_first = NULL
 
 
@@ -272,7 +330,7 @@ cdef void run_mailbox(Worker *worker) noexcept nogil:
 cdef int sleep_ms(Worker *worker) noexcept nogil:
     # How long epoll_wait may block: 0 when there is work, -1 for ever.
     cdef int wait = timer_wheel_wait_ms(&worker.wheel, worker.now_ms)
-    if worker.ready_first != NULL or not mailbox_arm(&worker.mailbox):
+    if worker.ready_first != NULL or worker.new_first != NULL or not mailbox_arm(&worker.mailbox):
         return 0
     if worker.log_news_since_us and (wait < 0 or wait > LOG_WAKE_US // 1000):
         wait = LOG_WAKE_US // 1000
@@ -282,19 +340,17 @@ cdef int sleep_ms(Worker *worker) noexcept nogil:
 
 
 cdef void worker_run(Worker *worker) noexcept nogil:
-    cdef int ready, index
     while not worker.is_stopping:
-        ready = epoll_wait(worker.epoll_fd, worker.events, WORKER_EVENTS_MAX, sleep_ms(worker))
-        read_clock(worker)
+        take_events(worker)
         count(worker.counters, COUNT_TURNS, 1)
-        for index in range(ready):
-            dispatch(worker, &worker.events[index])
         run_mailbox(worker)
         run_ready(worker)
+        run_new(worker)
         run_timers(worker)
         if worker.on_turn != NULL:
             worker.on_turn(worker)
         flush_dirty(worker)
+        pressure_look(worker)
         tell_python(worker)
         free_closed(worker)
 
@@ -320,6 +376,9 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
     cdef Address peer
     cdef int fd, _accept
     for _accept in range(ACCEPT_BATCH):
+        if pressure_stops_accept(worker, conn.fd):
+            conn_deadline(conn, ACCEPT_PAUSE_MS)
+            return
         fd = socket_accept(conn.fd, &peer)
         if fd == -EAGAIN:
             return
@@ -332,6 +391,7 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
             conn_deadline(conn, ACCEPT_PAUSE_MS)
             return
         count(worker.counters, COUNT_ACCEPTED, 1)
+        pressure_accepted(worker, fd)
         worker.on_accept(worker, fd, &peer)
     conn_requeue(conn)          # more may be waiting, and the edge will not come again
 

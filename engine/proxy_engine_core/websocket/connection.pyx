@@ -5,9 +5,9 @@
 #         a protocol error              (sending works until then)
 #
 # What all connections share (memory between calls, zlib's streams, the stock of masking
-# keys) is guarded by the GIL: nothing here releases it, and no code of others may run
-# while a call uses them. Events are not tracked by the garbage collector, so making them
-# never starts it.
+# keys) is guarded by the GIL, and no code of others may run while a call uses it. Only
+# urandom() releases the GIL. Events are not tracked by the garbage collector, so making
+# them never starts it.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -80,12 +80,23 @@ def _forget_keys():
 register_at_fork(after_in_child=_forget_keys)
 
 
-cdef const uint8_t *new_key() except NULL:
-    # A fresh masking key, good until the next call (section 5.3: from a strong source).
+cdef int prepare_key() except -1:
+    # The next new_key() will not ask the system, which lets other threads run.
     global keys, keys_used
-    if keys_used == PyBytes_GET_SIZE(keys):
-        keys = urandom(KEYS_SIZE)
-        keys_used = 0
+    cdef bytes fresh
+    while keys_used == PyBytes_GET_SIZE(keys):
+        fresh = urandom(KEYS_SIZE)
+        if keys_used == PyBytes_GET_SIZE(keys):   # else another thread was quicker
+            keys = fresh
+            keys_used = 0
+    return 0
+
+
+cdef const uint8_t *new_key() except NULL:
+    # A fresh masking key (section 5.3: from a strong source), good as long as no other
+    # thread runs.
+    global keys_used
+    prepare_key()
     keys_used += KEY_SIZE
     return <const uint8_t *>PyBytes_AS_STRING(keys) + keys_used - KEY_SIZE
 
@@ -345,6 +356,8 @@ cdef class Connection:
         if (
             is_final and self.window_bits >= WS_WINDOW_BITS_MIN and size >= WS_DEFLATE_SIZE_MIN
         ):
+            if self.is_client:
+                prepare_key()             # `deflated` is everybody's
             deflated_size = ws_deflate(
                 &shared_deflate, self.window_bits, payload, size, &deflated, size - 1
             )

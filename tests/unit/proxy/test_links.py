@@ -7,9 +7,10 @@ import pytest
 
 from proxy_engine import tokens
 from proxy_engine.errors import StorageError
-from proxy_engine.links import Links
+from proxy_engine.links import SPENT_GRACE, Links
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
+from proxy_engine_core.core import EVENT_LINK_SPENT
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
 
 RAW = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
@@ -288,6 +289,30 @@ async def test_a_newer_link_of_the_same_instance_forbids_nothing(
         await server.register(number, "web")
     await server.down(7)
     await server.link(9, secret)
+
+
+async def test_a_spent_link_finishes_what_it_has_behind_a_new_one(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret)
+    await server.register(7, "web")
+    server.links.on_event((EVENT_LINK_SPENT, 7))
+    assert server.said(7)[-1] == {"type": "drain"}
+    assert server.route("web") == (7,)
+    await server.link(8, secret)
+    await server.register(8, "web")
+    assert server.route("web") == (8,)
+    assert ("drain", 7) in server.engine.calls
+    assert server.engine.closed == []
+    server.now += SPENT_GRACE
+    await server.links.tick()
+    assert server.engine.closed == [(7, "replaced")]
+
+
+async def test_a_spent_link_that_can_not_be_told_is_closed(server: Server, secret: str) -> None:
+    await server.link(7, secret, Proxy_Engine_Version="", Proxy_Engine_Window="")
+    server.links.on_event((EVENT_LINK_SPENT, 7))
+    assert server.engine.closed == [(7, "spent")]
 
 
 async def test_a_stock_link_serves_the_tunnel_named_like_its_device(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -210,3 +211,15 @@ def test_a_window_too_small_for_zlib_means_compressed_input_only() -> None:
 def test_windows_that_can_not_be_agreed_on_are_refused(window_bits: int) -> None:
     with pytest.raises(ValueError, match="window_bits"):
         Connection("server", deflate=Deflate(window_bits))
+
+
+def test_threads_with_connections_of_their_own_do_not_mix() -> None:
+    # Fetching masking keys from the system lets other threads run: not while the shared
+    # streams are in use.
+    def send(number: int) -> int:
+        sender, receiver = Connection("client", deflate=Deflate()), server()
+        text = f"{number:04} " * 200
+        return sum(receiver.receive(sender.send_text(text)) != [Text(text)] for _ in range(3000))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(send, range(8))) == 0
