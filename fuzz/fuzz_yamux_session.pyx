@@ -95,7 +95,7 @@ cdef void check_answer(const uint8_t *bytes, uint32_t size, bint is_client) noex
     cdef int kind = YAMUX_EVENT_OPEN
     buffer_pool_init(&pool)
     buffer_init(&out, &pool, 0)
-    yamux_session_init(&session, is_client, &out, 0xFFFFFF, 1 << 20)
+    yamux_session_init(&session, is_client, &out, &out, 0xFFFFFF, 1 << 20)
     while kind > YAMUX_EVENT_NEED_MORE:
         kind = yamux_session_next(&session, &cursor, copy + size, &event)
     REQUIRE(kind not in (YAMUX_ERROR_MEMORY, YAMUX_ERROR_VERSION, YAMUX_ERROR_TYPE))
@@ -152,7 +152,7 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     buffer_pool_init(&pool)
     buffer_init(&out, &pool, 0)
     yamux_session_init(
-        &session, options & 1, &out, 1000 if options & 16 else YAMUX_WINDOW_INITIAL,
+        &session, options & 1, &out, &out, 1000 if options & 16 else YAMUX_WINDOW_INITIAL,
         3 if options & 16 else 64,
     )
     memset(&owner, 0, sizeof(owner))
