@@ -214,6 +214,22 @@ enum {
     UTF8_F5 = UTF8_ANY | UTF8_LARGE | UTF8_OVERLONG_4
 };
 
+/* Bytes of a vector, or of two, by index. clang, which builds us for libFuzzer, has gcc's
+ * builtin for constant indices only. */
+#if defined(__clang__)
+static inline simd_b16 simd_shuffle2(simd_b16 first, simd_b16 second, simd_b16 indices)
+{
+    simd_b16 found;
+    for (int at = 0; at < 16; at++)
+        found[at] = indices[at] & 16 ? second[indices[at] & 15] : first[indices[at] & 15];
+    return found;
+}
+#define simd_shuffle(table, indices) simd_shuffle2(table, table, (indices) & 15)
+#else
+#define simd_shuffle __builtin_shuffle
+#define simd_shuffle2 __builtin_shuffle
+#endif
+
 /* Bytes used, a whole number of characters, while there are 32 more and not all ASCII; ends
  * at the first vector with a fault: *is_valid = 0. The text begins with a character. */
 #if SIMD_HAS_AVX2_KERNEL
@@ -251,12 +267,12 @@ static size_t simd_utf8_blocks(const uint8_t *bytes, size_t size, int *is_valid)
             simd_b16 now, one, two, three, found, second, fault;
             uint64_t words[2];
             memcpy(&now, bytes + done, 16);
-            one = __builtin_shuffle(before, now, back_1);
-            two = __builtin_shuffle(before, now, back_2);
-            three = __builtin_shuffle(before, now, back_3);
-            found = __builtin_shuffle(first_high, one >> 4)
-                & __builtin_shuffle(first_low, one & 15)
-                & __builtin_shuffle(second_high, now >> 4);
+            one = simd_shuffle2(before, now, back_1);
+            two = simd_shuffle2(before, now, back_2);
+            three = simd_shuffle2(before, now, back_3);
+            found = simd_shuffle(first_high, one >> 4)
+                & simd_shuffle(first_low, one & 15)
+                & simd_shuffle(second_high, now >> 4);
             second = ((simd_b16)(two >= 0xE0) | (simd_b16)(three >= 0xF0)) & UTF8_SECOND;
             fault = found ^ second;
             memcpy(words, &fault, 16);
