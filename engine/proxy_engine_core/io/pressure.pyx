@@ -16,6 +16,8 @@ cdef enum:
     FILES_NEAR = 64                       # numbers from the mark at which we begin to look
     FILES_UNLIMITED = 1 << 30
 
+cdef uint64_t MEMORY_UNLIMITED = <uint64_t>1 << 62
+
 cdef uint8_t[4] UP = [0, 50, 75, 90]      # percent of memory_max, by level
 cdef uint8_t[4] DOWN = [0, 40, 65, 80]
 
@@ -23,6 +25,8 @@ cdef uint8_t[4] DOWN = [0, 40, 65, 80]
 cdef void pressure_init(Worker *worker) noexcept nogil:
     cdef rlimit limit
     cdef uint64_t most
+    # Who made the options by hand may have left it out: then there is no limit.
+    worker.memory_max = worker.options.memory_max if worker.options.memory_max else MEMORY_UNLIMITED
     worker.files_mark = FILES_UNLIMITED
     if getrlimit(RLIMIT_NOFILE, &limit) == 0 and limit.rlim_cur < FILES_UNLIMITED:
         most = limit.rlim_cur
@@ -38,7 +42,7 @@ cdef void emit(
 
 cdef void pressure_look(Worker *worker) noexcept nogil:
     cdef uint64_t used = worker.pool.bytes_lent
-    cdef uint64_t percent = used * 100 // worker.options.memory_max
+    cdef uint64_t percent = used * 100 // worker.memory_max
     cdef int level = worker.pressure
     while level < PRESSURE_ACCEPT and percent >= UP[level + 1]:
         level += 1
@@ -55,7 +59,7 @@ cdef void pressure_look(Worker *worker) noexcept nogil:
     worker.pressure = level
     if worker.on_pressure != NULL:
         worker.on_pressure(worker)
-    emit(worker, PRESSURE_OF_MEMORY, level, used, worker.options.memory_max)
+    emit(worker, PRESSURE_OF_MEMORY, level, used, worker.memory_max)
 
 
 cdef bint pressure_stops_accept(Worker *worker, int fd) noexcept nogil:
@@ -88,4 +92,4 @@ cdef void pressure_accepted(Worker *worker, int fd) noexcept nogil:
 
 
 cdef bint pressure_may_keep(const Worker *worker, uint32_t size) noexcept nogil:
-    return worker.pool.bytes_lent + size <= worker.options.memory_max
+    return worker.pool.bytes_lent + size <= worker.memory_max

@@ -129,6 +129,7 @@ cdef struct Worker:
     void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
     void (*on_pressure)(Worker *worker) noexcept nogil  # the level changed; may be NULL
     int pressure                          # PressureLevel of memory
+    uint64_t memory_max                   # bytes of pool.bytes_lent
     int files_mark                        # fd numbers from here on are left to others
     bint files_near                       # ... and the last one seen was not far from it
     bint files_short                      # accepting waits for that
