@@ -156,17 +156,28 @@ class Scenario:
         self.origin = origin
         self.may_fail = may_fail
         origin.seen.clear()
-        self.server: Engine = again(lambda: Engine("server", log_ring_size=65536))
-        self.agent: Engine = again(lambda: Engine("agent", log_ring_size=65536))
-        self.port: int = again(lambda: self.server.listen("127.0.0.1", 0))
-        dead = self.closed_port()
-        targets = [("web", "127.0.0.1", origin.port), ("dead", "127.0.0.1", dead)]
-        again(lambda: self.agent.targets_apply(targets))
-        again(self.server.start)
-        again(self.agent.start)
+        self.server, self.port = again(self.start_server)
+        self.agent: Engine = again(self.start_agent)
         self.control = Control(self.server, self.agent, self.port, carrier)
         self.visitors: list[Visitor] = []
         self.request_count = 0
+
+    # An engine that could not start is stopped: another one takes its place.
+
+    @staticmethod
+    def start_server() -> tuple[Engine, int]:
+        server = Engine("server", log_ring_size=65536)
+        port: int = again(lambda: server.listen("127.0.0.1", 0))
+        server.start()
+        return server, port
+
+    def start_agent(self) -> Engine:
+        agent = Engine("agent", log_ring_size=65536)
+        dead = self.closed_port()
+        targets = [("web", "127.0.0.1", self.origin.port), ("dead", "127.0.0.1", dead)]
+        again(lambda: agent.targets_apply(targets))
+        agent.start()
+        return agent
 
     @staticmethod
     def closed_port() -> int:
@@ -378,6 +389,7 @@ class Scenario:
                 return
             except (AssertionError, ConnectionError) as problem:
                 require(attempt < TRIES - 1, f"the tunnel does not recover: {problem!r}")
+                time.sleep(0.02)  # Python may not have heard yet that the link went down
 
     def settle(self) -> None:
         """Everybody has gone: what was accepted is accounted for."""
