@@ -113,6 +113,7 @@ cdef void set_up():
     cdef sockaddr_un *place
     options_default(&options)
     options.log_ring_size = 65536
+    options.memory_max = 1 << 30          # what core makes of 0 is the machine's
     crew_init(&server_crew, 1)
     crew_init(&agent_crew, 1)
     server = worker_new(&server_crew, 0, -1, &options)
