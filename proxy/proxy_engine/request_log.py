@@ -1,6 +1,6 @@
 """Finished requests on their way from the engine to the store.
 
-Records stay packed all the way (docs/adr/0005): put() only appends a batch to a queue, a
+Records stay packed all the way (docs/adr/0009): put() only appends a batch to a queue, a
 task joins what is queued and hands it to the store, when the oldest has waited
 FLUSH_INTERVAL or FLUSH_BYTES are there. Only paths that may hold a secret are looked at.
 The queue is bounded; when the store is slower than the traffic, the newest records are

@@ -63,7 +63,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
     ),
     (
-        # docs/adr/0005. `requests` was never in a release.
+        # docs/adr/0009. `requests` was never in a release.
         "DROP TABLE requests",
         """
         CREATE TABLE request_batches (
