@@ -102,7 +102,7 @@ cdef Py_ssize_t take_batch(SpscRing *ring, uint8_t *target, Py_ssize_t room) noe
         spsc_pop(ring, size)
 
 
-def machine_memory():
+cdef uint64_t machine_memory() except? 0:
     """Bytes of memory this process may use: the machine's, or its container's if less."""
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
