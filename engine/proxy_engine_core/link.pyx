@@ -25,7 +25,6 @@ from proxy_engine_core.io.conn cimport (
 )
 from proxy_engine_core.io.crew cimport crew_drop_link
 from proxy_engine_core.io.pressure cimport PRESSURE_GROWTH
-from proxy_engine_core.io.socket cimport socket_tune_link
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_LINK, CONN_READABLE, CONN_WRITABLE, WORKER_LINK_READ_SIZE, Conn, Worker,
     conn_handle, worker_emit, worker_random,
@@ -108,7 +107,6 @@ cdef Link *link_establish(
     link.input_ms = worker.now_ms
     link.progress_ms = worker.now_ms
     strncpy(link.peer, peer, sizeof(link.peer) - 1)
-    socket_tune_link(link.conn.fd)
     # Our own limit on streams the device opens: the control stream, nothing else.
     yamux_session_init(
         &link.session, setup.is_client, &link.conn.out, &link.urgent, setup.window,

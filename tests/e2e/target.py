@@ -43,6 +43,7 @@ from tests.e2e.processes import ENVIRON, ROOT
 BLOCK = random.Random(20).randbytes((1 << 20) - 3)
 LIMIT = 1 << 20
 READ_SIZE = 64 * 1024
+NOTSENT_LOWAT = 128 * 1024
 TRICKLE_INTERVAL = 0.005  # seconds between two parts
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # The answer to "the sample nonce" of RFC 6455.
@@ -118,6 +119,9 @@ class Target:
         # body are 40 ms apart.
         peer: socket.socket = writer.get_extra_info("socket")
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A thousand downloads that stall would else fill the kernel's memory for TCP from
+        # here, 1.5 MiB each, and all of the machine's connections would suffer.
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._request(reader, writer):

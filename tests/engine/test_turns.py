@@ -76,13 +76,13 @@ def unsent(device: Device) -> int:
 def test_bulk_streams_take_turns(carrier: Carrier) -> None:
     with serving() as server:
         device = server.device(carrier)
-        size = 4 * MIB
+        size = 8 * MIB
         socks = uploads(server, device, 6, size)
         left = dict.fromkeys(socks, size)
         got: collections.Counter[int] = collections.Counter()
         push(socks, left)
         # The first megabytes show how it began; from then on everybody has had a turn.
-        while sum(got.values()) < 6 * MIB:
+        while sum(got.values()) < 18 * MIB:
             push(socks, left)
             found = device.next()
             if found.type == DATA:

@@ -33,7 +33,6 @@ cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil
 cdef int socket_connect(const Address *address) noexcept nogil
 cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR, negative
 cdef void socket_tune(int fd, const Address *peer) noexcept nogil
-cdef void socket_tune_link(int fd) noexcept nogil
 cdef void socket_finish_writing(int fd) noexcept nogil            # shutdown(SHUT_WR)
 cdef void socket_reset_on_close(int fd) noexcept nogil            # close() will send RST, not FIN
 cdef void socket_close(int fd) noexcept nogil

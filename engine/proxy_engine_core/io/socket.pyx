@@ -13,9 +13,9 @@ from proxy_engine_core.io.sys cimport (
 )
 
 cdef enum:
-    # Bytes a link may hold unsent in the kernel: what goes in front of a ping or a
-    # small stream. More only adds delay; our own buffer orders what waits.
-    LINK_NOTSENT_LOWAT = 128 * 1024
+    # Bytes a connection may hold unsent in the kernel: on a link, what goes in front of a
+    # ping or a small stream. More only adds delay; our own buffer orders what waits.
+    NOTSENT_LOWAT = 128 * 1024
     PROBES_MAX = 10                       # ports tried when any will do
 
 cdef uint8_t[12] MAPPED_PREFIX = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]
@@ -215,14 +215,13 @@ cdef int socket_error(int fd) noexcept nogil:
 cdef void socket_tune(int fd, const Address *peer) noexcept nogil:
     # We batch by ourselves, so Nagle only adds delay. Some systems default to bbr,
     # which paces on loopback and halves its throughput: reno there, which any process
-    # may choose. On real networks the system's choice stands. Best effort, both.
+    # may choose. On real networks the system's choice stands. What was not sent yet waits
+    # with us, where budgets count it: the kernel would take megabytes for each reader that
+    # stalls, and a thousand of those exhaust its memory for TCP. Best effort, all of it.
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
     if address_is_loopback(peer):
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
-
-
-cdef void socket_tune_link(int fd) noexcept nogil:
-    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, LINK_NOTSENT_LOWAT)
 
 
 cdef void socket_finish_writing(int fd) noexcept nogil:
