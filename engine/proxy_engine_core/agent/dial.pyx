@@ -59,14 +59,19 @@ cdef void emit_failure(
     Worker *worker, uint64_t dial, const char *reason, int error, int status,
     const uint8_t *answer, uint32_t answer_size, uint32_t head_size
 ) noexcept nogil:
-    crew_drop_link(worker.crew, worker.index)                # Engine.dial() counted it
     worker_emit(
         worker, EVENT_DIAL_FAILED, dial, <uint64_t>error, <uint64_t>status, head_size, 0,
         reason, <uint32_t>strlen(reason), answer, answer_size,
     )
 
 
+cdef void dial_not_started(Worker *worker, const DialMessage *message, int error) noexcept nogil:
+    crew_drop_link(worker.crew, worker.index)                # Engine.dial() counted it
+    emit_failure(worker, message.dial, b"connect", error, 0, NULL, 0, 0)
+
+
 cdef void dial_fail(Dial *dial, const char *reason, int error) noexcept nogil:
+    crew_drop_link(dial.conn.worker.crew, dial.conn.worker.index)
     emit_failure(
         dial.conn.worker, dial.id, reason, error, dial.status, buffer_head(&dial.input),
         buffer_size(&dial.input), dial.head_size,
@@ -79,7 +84,7 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     cdef char text[ADDRESS_TEXT_SIZE]
     cdef int fd
     if dial == NULL:
-        emit_failure(worker, message.dial, b"connect", ENOMEM, 0, NULL, 0, 0)
+        dial_not_started(worker, message, ENOMEM)
         return
     buffer_init(&dial.conn.out, &worker.pool, 0)
     buffer_init(&dial.input, &worker.pool, 0)
@@ -93,7 +98,7 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     if fd >= 0:
         fd = conn_attach(worker, &dial.conn, fd, CONN_DIAL)
     if fd < 0:
-        emit_failure(worker, message.dial, b"connect", -fd, 0, NULL, 0, 0)
+        dial_not_started(worker, message, -fd)
         free(dial)
         return
     if buffer_append(&dial.conn.out, <const uint8_t *>(message + 1), message.size) < 0:
@@ -173,6 +178,7 @@ cdef bint judge_answer(Dial *dial) noexcept nogil:
     if link_establish(
         conn, &setup, dial.peer, bytes, head_size, bytes + head_size, size - head_size
     ) == NULL:
+        # The link that was none is counted off already.
         emit_failure(conn.worker, dial.id, b"connect", ENOMEM, 0, NULL, 0, 0)
     return True
 
