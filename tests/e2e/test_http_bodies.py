@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -537,6 +538,18 @@ def test_a_half_closed_visitor_gets_its_answer(any_tunnel: Tunnel, line: str) ->
         wait_until(lambda: any_tunnel.target.requests)
         any_tunnel.target.set_event(release)
         assert visitor.response().body == b"x" * 300_000
+        assert visitor.is_closed()
+
+
+def test_a_half_closed_visitor_that_reads_slowly_gets_all_of_its_answer(tunnel: Tunnel) -> None:
+    body = b"x" * 2_000_000
+    tunnel.target.handler = reply(ok(body))
+    with tunnel.visitor() as visitor:
+        visitor.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        visitor.send(tunnel.head())
+        visitor.finish()
+        time.sleep(0.2)  # the end of its input is seen while the answer still waits for it
+        assert visitor.response().body == body
         assert visitor.is_closed()
 
 

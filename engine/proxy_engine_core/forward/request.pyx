@@ -27,7 +27,7 @@ from proxy_engine_core.forward.transaction cimport (
     LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, LOG_RETRIED, LOG_REUSED,
     VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_OUT_HIGH, VISITOR_WAITING, HttpStream, ServerRole,
     Transaction, Visitor, server_of, transaction_begin, transaction_fail,
-    visitor_close,
+    visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.chunked cimport chunk_reader_init
 from proxy_engine_core.http1.head cimport (
@@ -79,6 +79,8 @@ cdef void read_head(Visitor *visitor) noexcept nogil:
     if received <= 0:
         if visitor.transaction != NULL:
             transaction_fail(visitor, 0, b"visitor_gone", b"")
+        elif received == 0 and buffer_size(&conn.out):
+            visitor_finish(visitor)       # it asks for no more, and still takes its answer
         else:
             visitor_close(visitor)
         return
