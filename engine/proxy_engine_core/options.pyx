@@ -35,6 +35,7 @@ cdef dict TABLE = {
     "device_requests_max": (0, 0, 65_000),
     "rate_burst_ms": (2_000, 0, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
+    "tcp_proxy_protocol": (0, 0, 1),
     "link_pings_max": (100, 1, 1 << 30),
     "link_opens_max": (2_000, 1, 1 << 30),
     "link_resets_max": (50_000, 1, 1 << 30),
@@ -117,6 +118,8 @@ cdef uint64_t *field(Options *options, str name):
         return &options.rate_burst_ms
     if name == "address_table_size":
         return &options.address_table_size
+    if name == "tcp_proxy_protocol":
+        return &options.tcp_proxy_protocol
     if name == "link_pings_max":
         return &options.link_pings_max
     if name == "link_opens_max":
