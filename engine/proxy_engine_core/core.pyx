@@ -481,9 +481,9 @@ cdef class Engine:
             raise ValueError(f"control record of {len(record)} bytes")
         self.post_to_link(MESSAGE_LINK_SEND, link, record)
 
-    def link_drain(self, uint64_t link):
+    def link_drain(self, uint64_t link, *, bint close=False):
         self.check_role(True)
-        self.post_to_link(MESSAGE_LINK_DRAIN, link, b"")
+        self.post_to_link(MESSAGE_LINK_DRAIN, link, b"close" if close else b"")
 
     def link_close(self, uint64_t link, str reason=""):
         self.post_to_link(MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])

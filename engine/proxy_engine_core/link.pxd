@@ -123,6 +123,7 @@ cdef struct Link:
     bint is_closing
     bint is_spent                         # many streams were opened: Python knows
     bint is_draining                      # server: no new requests, no idle streams
+    bint closes_when_idle                 # ... and the last one that ends takes the link along
     char peer[64]                         # "ip:port"
 
 cdef struct LinkSetup:

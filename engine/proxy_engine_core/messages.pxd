@@ -25,7 +25,8 @@ cdef struct DrainMessage:
     MailboxNode node
     uint64_t grace_ms
 
-# Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN nothing.
+# Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN
+# something if the link is to close itself when it is idle.
 cdef struct LinkMessage:
     MailboxNode node
     uint64_t link

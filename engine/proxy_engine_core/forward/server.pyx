@@ -9,7 +9,7 @@ from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
 )
-from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
+from proxy_engine_core.forward.pool cimport pool_housekeep, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
     route_table_delete, route_table_free, route_table_init, route_table_set,
@@ -51,7 +51,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     visitor_init_worker(worker)
     response_init_worker(worker)
     role.host.opened = NULL               # a device opens the control stream only: see link.pyx
-    role.host.housekeep = pool_trim
+    role.host.housekeep = pool_housekeep
     role.host.closed = pools_close
     return 0
 
@@ -120,7 +120,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
         elif message.kind == MESSAGE_LINK_DRAIN:
-            pools_drain(<Link *>conn)
+            pools_drain(<Link *>conn, for_link.size > 0)
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
     return False
