@@ -146,7 +146,7 @@ def test_what_comes_before_the_target_is_connected_waits_in_the_stream(tcp: TcpS
     device = tcp.device()
     visitor = tcp.connect()
     visitor.send(b"x" * 1000)
-    stream, header = opened(device, accept=False)
+    stream, _ = opened(device, accept=False)
     assert received(device, stream, 1000) == b"x" * 1000
     device.accept(stream)
     device.data(stream, b"y")
@@ -382,7 +382,11 @@ def test_joining_what_is_offline_ends_in_a_reset(tcp: TcpServer) -> None:
 
 # --- behind a load balancer -----------------------------------------------------------------
 
-V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes([192, 0, 2, 9, 192, 0, 2, 1]) + b"\x12\x34\0\x50"
+V2 = (
+    b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"
+    + bytes([192, 0, 2, 9, 192, 0, 2, 1])
+    + b"\x12\x34\0\x50"
+)
 V1 = b"PROXY TCP4 192.0.2.9 192.0.2.1 4660 80\r\n"
 
 

@@ -5,7 +5,9 @@ from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, strlen
 
 from proxy_engine_core.buffer cimport buffer_consume, buffer_head, buffer_size
-from proxy_engine_core.counters cimport COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, COUNT_TCP_CONNECTIONS, count
+from proxy_engine_core.counters cimport (
+    COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, COUNT_TCP_CONNECTIONS, count,
+)
 from proxy_engine_core.events cimport EVENT_AUTH
 from proxy_engine_core.forward.move cimport device_move
 from proxy_engine_core.forward.transaction cimport (

@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.transaction cimport Visitor
 from proxy_engine_core.io.worker cimport Worker
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 
 
 # VISITOR_HEAD: look at the input, read more, and begin the request when its head is in.

@@ -2,11 +2,10 @@
 # begins where an upgraded one is after its 101, so streams, windows, fairness, half-close, the
 # idle time, moves between workers, draining and the log record are those of visitors.
 #
-#   accepted by a tunnel's listener ---.-- TCP_HEADER -- a trusted proxy's: the PROXY header -.
-#                                       '--------------------------------------------------- TCP_OPENING
-#   joined by a token (link_request) ----------------------------------------------------------'
-#
-#   TCP_OPENING -> TUNNEL              it has a stream; what the visitor sends is on its way
+#   accepted by a tunnel's listener  -> TCP_OPENING, or first TCP_HEADER: a trusted proxy's
+#                                       connection begins with a PROXY protocol header
+#   joined by a token (link_request) -> TCP_OPENING
+#   TCP_OPENING                      -> TUNNEL: it has a stream
 #
 # The key of its route is "tcp:" and the port with a colon, or the name of a private tunnel.
 # There are no answers of our own and no second tries: what fails is reset.

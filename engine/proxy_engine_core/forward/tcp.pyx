@@ -40,7 +40,8 @@ from proxy_engine_core.io.socket cimport (
     address_text, socket_local_address,
 )
 from proxy_engine_core.io.worker cimport CONN_READABLE, Worker
-from proxy_engine_core.link cimport Link, link_is_full
+from proxy_engine_core.link.link cimport Link
+from proxy_engine_core.link.output cimport link_is_full
 from proxy_engine_core.proxy_protocol cimport (
     PREAMBLE_SIZE_MAX, PREAMBLE_TCP_SIZE_MAX, ProxyEnd, ProxyHeader, preamble_encode_tcp,
     proxy_header_decode,

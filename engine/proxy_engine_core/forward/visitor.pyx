@@ -18,14 +18,16 @@ from proxy_engine_core.forward.admission cimport (
 from proxy_engine_core.forward.body cimport run_tunnel, send_body
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, is_trusted_peer
 from proxy_engine_core.forward.clock cimport (
-    is_connecting, reader_is_late, reader_moved, transaction_deadline, upload_is_late, visitor_rest_deadline,
+    is_connecting, reader_is_late, reader_moved, transaction_deadline, upload_is_late,
+    visitor_rest_deadline,
 )
 from proxy_engine_core.forward.request cimport new_request_id, read_head, request_overloaded
 from proxy_engine_core.forward.tcp cimport tcp_begin, tcp_open, tcp_read_header
 from proxy_engine_core.forward.transaction cimport (
     RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_HEAD, VISITOR_LINGER, VISITOR_OUT_HIGH,
-    VISITOR_TCP_HEADER, VISITOR_TCP_OPENING, VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor, transaction_begin, transaction_fail,
-    transaction_free, visitor_close, visitor_finish, visitor_linger,
+    VISITOR_TCP_HEADER, VISITOR_TCP_OPENING, VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor,
+    transaction_begin, transaction_fail, transaction_free, visitor_close, visitor_finish,
+    visitor_linger,
 )
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_flush_out, conn_requeue
 from proxy_engine_core.io.socket cimport (
