@@ -157,8 +157,9 @@ class Engine:
         """Queue one control record of 1..CONTROL_RECORD_SIZE_MAX bytes; a link that has gone
         meanwhile is no error, EVENT_LINK_DOWN tells of it."""
 
-    def link_drain(self, link: int) -> None:
-        """Server: send no new requests over a link and give its idle streams back."""
+    def link_drain(self, link: int, *, close: bool = False) -> None:
+        """Server: send no new requests over a link and give its idle streams back; with
+        `close`, close it ("drained") once those under way are done."""
 
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""

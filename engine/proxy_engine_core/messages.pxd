@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
-from proxy_engine_core.link cimport LinkSetup
+from proxy_engine_core.link.establish cimport LinkSetup
 
 
 cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
@@ -25,7 +25,8 @@ cdef struct DrainMessage:
     MailboxNode node
     uint64_t grace_ms
 
-# Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN nothing.
+# Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN
+# something if the link is to close itself when it is idle.
 cdef struct LinkMessage:
     MailboxNode node
     uint64_t link

@@ -45,7 +45,12 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     platform: str = ""
     is_closing: bool = False
     is_spent: bool = False  # another is to take its place
-    ends_at: float | None = None  # ... and has
+    ends_at: float | None = None  # ... and has: closed then at the latest
+
+    @property
+    def is_leaving(self) -> bool:
+        """It serves nothing new; nothing that it asks for counts any more."""
+        return self.is_closing or self.ends_at is not None
 
     @property
     def run(self) -> str | int:

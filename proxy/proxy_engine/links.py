@@ -41,7 +41,10 @@ from proxy_engine_core.core import (
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
 
-SPENT_GRACE = 60.0  # seconds for requests on a link that a newer one has replaced
+# Seconds for the requests on a link that another has replaced. One of another run is often dead
+# without our knowing yet, and what waits for it waits in vain.
+SPENT_GRACE = 60.0
+REPLACED_GRACE = 10.0
 
 _log = logs.get("links")
 
@@ -200,7 +203,7 @@ class Links:
 
     def _record(self, link_id: int, data: bytes) -> None:
         link = self._links.get(link_id)
-        if link is None or link.is_closing:
+        if link is None or link.is_leaving:
             return
         try:
             record = control.decode_from_agent(data)
@@ -229,13 +232,19 @@ class Links:
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""
         for other in older:
+            if other.is_leaving:
+                continue
             is_same = other.run == link.run
             newer = "a newer link of this agent" if is_same else "another agent run"
-            if is_same and other.is_spent:
-                # Nothing is wrong with it: what is under way there may finish.
-                self._engine.link_drain(other.id)
-                other.ends_at = self._clock() + SPENT_GRACE
+            message = f"replaced by {newer} from {link.peer}"
+            if is_same and not other.is_spent:
+                self._close(other, "replaced", message)  # its agent has lost it already
                 continue
-            if not is_same:
+            # Nothing is wrong with it that we know of: what is under way there may finish.
+            self._engine.link_drain(other.id, close=True)
+            if is_same:
+                other.ends_at = self._clock() + SPENT_GRACE
+            else:
                 self._admission.turn_away(link.device_id, other.instance)
-            self._close(other, "replaced", f"replaced by {newer} from {link.peer}")
+                self._engine.link_send(other.id, control.encode(control.Error("replaced", message)))
+                other.ends_at = self._clock() + REPLACED_GRACE

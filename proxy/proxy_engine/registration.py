@@ -110,8 +110,8 @@ class Registration:
 
     def _register(self, request: Request, failed: set[str]) -> None:
         link, record, is_answered = request
-        if self._links.get(link.id) is not link or link.is_closing:
-            return  # gone while the store worked
+        if self._links.get(link.id) is not link or link.is_leaving:
+            return  # gone or replaced while the store worked
         if len(record.tunnels) > control.TUNNELS_MAX:
             message = f"more than {control.TUNNELS_MAX} tunnels"
             self._engine.link_send(link.id, control.encode(control.Error("bad_record", message)))

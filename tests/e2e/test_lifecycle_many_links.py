@@ -16,7 +16,7 @@ import pytest
 
 from proxy_engine.agent import BUSY_CHECK_INTERVAL, TARGETS_PER_LINK
 from tests.e2e.faultproxy import FaultProxy
-from tests.e2e.harness import Visitor, wait_until
+from tests.e2e.harness import Truncated, Visitor, wait_until
 from tests.e2e.processes import Process
 from tests.e2e.rawlink import RawLink
 from tests.e2e.site import Site
@@ -161,12 +161,16 @@ def test_a_new_run_replaces_all_links_of_the_old_one_and_no_visitor_notices(
 ) -> None:
     first = connect(site, target)
     old = links(site)
-    failed = []
+    failed: list[object] = []
     stop = threading.Event()
 
     def visit() -> None:
         while not stop.is_set():
-            answer = site.get("web", "/kib")
+            try:
+                answer = site.get("web", "/kib")
+            except (OSError, Truncated) as error:
+                failed.append(error)
+                continue
             if answer.status != 200:
                 failed.append(answer.head)
 
@@ -184,6 +188,19 @@ def test_a_new_run_replaces_all_links_of_the_old_one_and_no_visitor_notices(
     [line] = [line for line in first.err if line.startswith("proxy-engine: error:")]
     assert "replaced by another agent run" in line
     serves(site)
+    assert second.popen.poll() is None
+    site.settled()
+
+
+def test_what_is_under_way_on_a_replaced_run_is_answered(site: Site, target: Target) -> None:
+    first = connect(site, target, "--grace", "20s")
+    visitors = begin_slow(site, target, 10)
+    second = site.connect({"web": target.port})
+    serves(site)
+    target.release()
+    assert [visitor.response().status for visitor in visitors] == [200] * len(visitors)
+    assert first.exit_code() == 1
+    wait_links(site, 1)
     assert second.popen.poll() is None
     site.settled()
 

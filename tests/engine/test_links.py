@@ -415,6 +415,7 @@ def test_link_close_says_goodbye(carrier: Carrier) -> None:
         assert device.closed()
         assert visitor.response().status == 502
         # It is gone: these say nothing.
+        server.engine.link_drain(device.link, close=True)
         server.engine.link_close(device.link, "again")
         server.engine.link_send(device.link, b"{}")
 
@@ -446,6 +447,38 @@ def test_data_after_fin_is_for_nobody_and_harms_nobody() -> None:
         assert server.stat("link_protocol_errors") == 0
         visitor.send(b"still heard")
         assert device.next(stream, DATA).payload == b"still heard"
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_drained_link_closes_itself_after_its_last_request(carrier: Carrier) -> None:
+    with serving() as server:
+        device = server.device(carrier)
+        # One stream idle, two with a request under way.
+        visitors = [server.visitor() for _ in range(3)]
+        streams = []
+        for visitor in visitors:
+            visitor.get()
+            streams.append(device.request()[0])
+        device.data(streams[0], OK_HELLO)
+        assert visitors[0].response().body == b"hello"
+        server.engine.link_drain(device.link, close=True)
+        assert device.next(streams[0]).flags & RST
+        visitors[0].get()
+        assert visitors[0].response().status == 503
+        for stream, visitor in zip(streams[1:], visitors[1:], strict=True):
+            assert not server.has_event(core.EVENT_LINK_DOWN)
+            device.data(stream, OK_HELLO)
+            assert visitor.response().body == b"hello"
+        assert down_reason(server, device) == "drained"
+        assert device.next(0) == Frame(GO_AWAY, 0, 0, 0)
+        assert device.closed()
+
+
+def test_an_idle_link_that_is_drained_closes_at_once() -> None:
+    with serving() as server:
+        device = server.device()
+        server.engine.link_drain(device.link, close=True)
+        assert down_reason(server, device) == "drained"
 
 
 # --- stop and drain in every state ------------------------------------------------------------

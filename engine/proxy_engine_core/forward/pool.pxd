@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 
 
 # A stream for a request whose head takes `head_size` bytes of window: the most recently
@@ -20,8 +20,11 @@ cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil
 # long it keeps idle connections. Both teach the limit (idle.pxd).
 cdef void pool_stream_lost(HttpStream *http) noexcept nogil
 cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil
-cdef void pool_trim(Link *link) noexcept nogil                     # close what was idle too long
-cdef void pools_drain(Link *link) noexcept nogil                   # keep none idle from now on
+# The link's timer: close what was idle too long, and a drained link whose requests are all done.
+cdef void pool_housekeep(Link *link) noexcept nogil
+# No new requests, and no stream is kept idle from now on; with `closes`, the link is closed
+# ("drained") once the last request is done.
+cdef void pools_drain(Link *link, bint closes) noexcept nogil
 cdef void pools_close(Link *link) noexcept nogil                   # the link is going
 
 # Visitors waiting for a stream of this link. Only the oldest tries, and stays in the queue

@@ -21,7 +21,9 @@ from proxy_engine_core.forward.transaction cimport (
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue
 from proxy_engine_core.io.worker cimport Worker, worker_emit
-from proxy_engine_core.link cimport OWNER_HTTP, Link, link_of, link_touch
+from proxy_engine_core.link.end cimport link_close
+from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
+from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_UNACKED_MAX, YamuxStream, yamux_stream_open, yamux_stream_release,
@@ -182,10 +184,24 @@ cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil:
         unlink(http)
     else:
         link.requests -= 1
+        close_soon_if_idle(link)
     yamux_stream_release(http.stream, code)
     free(http)
     link_touch(link)
     pool_wake(link)
+
+
+cdef void close_soon_if_idle(Link *link) noexcept nogil:
+    # By its timer: whoever released the last stream still has the link in hand.
+    if link.closes_when_idle and link.requests == 0 and not link.is_closing:
+        conn_deadline(&link.conn, 1)
+
+
+cdef void pool_housekeep(Link *link) noexcept nogil:
+    if link.closes_when_idle and link.requests == 0:
+        link_close(link, b"drained")
+    else:
+        pool_trim(link)
 
 
 cdef void pool_trim(Link *link) noexcept nogil:
@@ -225,14 +241,16 @@ cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil:
     idle_limit_told(&http.pool.idle, seconds)
 
 
-cdef void pools_drain(Link *link) noexcept nogil:
-    # The device ends: it waits for its connections to targets, and knows not which are idle.
+cdef void pools_drain(Link *link, bint closes) noexcept nogil:
+    # A device that ends waits for its connections to targets, and knows not which are idle.
     cdef StreamPool *pool = <StreamPool *>link.pools
     link.is_draining = True
+    link.closes_when_idle = link.closes_when_idle or closes
     while pool != NULL:
         while pool.oldest != NULL:
             http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
         pool = pool.next
+    close_soon_if_idle(link)
 
 
 cdef void pools_close(Link *link) noexcept nogil:

@@ -9,7 +9,7 @@ from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
 )
-from proxy_engine_core.forward.pool cimport pool_trim, pools_close, pools_drain
+from proxy_engine_core.forward.pool cimport pool_housekeep, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
     route_table_delete, route_table_free, route_table_init, route_table_set,
@@ -25,7 +25,10 @@ from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport (
     CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_random,
 )
-from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
+from proxy_engine_core.link.control cimport link_send_control
+from proxy_engine_core.link.end cimport link_close
+from proxy_engine_core.link.establish cimport link_init_worker
+from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
     MESSAGE_MOVE, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage,
@@ -50,8 +53,8 @@ cdef int server_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     visitor_init_worker(worker)
     response_init_worker(worker)
-    role.host.opened = NULL               # a device opens the control stream only: see link.pyx
-    role.host.housekeep = pool_trim
+    role.host.opened = NULL               # a device opens the control stream only
+    role.host.housekeep = pool_housekeep
     role.host.closed = pools_close
     return 0
 
@@ -120,7 +123,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
         elif message.kind == MESSAGE_LINK_DRAIN:
-            pools_drain(<Link *>conn)
+            pools_drain(<Link *>conn, for_link.size > 0)
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
     return False

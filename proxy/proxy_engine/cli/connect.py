@@ -110,11 +110,10 @@ async def _connect(chosen: Settings, token: str) -> int:
         ended.cancel()
         for line in agent.failure:
             _complain(line)
-        if agent.failure:
-            return EXIT_FAILURE
+        # Even an agent that was replaced has requests under way that can still be answered.
         agent.drain()
         code = await signals.finish(runner.drain(chosen.grace))
-        return EXIT_OK if code == EXIT_OK else EXIT_FAILURE
+        return EXIT_OK if code == EXIT_OK and not agent.failure else EXIT_FAILURE
     finally:
         await agent.close()
         await runner.stop()

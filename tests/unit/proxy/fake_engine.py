@@ -16,6 +16,7 @@ class FakeEngine:
         self.routes: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self.sent: list[tuple[int, dict[str, Any]]] = []
         self.closed: list[tuple[int, str]] = []
+        self.drained: list[int] = []  # those that are to close themselves afterwards
         self.replies: list[tuple[int, bytes, dict[str, Any]]] = []
         self.dials: list[tuple[str, int, bytes, str]] = []
         self.dial_workers: list[int] = []
@@ -43,8 +44,10 @@ class FakeEngine:
         self.calls.append(("close", link))
         return True
 
-    def link_drain(self, link: int) -> None:
+    def link_drain(self, link: int, *, close: bool = False) -> None:
         self.calls.append(("drain", link))
+        if close:
+            self.drained.append(link)
 
     def dial(
         self,

@@ -14,6 +14,7 @@ from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError
 from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
+from proxy_engine.storage import Retention
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core import log_batch
@@ -30,7 +31,7 @@ class Service:
         self.engine = engine
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
-        self.request_log = RequestLog(store, keep=0)
+        self.request_log = RequestLog(store, keep=Retention())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from proxy_engine import tokens
 from proxy_engine.errors import StorageError
-from proxy_engine.links import SPENT_GRACE, Links
+from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import EVENT_LINK_SPENT
@@ -251,16 +251,35 @@ async def test_the_newest_link_wins_and_routes_move_before_the_old_one_is_closed
     server.engine.calls.clear()
     await server.register(8, "web")
     assert server.route("web") == (8,)
-    assert server.engine.closed == [(7, "replaced")]
+    assert server.engine.drained == [7]
     assert server.engine.calls[0][0] == "routes"
     assert server.said(7)[-1]["code"] == "replaced"
     await server.down(7)
     assert server.route("web") == (8,)
 
 
-async def test_a_replaced_link_can_not_take_its_tunnels_back(server: Server, secret: str) -> None:
-    await server.link(7, secret)
-    await server.link(8, secret)
+async def test_a_replaced_link_has_a_while_for_what_is_under_way(
+    server: Server, secret: str
+) -> None:
+    for link, instance in ((7, "old"), (8, "new")):
+        await server.link(link, secret, instance=instance)
+        await server.register(link, "web")
+    server.now += REPLACED_GRACE - 1
+    await server.register(8, "web")
+    await server.links.tick()
+    assert server.engine.drained == [7]
+    assert server.engine.closed == []
+    server.now += 1
+    await server.links.tick()
+    assert server.engine.closed == [(7, "replaced")]
+
+
+@pytest.mark.parametrize("instance", ["old", "new"])
+async def test_a_replaced_link_can_not_take_its_tunnels_back(
+    server: Server, secret: str, instance: str
+) -> None:
+    await server.link(7, secret, instance=instance)
+    await server.link(8, secret, instance="new")
     await server.register(8, "web")
     await server.say(7, {"type": "register", "tunnels": [{"name": "web"}]})
     assert server.route("web") == (8,)
@@ -471,7 +490,7 @@ async def test_a_stock_peer_is_told_nothing_and_has_one_link(many: Server, secre
     assert "proxy-engine-links" not in fields(response)
     for link in (7, 8):
         await many.link(link, secret, instance="", Proxy_Engine_Version="", Proxy_Engine_Link="2")
-    assert many.engine.closed == [(7, "replaced")]
+    assert many.engine.drained == [7]
     assert many.route("pi") == (8,)
 
 
@@ -517,7 +536,7 @@ async def test_the_first_link_of_a_new_run_replaces_all_of_the_old_one(
     assert many.route("web") == (7, 8)
     await many.register(9, "web")
     assert many.route("web") == (9,)
-    assert many.engine.closed == [(7, "replaced"), (8, "replaced")]
+    assert many.engine.drained == [7, 8]
     assert status(await many.ask(request(secret, number=3, instance="old"))) == 409
     await many.serve(10, secret, number=2, instance="new")
     assert many.route("web") == (9, 10)
@@ -531,7 +550,7 @@ async def test_a_run_is_as_old_as_its_first_link(many: Server, secret: str) -> N
     assert many.engine.closed == []
     await many.register(8, "web")
     assert many.route("web") == (8,)
-    assert many.engine.closed == [(7, "replaced"), (9, "replaced")]
+    assert many.engine.drained == [7, 9]
 
 
 async def test_a_link_that_comes_up_after_its_run_was_replaced_is_closed(
