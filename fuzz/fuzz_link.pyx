@@ -41,9 +41,8 @@ from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport (
     CONN_VISITOR, Conn, Crew, EventRecord, Worker, conn_handle, worker_new, worker_run,
 )
-from proxy_engine_core.link cimport (
-    CARRIER_RAW, CARRIER_WEBSOCKET, LinkSetup, link_establish,
-)
+from proxy_engine_core.link.establish cimport LinkSetup, link_establish
+from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.messages cimport TargetEntry
 from proxy_engine_core.options cimport Options, options_default
 from proxy_engine_core.spsc cimport spsc_peek, spsc_pop

@@ -28,9 +28,9 @@ from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
     worker_close_conns, worker_free, worker_join, worker_listen, worker_new, worker_start,
 )
-from proxy_engine_core.link cimport (
-    CARRIER_RAW, CARRIER_WEBSOCKET, CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX, links_close_all,
-)
+from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
+from proxy_engine_core.link.end cimport links_close_all
+from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, AuthReplyMessage,
