@@ -2,7 +2,7 @@
 which bound how much of it there may be at once.
 
 As text, on the command line and in settings: `tunnel=web-*`, `port=2000-2010`,
-`device=sensor-*`, `read-only`; `tunnels=5`, `connections=100`, `requests=50`. As JSON, in the
+`device=sensor-*`, `read-only`; `tunnels=5`. As JSON, in the
 store and in the API: the structs below.
 
 Pure: nothing here talks to anybody.
@@ -78,8 +78,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """How much of it there may be, over all links of a token together. 0: no limit."""
 
     tunnels: Limit = 0  # served at once
-    connections: Limit = 0  # requests and connections under way at once
-    requests: Limit = 0  # ... begun in a second
 
     def texts(self) -> list[str]:
         """As parse_limits() takes them."""

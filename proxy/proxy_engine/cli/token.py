@@ -22,7 +22,13 @@ def add_parser(verbs: Any) -> None:
     create.add_argument(
         "--kind", choices=("device", "admin"), default="device", help="what it opens [device]"
     )
-    create.add_argument("--device", default=None, help="the device it is for [the token's name]")
+    create.add_argument(
+        "--device",
+        metavar="NAME",
+        dest="for_device",  # "device" is a setting
+        default=None,
+        help="the device it is for [the token's name]",
+    )
     create.add_argument("--expires", metavar="TIME", default=None, help="such as 30d [never]")
     create.add_argument(
         "--scope",
@@ -36,7 +42,7 @@ def add_parser(verbs: Any) -> None:
         metavar="LIMIT",
         action="append",
         default=[],
-        help="bound it: tunnels=N, connections=N, requests=N (a second); repeatable",
+        help="bound it: tunnels=N, all its links together",
     )
     listing = actions.add_parser("list", help="show the tokens, without their secrets")
     listing.add_argument("--json", action="store_true", help="one JSON array")
@@ -86,7 +92,7 @@ def _create(args: argparse.Namespace) -> int:
                 store,
                 name=args.name,
                 kind=args.kind,
-                device=args.device,
+                device=args.for_device,
                 now=time.time(),
                 expires_in=expires_in,
                 scopes=scopes,
