@@ -161,8 +161,9 @@ async def test_an_admin_token_makes_no_link(server: Server, store: SqliteStore) 
     assert (status(response), body(response)["error"]) == (403, "wrong_kind")
 
 
-async def block(store: SqliteStore) -> None:
-    await store._write(lambda db: db.execute("UPDATE devices SET is_blocked = 1"))
+async def block(store: SqliteStore, name: str = "pi") -> None:
+    query = "UPDATE devices SET is_blocked = 1 WHERE name = ?"
+    await store._write(lambda db: db.execute(query, (name,)))
 
 
 async def test_a_blocked_device_is_403(server: Server, store: SqliteStore, secret: str) -> None:
