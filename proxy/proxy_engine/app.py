@@ -19,6 +19,7 @@ from proxy_engine.config import Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.ports import Ports
 from proxy_engine.request_log import RequestLog
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Retention, Store
@@ -124,6 +125,13 @@ class Server:
             self.store,
             self.table,
             links_max=settings.links_per_agent,
+            ports=Ports(
+                self.engine,
+                self.table,
+                host=self.listen.host,
+                ranges=settings.tcp_ports,
+                reserved=(self.listen.port, self.admin.port),
+            ),
             cache=self.cache,
             guard=self.guard,
         )

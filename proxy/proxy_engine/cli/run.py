@@ -49,6 +49,12 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"
     )
+    add_setting(
+        parser,
+        "tcp_ports",
+        metavar="RANGES",
+        help="public ports that TCP tunnels may have [10000-20000]",
+    )
     add_process(parser, "server")
     add_common(parser, run)
 

@@ -52,11 +52,14 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "keep_requests_size": "10GiB",
         "login_failures": "5",
         "links_per_agent": "3",
+        "tcp_ports": "2000-2010",
         "server": "http://x",
         "token": "t",
         "token_file": "f",
         "device": "pi",
         "http": "web=127.0.0.1:3000",
+        "tcp": "15432=127.0.0.1:5432",
+        "proxy_protocol": "15432",
         "transport": "tcp",
         "links": "2",
         "workers": "2",
@@ -169,3 +172,30 @@ def test_the_data_dir_follows_xdg() -> None:
     assert config.load({}, {"XDG_DATA_HOME": "/x"}).data_dir == Path("/x/proxy-engine")
     relative = config.load({}, {"XDG_DATA_HOME": "x"}).data_dir
     assert relative == Path("~/.local/share/proxy-engine").expanduser()
+
+
+def test_tcp_tunnels_are_ports_names_or_both() -> None:
+    text = "15432=127.0.0.1:5432, db:0=[::1]:5432, ssh=localhost:22, 0=10.0.0.1:1"
+    tunnels = config.load({"tcp": [text]}, {}).tcp
+    assert {key: tuple(tunnel) for key, tunnel in tunnels.items()} == {
+        "15432": ("tcp-15432", 15432, ("127.0.0.1", 5432)),
+        "db:0": ("db", 0, ("::1", 5432)),
+        "ssh": ("ssh", None, ("localhost", 22)),
+        "0": ("", 0, ("10.0.0.1", 1)),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["65536=a:1", "db:=a:1", ":1=a:1", "Db=a:1", "db:x=a:1", "db:-1=a:1", "db=a", "db=a:0"]
+)
+def test_what_is_no_tcp_tunnel_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--tcp"):
+        config.load({"tcp": [text]}, {})
+
+
+def test_ports_of_tcp_tunnels_are_ranges() -> None:
+    assert config.load({"tcp_ports": "2000-2010, 22"}, {}).tcp_ports == ((2000, 2010), (22, 22))
+    assert config.load({"tcp_ports": ""}, {}).tcp_ports == ()
+    for text in ("0-10", "10-9", "x", "1-65536", "1-2-3"):
+        with pytest.raises(UsageError, match="--tcp-ports"):
+            config.load({"tcp_ports": text}, {})
