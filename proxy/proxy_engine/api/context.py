@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
+    from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
     from proxy_engine.tunnels import TunnelTable
@@ -19,6 +20,7 @@ class Service(Protocol):
     """The part of app.Server that the API uses."""
 
     settings: Settings
+    sources: dict[str, str]
     started_at: float
     is_draining: bool
     store: Store
@@ -26,6 +28,8 @@ class Service(Protocol):
     links: Links
     table: TunnelTable
     request_log: RequestLog
+
+    def reload(self) -> Reloaded: ...
 
 
 @dataclass

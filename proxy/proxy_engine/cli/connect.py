@@ -57,18 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _token(chosen: Settings) -> str:
-    from proxy_engine.errors import UsageError, error_text
+    from proxy_engine.config import secret
+    from proxy_engine.errors import UsageError
 
-    token = chosen.token
-    if chosen.token_file == "-":
-        token = sys.stdin.readline()
-    elif chosen.token_file:
-        try:
-            with open(chosen.token_file, encoding="utf-8") as stream:
-                token = stream.readline()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"token file {chosen.token_file}: {error_text(error)}") from None
-    token = token.strip()
+    token = secret(chosen, "token")
     if not token:
         raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
     if not token.isascii() or not token.isprintable() or " " in token:

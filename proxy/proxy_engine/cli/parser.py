@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from proxy_engine.errors import EXIT_USAGE, suggestion
 
 if TYPE_CHECKING:
-    from proxy_engine.config import Settings
+    from proxy_engine.config import Loaded, Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +81,12 @@ def add_process(parser: argparse.ArgumentParser, role: str) -> None:
 
 
 def settings(args: argparse.Namespace) -> Settings:
+    return loaded(args).settings
+
+
+def loaded(args: argparse.Namespace) -> Loaded:
+    """The settings, and where each came from. Reads the file anew each time."""
     from proxy_engine import config
 
     flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
-    return config.load(flags, os.environ, file=args.config)
+    return config.load_with_sources(flags, os.environ, file=args.config)
