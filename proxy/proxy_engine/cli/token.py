@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_store, settings
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Store, Token
@@ -29,7 +29,7 @@ def add_parser(verbs: Any) -> None:
     revoke = actions.add_parser("revoke", help="make a token useless; its links are closed")
     revoke.add_argument("name", metavar="NAME")
     for action, function in ((create, _create), (listing, _list), (revoke, _revoke)):
-        add_setting(action, "data_dir", metavar="DIR", help="the server's data dir")
+        add_store(action)
         add_common(action, function)
 
 
