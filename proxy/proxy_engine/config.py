@@ -48,11 +48,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests_size: int = 0  # bytes; 0: no limit
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     # connect
     server: str = ""
     token: str = ""
     token_file: str = ""
+    device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
     transport: str = "ws"
     links: int = 0  # links to the server at most; 0: as many as it offers
@@ -194,10 +196,12 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests_size": _size,
     "mongodb_uri": _mongodb_uri,
     "mongodb_driver": _choice("motor", "pymongo"),
+    "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
     "server": _text,
     "token": _text,
     "token_file": _text,
+    "device": _text,
     "http": _targets,
     "transport": _choice("ws", "tcp"),
     "links": _integer(0, LINKS_MAX),

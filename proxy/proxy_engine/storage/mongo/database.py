@@ -11,11 +11,11 @@ document for each kind: {_id: "ids.tokens", last: 7}.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
-from pymongo import ReturnDocument
-from pymongo.errors import DuplicateKeyError, PyMongoError
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from proxy_engine.errors import StorageError
 from proxy_engine.storage.mongo.client import Client, Driver, place
@@ -96,6 +96,34 @@ class Database:
         last: int = (await self._state(f"ids.{kind}", {"$inc": {"last": count}}))["last"]
         return range(last - count + 1, last + 1)
 
+    async def _named(self, collection: str, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        cursor = self._db[collection].find({"name": {"$in": list(names)}})
+        return {item["name"]: item for item in await self._call(cursor.to_list(None))}
+
+    async def _claim(
+        self, collection: str, wanted: Mapping[str, Mapping[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        """The documents of these names, by name; those that are nobody's yet are made, of these
+        fields and a number."""
+        found = await self._named(collection, wanted)
+        new = [name for name in wanted if name not in found]
+        if not new:
+            return found
+        updates = [
+            UpdateOne({"name": name}, {"$setOnInsert": {"id": number, **wanted[name]}}, upsert=True)
+            for number, name in zip(await self._new_ids(collection, len(new)), new, strict=True)
+        ]
+
+        async def make() -> None:
+            try:
+                await self._db[collection].bulk_write(updates, ordered=False)
+            except BulkWriteError as error:
+                raise_unless_there(error)  # two made one name at once: the first has it
+
+        await self._call(make())
+        await self._wrote()
+        return await self._named(collection, wanted)
+
     async def _state(self, name: str, change: dict[str, Any]) -> dict[str, Any]:
         """Change a document of `state`, made if it is new; what it is then."""
 
@@ -110,6 +138,12 @@ class Database:
             return await update()
         except DuplicateKeyError:  # two made it at once: now it is there
             return await update()
+
+
+def raise_unless_there(error: BulkWriteError) -> None:
+    """That a document is there already is no error of who wants it to be there."""
+    if any(item["code"] != DUPLICATE_KEY for item in error.details["writeErrors"]):
+        raise error
 
 
 def _text(error: PyMongoError, place: str) -> str:

@@ -26,10 +26,14 @@ def seconds(moment: datetime.datetime) -> float:
 
 def document(fields: Mapping[str, Any]) -> dict[str, Any]:
     """These fields as a document has them."""
-    return {
-        name: date(value) if name.endswith("_at") and value is not None else value
-        for name, value in fields.items()
-    }
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name.endswith("_at") and value is not None:
+            value = date(value)
+        elif isinstance(value, msgspec.Struct):
+            value = msgspec.to_builtins(value)
+        found[name] = value
+    return found
 
 
 def struct(kind: type[_T], found: Mapping[str, Any], **more: Any) -> _T:
@@ -40,4 +44,4 @@ def struct(kind: type[_T], found: Mapping[str, Any], **more: Any) -> _T:
         for name, value in found.items()
         if name in kind.__struct_fields__
     }
-    return kind(**{**fields, **more})
+    return msgspec.convert({**fields, **more}, kind, builtin_types=(bytes,))

@@ -13,6 +13,8 @@ INDEXES: dict[str, list[IndexModel]] = {
     "tokens": [
         IndexModel("name", name="name", unique=True),
         IndexModel("digest", name="digest", unique=True),
+        # Sparse: tokens that were never rotated do not have it.
+        IndexModel("old_digest", name="old_digest", unique=True, sparse=True),
         IndexModel("id", name="id", unique=True),
     ],
     "devices": [

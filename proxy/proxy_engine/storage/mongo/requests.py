@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError
 
-from proxy_engine.storage.mongo.database import DUPLICATE_KEY, INDEX_TIMEOUT, Database
+from proxy_engine.storage.mongo.database import INDEX_TIMEOUT, Database, raise_unless_there
 from proxy_engine.storage.mongo.indexes import TTL_INDEX, by_time
 from proxy_engine.storage.requests import Request, Retention
 
@@ -69,8 +69,7 @@ class MongoRequests(Database):
         try:
             await self._db.requests.insert_many(documents, ordered=False)
         except BulkWriteError as error:
-            if any(item["code"] != DUPLICATE_KEY for item in error.details["writeErrors"]):
-                raise
+            raise_unless_there(error)
 
     async def _names_of(self, collection: str, ids: set[int]) -> dict[int, str]:
         now = time.monotonic()
