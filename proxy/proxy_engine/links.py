@@ -93,6 +93,9 @@ class Links:
     def __len__(self) -> int:
         return len(self._links)
 
+    def get(self, link_id: int) -> Link | None:
+        return self._links.get(link_id)
+
     def of_device(self, device_id: int) -> list[Link]:
         """In the order they came up."""
         return self._links.of_device(device_id)
