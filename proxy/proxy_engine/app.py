@@ -109,7 +109,13 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
-        self.links = Links(self.engine, self.store, self.table, links_max=settings.links_per_agent)
+        self.links = Links(
+            self.engine,
+            self.store,
+            self.table,
+            links_max=settings.links_per_agent,
+            busy_share=settings.link_busy_share,
+        )
         await self.store.changed_elsewhere()  # from here on
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)

@@ -44,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxy: tuple[str, ...] = ()  # networks whose X-Forwarded-* are believed
     keep_requests: int = 1_000_000  # rows of the request log; older ones are deleted
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
+    link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: str = ""
     token: str = ""
@@ -173,6 +174,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "trusted_proxy": _networks,
     "keep_requests": _integer(0, 2**53),
     "links_per_agent": _integer(0, LINKS_MAX),
+    "link_busy_share": _integer(0, 100),
     "server": _text,
     "token": _text,
     "token_file": _text,

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
+from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
@@ -27,9 +28,10 @@ from proxy_engine_core.io.worker cimport (
 )
 from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
-    MESSAGE_MOVE, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage,
-    LinkMessage, RouteDeleteMessage, RouteMessage,
+    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
+    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_ROUTE_DELETE,
+    MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage, LinkMessage, RouteDeleteMessage,
+    RouteMessage,
 )
 
 
@@ -107,6 +109,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         moves_resume(role)
     elif message.kind == MESSAGE_MOVE:
         return move_receive(worker, <MoveMessage *>message)
+    elif message.kind == MESSAGE_LINK_LOADS:
+        tell_link_loads(worker)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms

@@ -49,6 +49,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "trusted_proxy": "10.0.0.0/8,2001:db8::1",
         "keep_requests": "10",
         "links_per_agent": "3",
+        "link_busy_share": "50",
         "server": "http://x",
         "token": "t",
         "token_file": "f",
