@@ -41,11 +41,10 @@ from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport (
     CONN_VISITOR, Conn, Crew, EventRecord, Worker, conn_handle, worker_new, worker_run,
 )
-from proxy_engine_core.link cimport (
-    CARRIER_RAW, CARRIER_WEBSOCKET, LinkSetup, link_establish,
-)
+from proxy_engine_core.link.establish cimport LinkSetup, link_establish
+from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.messages cimport TargetEntry
-from proxy_engine_core.options cimport Options, options_default
+from proxy_engine_core.options cimport Options, options_read
 from proxy_engine_core.spsc cimport spsc_peek, spsc_pop
 from proxy_engine_core.websocket.frame cimport (
     WS_BINARY, WS_HEADER_SIZE_MAX, ws_header_encode, ws_mask,
@@ -111,7 +110,7 @@ cdef void set_up():
     global server, agent, server_turn, agent_turn, target_fd
     cdef TargetEntry *entry
     cdef sockaddr_un *place
-    options_default(&options)
+    options_read(&options, {})
     options.log_ring_size = 65536
     options.memory_max = 1 << 30          # what core makes of 0 is the machine's
     crew_init(&server_crew, 1)

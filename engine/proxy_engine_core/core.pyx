@@ -29,9 +29,9 @@ from proxy_engine_core.io.worker cimport (
     worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_listen, worker_new,
     worker_start,
 )
-from proxy_engine_core.link cimport (
-    CARRIER_RAW, CARRIER_WEBSOCKET, CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX, links_close_all,
-)
+from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
+from proxy_engine_core.link.end cimport links_close_all
+from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
@@ -39,7 +39,7 @@ from proxy_engine_core.messages cimport (
     RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage,
 )
 from proxy_engine_core.networks cimport networks_add
-from proxy_engine_core.options cimport Options, options_default, options_set
+from proxy_engine_core.options cimport Options, options_fit_memory, options_read
 from proxy_engine_core.records cimport event_tuple, log_record
 from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
 
@@ -104,16 +104,6 @@ cdef Py_ssize_t take_batch(SpscRing *ring, uint8_t *target, Py_ssize_t room) noe
         spsc_pop(ring, size)
 
 
-cdef uint64_t machine_memory() except? 0:
-    """Bytes of memory this process may use: the machine's, or its container's if less."""
-    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            return min(most, int(file.read()))
-    except (OSError, ValueError):        # no such limit: "max"
-        return most
-
-
 cdef class Engine:
     # Workers and options are malloc'ed apart from this object, so that nothing here can be
     # freed under a running thread.
@@ -142,11 +132,8 @@ cdef class Engine:
             self.crew = NULL
             raise MemoryError
         crew_init(self.crew, <uint32_t>workers)
-        options_default(self.options)
-        for name, value in options.items():
-            options_set(self.options, name, value)
-        if self.options.memory_max == 0:
-            self.options.memory_max = max(64 << 20, machine_memory() // 4 // workers)
+        options_read(self.options, options)
+        options_fit_memory(self.options, workers)
         self.python_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         for index in range(self.crew.worker_count):
             self.add_worker(index)
@@ -294,7 +281,7 @@ cdef class Engine:
         self.check_role(True)
         if self.is_started:
             raise RuntimeError("trust() comes before start()")
-        networks_add(&self.options.trusted, network)
+        networks_add(&self.crew.trusted, network)
 
     def start(self):
         cdef uint32_t index

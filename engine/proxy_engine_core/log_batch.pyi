@@ -7,6 +7,9 @@ from proxy_engine_core.core import LogRecord
 def count(batch: bytes) -> int:
     """How many records there are. Raises: ValueError if the batch is cut off."""
 
+def newest(batch: bytes) -> int:
+    """The time_us of the latest; 0 if there are none. Raises: ValueError if it is cut off."""
+
 def unpack(batch: bytes) -> list[LogRecord]:
     """Raises: ValueError if the batch is cut off."""
 

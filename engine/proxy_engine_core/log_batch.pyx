@@ -5,7 +5,7 @@ strings (forward/log.pxd), in the machine's byte order, which is little-endian w
 run. Nobody builds a Python object for a record that nobody looks at.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.forward.log cimport LogHeader, log_size
@@ -42,6 +42,20 @@ def count(bytes batch):
         left -= size
         records += 1
     return records
+
+
+def newest(bytes batch):
+    cdef const uint8_t *place = batch
+    cdef Py_ssize_t left = len(batch)
+    cdef Py_ssize_t size
+    cdef uint64_t time_us = 0
+    cdef LogHeader header
+    while left:
+        size = record_size(place, left, &header)
+        time_us = max(time_us, header.time_us)
+        place += size
+        left -= size
+    return time_us
 
 
 def unpack(bytes batch):

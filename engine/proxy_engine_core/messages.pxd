@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
-from proxy_engine_core.link cimport LinkSetup
+from proxy_engine_core.link.establish cimport LinkSetup
 
 
 cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP

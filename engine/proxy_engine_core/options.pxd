@@ -1,8 +1,7 @@
-# Every limit and timeout of the engine, set once before start.
+# Every limit and timeout of the engine, set once before start: what it means is said here,
+# its default and range in the table of options.pyx.
 
 from libc.stdint cimport uint64_t
-
-from proxy_engine_core.networks cimport Networks
 
 
 cdef struct Options:
@@ -46,7 +45,6 @@ cdef struct Options:
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t backlog                  # listen(2)
-    Networks trusted                  # proxies whose X-Forwarded-* are believed
     uint64_t window_start             # credit a new stream to a peer of ours starts with
     uint64_t window_stream_max        # largest window of one stream
     uint64_t window_link_max          # credit beyond 256 KiB a stream, of one link
@@ -55,5 +53,7 @@ cdef struct Options:
     uint64_t files_reserve            # file descriptors that connections leave to others
     uint64_t link_streams_max         # streams opened on a link before it is replaced
 
-cdef void options_default(Options *options) noexcept
-cdef int options_set(Options *options, str name, object value) except -1
+# What was given, by name, and the defaults. Raises TypeError for an unknown name or a
+# non-integer, ValueError out of range.
+cdef int options_read(Options *options, dict given) except -1
+cdef int options_fit_memory(Options *options, int workers) except -1     # memory_max, if it is 0

@@ -1,7 +1,8 @@
 # The option table: name, default, smallest, largest. See options.pxd for meanings.
 
+import os
+
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
 cdef dict TABLE = {
     "head_timeout_ms": (10_000, 1, 3_600_000),
@@ -55,113 +56,21 @@ cdef dict TABLE = {
 }
 DEFAULTS = {name: row[0] for name, row in TABLE.items()}
 
-
-cdef uint64_t *field(Options *options, str name):
-    if name == "head_timeout_ms":
-        return &options.head_timeout_ms
-    if name == "keepalive_timeout_ms":
-        return &options.keepalive_timeout_ms
-    if name == "open_timeout_ms":
-        return &options.open_timeout_ms
-    if name == "response_timeout_ms":
-        return &options.response_timeout_ms
-    if name == "body_timeout_ms":
-        return &options.body_timeout_ms
-    if name == "tunnel_timeout_ms":
-        return &options.tunnel_timeout_ms
-    if name == "linger_timeout_ms":
-        return &options.linger_timeout_ms
-    if name == "auth_timeout_ms":
-        return &options.auth_timeout_ms
-    if name == "target_timeout_ms":
-        return &options.target_timeout_ms
-    if name == "pool_idle_ms":
-        return &options.pool_idle_ms
-    if name == "pool_idle_max_ms":
-        return &options.pool_idle_max_ms
-    if name == "pool_streams_max":
-        return &options.pool_streams_max
-    if name == "ping_interval_ms":
-        return &options.ping_interval_ms
-    if name == "link_stall_ms":
-        return &options.link_stall_ms
-    if name == "reader_timeout_ms":
-        return &options.reader_timeout_ms
-    if name == "upload_rate_min":
-        return &options.upload_rate_min
-    if name == "download_rate_min":
-        return &options.download_rate_min
-    if name == "rate_grace_ms":
-        return &options.rate_grace_ms
-    if name == "head_size_max":
-        return &options.head_size_max
-    if name == "head_fields_max":
-        return &options.head_fields_max
-    if name == "request_line_size_max":
-        return &options.request_line_size_max
-    if name == "connection_requests_max":
-        return &options.connection_requests_max
-    if name == "abort_on_half_close":
-        return &options.abort_on_half_close
-    if name == "address_connections_max":
-        return &options.address_connections_max
-    if name == "address_connection_rate":
-        return &options.address_connection_rate
-    if name == "address_request_rate":
-        return &options.address_request_rate
-    if name == "device_request_rate":
-        return &options.device_request_rate
-    if name == "device_requests_max":
-        return &options.device_requests_max
-    if name == "rate_burst_ms":
-        return &options.rate_burst_ms
-    if name == "address_table_size":
-        return &options.address_table_size
-    if name == "link_pings_max":
-        return &options.link_pings_max
-    if name == "link_opens_max":
-        return &options.link_opens_max
-    if name == "link_resets_max":
-        return &options.link_resets_max
-    if name == "link_empty_frames_max":
-        return &options.link_empty_frames_max
-    if name == "link_records_max":
-        return &options.link_records_max
-    if name == "link_surplus_max":
-        return &options.link_surplus_max
-    if name == "body_size_max":
-        return &options.body_size_max
-    if name == "log_ring_size":
-        return &options.log_ring_size
-    if name == "backlog":
-        return &options.backlog
-    if name == "window_start":
-        return &options.window_start
-    if name == "window_stream_max":
-        return &options.window_stream_max
-    if name == "window_link_max":
-        return &options.window_link_max
-    if name == "window_worker_max":
-        return &options.window_worker_max
-    if name == "memory_max":
-        return &options.memory_max
-    if name == "files_reserve":
-        return &options.files_reserve
-    if name == "link_streams_max":
-        return &options.link_streams_max
-    return NULL
+if len(TABLE) * sizeof(uint64_t) != sizeof(Options):
+    raise ImportError("options.pyx has a row, or options.pxd a field, that the other has not")
 
 
-cdef void options_default(Options *options) noexcept:
-    memset(options, 0, sizeof(Options))
-    for name, value in DEFAULTS.items():
-        field(options, name)[0] = value
+cdef int options_read(Options *options, dict given) except -1:
+    cdef dict values = dict(DEFAULTS)
+    for name, value in given.items():
+        check(name, value)
+        values[name] = value
+    options[0] = values                   # by name; a field without a row is a ValueError
+    return 0
 
 
-cdef int options_set(Options *options, str name, object value) except -1:
-    """Raises TypeError for an unknown name or a non-integer, ValueError out of range."""
-    cdef uint64_t *place = field(options, name)
-    if place == NULL:
+cdef int check(str name, object value) except -1:
+    if name not in TABLE:
         raise TypeError(f"unknown engine option {name!r}")
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"engine option {name!r} takes an int, not {type(value).__name__}")
@@ -170,5 +79,20 @@ cdef int options_set(Options *options, str name, object value) except -1:
         raise ValueError(f"engine option {name!r} takes {smallest} to {largest}, not {value}")
     if name == "log_ring_size" and value & (value - 1):
         raise ValueError("engine option 'log_ring_size' takes a power of two")
-    place[0] = value
     return 0
+
+
+cdef int options_fit_memory(Options *options, int workers) except -1:
+    if options.memory_max == 0:
+        options.memory_max = max(64 << 20, machine_memory() // 4 // workers)
+    return 0
+
+
+cdef uint64_t machine_memory() except? 0:
+    """Bytes of memory this process may use: the machine's, or its container's if less."""
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            return min(most, int(file.read()))
+    except (OSError, ValueError):        # no such limit: "max"
+        return most

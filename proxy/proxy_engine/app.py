@@ -20,8 +20,8 @@ from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
 from proxy_engine.runner import EngineRunner, make_engine
-from proxy_engine.storage import Store
-from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
+from proxy_engine.storage import Retention, Store
+from proxy_engine.storage.opening import open_store
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
 
@@ -95,11 +95,15 @@ class Server:
         host, port = admin_socket.getsockname()[:2]
         self.admin = Address(host, port)
 
-        create_data_dir(settings.data_dir)
-        self.store = await SqliteStore.open(database_path(settings.data_dir))
+        self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        self.request_log = RequestLog(self.store, keep=settings.keep_requests)
+        retention = Retention(
+            count=settings.keep_requests,
+            age=settings.keep_requests_age,
+            size=settings.keep_requests_size,
+        )
+        self.request_log = RequestLog(self.store, keep=retention)
         self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
 

@@ -23,6 +23,7 @@ from proxy_engine.values import (
     parse_address,
     parse_duration,
     parse_pairs,
+    parse_size,
 )
 
 ENV_PREFIX = "PROXY_ENGINE_"
@@ -42,7 +43,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 30.0  # seconds that requests in flight get when the program ends
     default_tunnel: str = ""
     trusted_proxy: tuple[str, ...] = ()  # networks whose X-Forwarded-* are believed
-    keep_requests: int = 1_000_000  # rows of the request log; older ones are deleted
+    keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
+    keep_requests_age: float = 0.0  # seconds; 0: no limit
+    keep_requests_size: int = 0  # bytes; 0: no limit
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
@@ -99,6 +102,12 @@ def _duration(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError('expected a duration such as "30s"')
     return parse_duration(value)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError('expected a size such as "10GiB"')
+    return parse_size(value)
 
 
 def _address(value: Any) -> Address:
@@ -173,6 +182,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "default_tunnel": _label,
     "trusted_proxy": _networks,
     "keep_requests": _integer(0, 2**53),
+    "keep_requests_age": _duration,
+    "keep_requests_size": _size,
     "links_per_agent": _integer(0, LINKS_MAX),
     "link_busy_share": _integer(0, 100),
     "server": _text,

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import deque
 from urllib.parse import unquote_plus
 
 from proxy_engine import logs
 from proxy_engine.errors import StorageError
-from proxy_engine.storage import Store
+from proxy_engine.storage import Retention, Store
 from proxy_engine.text import TOKEN_PREFIX, scrub
 from proxy_engine_core import log_batch
 
@@ -60,7 +61,9 @@ def without_secrets(path: str) -> str:
 
 
 class RequestLog:
-    def __init__(self, store: Store, *, keep: int, queue_bytes_max: int = QUEUE_BYTES_MAX) -> None:
+    def __init__(
+        self, store: Store, *, keep: Retention, queue_bytes_max: int = QUEUE_BYTES_MAX
+    ) -> None:
         self._store = store
         self._keep = keep
         self._queue_bytes_max = queue_bytes_max
@@ -146,10 +149,10 @@ class RequestLog:
 
     async def _trim(self, rows: int) -> None:
         self._since_trim += rows
-        if self._keep and self._since_trim >= TRIM_EVERY_ROWS:
+        if self._since_trim >= TRIM_EVERY_ROWS:
             self._since_trim = 0
             try:
-                await self._store.requests_trim(self._keep)
+                await self._store.requests_trim(self._keep, time.time())
             except StorageError as error:
                 _log.warning("old requests can not be deleted", error=error)
 

@@ -14,6 +14,14 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _DURATION_MAX = 100 * 365 * 86400.0  # seconds; keeps every sum with a wall clock in range
 
+_SIZE_UNITS = {"": 1} | {
+    letter + suffix: base**power
+    for power, letter in enumerate("kmgt", 1)
+    for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([a-z]{0,3})", re.ASCII)
+_SIZE_MAX = 1 << 60  # bytes
+
 
 class Address(NamedTuple):
     host: str
@@ -52,6 +60,17 @@ def parse_duration(text: str | float) -> float:
     if seconds > _DURATION_MAX:
         raise ValueError(f'"{text}" is more than a hundred years')
     return seconds
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from "10GiB", "500MB", "64k" (1024 each) or a plain number of bytes."""
+    match = _SIZE.fullmatch(str(text).strip().lower())
+    if match is None or match[2] not in _SIZE_UNITS:
+        raise ValueError(f'"{text}" is not a size such as 500MB, 10GiB or 1048576')
+    size = int(float(match[1]) * _SIZE_UNITS[match[2]])
+    if size > _SIZE_MAX:
+        raise ValueError(f'"{text}" is more than there are disks for')
+    return size
 
 
 def parse_pairs(items: Iterable[str]) -> dict[str, str]:

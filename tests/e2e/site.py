@@ -45,7 +45,7 @@ class Site(Pair):
         return made.stdout.strip()
 
     def is_online(self, tunnel: str) -> bool:
-        tunnels = self.api("/api/v1/tunnels")["tunnels"]
+        tunnels = self.api("/api/v1/tunnels")["items"]
         return any(each["name"] == tunnel and each["is_online"] for each in tunnels)
 
     def wait_online(self, tunnel: str, online: bool = True) -> None:

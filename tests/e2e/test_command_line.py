@@ -172,10 +172,10 @@ def test_the_data_dir_is_private_and_the_first_run_happens_once(
 def test_the_api_shows_device_tunnel_and_counters(site: Site, service: int) -> None:
     site.connect(service).printed("connected")
     assert site.admin("/health")[1]["links"] == 1
-    [device] = site.admin("/api/v1/devices")[1]["devices"]
+    [device] = site.admin("/api/v1/devices")[1]["items"]
     assert device["name"] == "default"
     assert device["links"][0]["agent"].startswith("proxy-engine/")
-    [tunnel] = site.admin("/api/v1/tunnels")[1]["tunnels"]
+    [tunnel] = site.admin("/api/v1/tunnels")[1]["items"]
     assert tunnel["is_online"] is True
     status, stats = site.admin("/api/v1/stats")
     assert status == 200

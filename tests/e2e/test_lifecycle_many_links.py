@@ -40,7 +40,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
 
 def links(site: Site, device: str = "default") -> list[dict[str, Any]]:
     """A device's links, as the server lists them."""
-    found = site.api("/api/v1/devices")["devices"]
+    found = site.api("/api/v1/devices")["items"]
     return next(each["links"] for each in found if each["name"] == device)
 
 

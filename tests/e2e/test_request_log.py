@@ -85,7 +85,7 @@ def test_tail_and_api_show_the_same_records(tunnel: Tunnel) -> None:
     )  # fmt: skip
     shown = [json.loads(line) for line in tail.stdout.splitlines()]
     [of_tail] = [item for item in shown if item["request_id"] == response.id]
-    listed = tunnel.pair.api("/api/v1/requests?limit=1000")["requests"]
+    listed = tunnel.pair.api("/api/v1/requests?limit=1000")["items"]
     [of_api] = [item for item in listed if item["request_id"] == response.id]
     assert of_tail == of_api
     for name in ("path", "status", "tunnel", "device", "bytes_out", "total_us"):

@@ -130,7 +130,7 @@ def numbers(size: int) -> bytes:
 def test_a_request_is_answered_by_the_tunnel_named_like_the_device(shared: Stock) -> None:
     answer = shared.get("/hello?you")
     assert (answer.status, answer.body) == (200, b"hello you")
-    [tunnel] = shared.site.api("/api/v1/tunnels")["tunnels"]
+    [tunnel] = shared.site.api("/api/v1/tunnels")["items"]
     assert (tunnel["name"], tunnel["device"], tunnel["is_online"]) == ("stock", NAME, True)
 
 

@@ -3,7 +3,7 @@
     cli, api, storage ...   proxy/proxy_engine
     core                    the Python face
     agent  forward          roles
-    link  relay
+    link/                   one session on one connection
     io/                     the only files that touch fds
     websocket/ yamux/ http1/    pure: bytes in, bytes and events out
     buffer  wire  check
@@ -24,7 +24,9 @@ PROXY = ROOT / "proxy" / "proxy_engine"
 
 PROTOCOL_FOLDERS = ("websocket", "yamux", "http1")
 # What a protocol may not know: anything that moves bytes or owns a connection.
-ABOVE_PROTOCOLS = ("io", "link", "relay", "forward", "agent", "core")
+ABOVE_PROTOCOLS = ("io", "link", "forward", "agent", "core")
+# Each file of the folder uses those before it only.
+LINK_FILES = ("link", "output", "end", "control", "keepalive", "input", "establish")
 
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.*)|c?import\s+(.*))$")
 EXTERN = re.compile(r"^\s*cdef\s+extern\s+from\s+[\"']<?([\w./]+)>?[\"']")
@@ -119,6 +121,15 @@ def test_protocols_do_not_know_each_other(folder: str) -> None:
             assert not any(is_within(module, name) for name in others), (
                 f"{named(path)} imports {module}"
             )
+
+
+def test_the_files_of_link_use_each_other_in_one_direction() -> None:
+    folder = ENGINE / "link"
+    assert {path.stem for path in sources(folder, ".pyx", ".pxd")} == set(LINK_FILES)
+    for path in sources(folder, ".pyx", ".pxd"):
+        modules = imported_modules(path, ENGINE.parent)
+        for later in LINK_FILES[LINK_FILES.index(path.stem) + 1 :]:
+            assert f"proxy_engine_core.link.{later}" not in modules, f"{named(path)}: {later}"
 
 
 def test_only_testing_wrappers_import_testing_wrappers() -> None:

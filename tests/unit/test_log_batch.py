@@ -33,6 +33,7 @@ def test_what_is_packed_is_unpacked(records: list[LogRecord]) -> None:
     batch = log_batch.pack(records)
     assert log_batch.unpack(batch) == records
     assert log_batch.count(batch) == len(records)
+    assert log_batch.newest(batch) == max((record.time_us for record in records), default=0)
 
 
 def test_a_batch_cut_off_anywhere_but_between_records_is_refused() -> None:
@@ -42,7 +43,7 @@ def test_a_batch_cut_off_anywhere_but_between_records_is_refused() -> None:
         if size in (0, len(one)):
             assert log_batch.count(batch[:size]) == (size > 0)
             continue
-        for look in (log_batch.count, log_batch.unpack):
+        for look in (log_batch.count, log_batch.newest, log_batch.unpack):
             with pytest.raises(ValueError, match="ends inside a record"):
                 look(batch[:size])
         with pytest.raises(ValueError, match="ends inside a record"):

@@ -28,7 +28,7 @@ from proxy_engine_core.io.worker cimport (
     worker_ask_to_stop, worker_close_conns, worker_free, worker_join, worker_new, worker_random,
     worker_start,
 )
-from proxy_engine_core.options cimport Options, options_default
+from proxy_engine_core.options cimport Options, options_read
 from proxy_engine_core.websocket.deflate cimport (
     WS_WINDOW_BITS_MIN, WsDeflate, ws_deflate, ws_deflate_free, ws_deflate_init,
 )
@@ -228,7 +228,7 @@ cdef class EchoWorker:
 
     def __cinit__(self, uint64_t max_message_size):
         self.python_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        options_default(&self.options)
+        options_read(&self.options, {})
         crew_init(&self.crew, 1)
         self.worker = worker_new(&self.crew, 0, self.python_fd, &self.options)
         if self.worker == NULL:

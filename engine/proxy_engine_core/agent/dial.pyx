@@ -23,7 +23,7 @@ from proxy_engine_core.io.socket cimport (
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_DIAL, CONN_READABLE, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
-from proxy_engine_core.link cimport LinkSetup, link_establish
+from proxy_engine_core.link.establish cimport LinkSetup, link_establish
 from proxy_engine_core.messages cimport DialMessage
 from proxy_engine_core.yamux.session cimport YAMUX_WINDOW_INITIAL
 

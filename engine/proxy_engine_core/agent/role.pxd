@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport Worker
-from proxy_engine_core.link cimport LinkHost
+from proxy_engine_core.link.link cimport LinkHost
 from proxy_engine_core.messages cimport TargetEntry
 
 

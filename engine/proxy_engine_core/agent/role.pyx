@@ -9,7 +9,10 @@ from proxy_engine_core.agent.target cimport target_init_worker, target_open
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport CONN_LINK, Worker
-from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
+from proxy_engine_core.link.control cimport link_send_control
+from proxy_engine_core.link.end cimport link_close
+from proxy_engine_core.link.establish cimport link_init_worker
+from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND, MESSAGE_TARGETS,
     DialMessage, DrainMessage, LinkMessage, TargetsMessage,

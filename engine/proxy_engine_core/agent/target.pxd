@@ -4,7 +4,7 @@
 #   PREAMBLE -> CONNECTING -> OPEN         no connection of its own before CONNECTING
 
 from proxy_engine_core.io.worker cimport Worker
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.yamux.session cimport YamuxStream
 
 

@@ -28,9 +28,9 @@ from proxy_engine_core.io.socket cimport socket_connect, socket_error
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
-from proxy_engine_core.link cimport (
-    OWNER_TARGET, Link, LinkHost, link_allowance, link_host, link_is_full, link_of, link_touch,
-    link_turn_is_over,
+from proxy_engine_core.link.link cimport OWNER_TARGET, Link, LinkHost, link_host, link_of
+from proxy_engine_core.link.output cimport (
+    link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
 from proxy_engine_core.messages cimport TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode

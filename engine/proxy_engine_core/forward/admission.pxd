@@ -4,7 +4,7 @@
 from proxy_engine_core.forward.transaction cimport ServerRole, Visitor
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport Worker
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 
 
 cdef int admission_init(ServerRole *role) noexcept nogil               # 0, -ENOMEM

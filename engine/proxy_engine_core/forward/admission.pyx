@@ -12,7 +12,7 @@ from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
 from proxy_engine_core.forward.transaction cimport ServerRole, Visitor, server_of
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport Worker, worker_random
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.options cimport Options
 
 

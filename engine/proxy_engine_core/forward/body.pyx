@@ -18,7 +18,9 @@ from proxy_engine_core.http1.head cimport (
 )
 from proxy_engine_core.io.conn cimport conn_finish_writing, conn_recv, conn_requeue, conn_wait
 from proxy_engine_core.io.worker cimport CONN_READABLE, Conn, Worker
-from proxy_engine_core.link cimport link_allowance, link_is_full, link_touch, link_turn_is_over
+from proxy_engine_core.link.output cimport (
+    link_allowance, link_is_full, link_touch, link_turn_is_over,
+)
 from proxy_engine_core.yamux.session cimport (
     YamuxStream, yamux_stream_finish, yamux_stream_rest, yamux_stream_send,
 )

@@ -15,9 +15,9 @@ from proxy_engine_core.networks cimport FORWARDED_HOPS_MAX, networks_have
 
 cdef bint is_trusted_peer(const Worker *worker, const Address *peer) noexcept nogil:
     cdef uint8_t bytes[16]
-    if worker.options.trusted.count == 0:
+    if worker.crew.trusted.count == 0:
         return False
-    return networks_have(&worker.options.trusted, bytes, address_bytes(peer, bytes))
+    return networks_have(&worker.crew.trusted, bytes, address_bytes(peer, bytes))
 
 
 cdef bint parse_hop(Address *address, const uint8_t *text, uint32_t size) noexcept nogil:
@@ -88,7 +88,7 @@ cdef void find_client(Visitor *visitor, const Head *head) noexcept nogil:
                 return
             set_client(visitor, &address)
             if not networks_have(
-                &visitor.conn.worker.options.trusted, bytes, address_bytes(&address, bytes)
+                &visitor.conn.worker.crew.trusted, bytes, address_bytes(&address, bytes)
             ):
                 return
             while start and text[start - 1] != c',':

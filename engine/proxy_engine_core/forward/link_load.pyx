@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from proxy_engine_core.events cimport EVENT_LINK_LOAD
 from proxy_engine_core.io.worker cimport CONN_LINK, Worker, worker_emit
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 
 cdef enum:
     PARTS = 16                            # a link with less than one of so many is not told

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from proxy_engine_core.forward.transaction cimport Visitor
 from proxy_engine_core.http1.head cimport Head
-from proxy_engine_core.link cimport LinkSetup
+from proxy_engine_core.link.establish cimport LinkSetup
 
 
 cdef bint asks_for_link(const Head *head) noexcept nogil

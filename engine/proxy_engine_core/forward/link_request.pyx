@@ -17,7 +17,7 @@ from proxy_engine_core.io.crew cimport crew_add_link, crew_drop_link, crew_least
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, Conn, Crew, Worker, conn_handle, worker_emit,
 )
-from proxy_engine_core.link cimport LinkSetup, link_establish
+from proxy_engine_core.link.establish cimport LinkSetup, link_establish
 
 cdef enum:
     LINK_PATH_SIZE = 12

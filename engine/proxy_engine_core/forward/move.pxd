@@ -17,7 +17,7 @@ from proxy_engine_core.forward.transaction cimport REQUEST_ID_MAX, ServerRole, V
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.worker cimport Worker
-from proxy_engine_core.link cimport LinkSetup
+from proxy_engine_core.link.establish cimport LinkSetup
 
 
 cdef enum:

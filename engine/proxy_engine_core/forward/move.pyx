@@ -23,7 +23,7 @@ from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_HUP, CONN_READABLE, CONN_VISITOR, CONN_WRITABLE, Worker,
 )
-from proxy_engine_core.link cimport LinkSetup
+from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport MESSAGE_MOVE
 
 

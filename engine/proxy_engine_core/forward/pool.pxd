@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint32_t
 
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
-from proxy_engine_core.link cimport Link
+from proxy_engine_core.link.link cimport Link
 
 
 # A stream for a request whose head takes `head_size` bytes of window: the most recently

@@ -21,7 +21,9 @@ from proxy_engine_core.forward.transaction cimport (
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue
 from proxy_engine_core.io.worker cimport Worker, worker_emit
-from proxy_engine_core.link cimport OWNER_HTTP, Link, link_close, link_of, link_touch
+from proxy_engine_core.link.end cimport link_close
+from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
+from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_UNACKED_MAX, YamuxStream, yamux_stream_open, yamux_stream_release,

@@ -47,7 +47,8 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_LINK, CONN_READABLE, Conn, Worker, conn_handle, handle_worker, worker_conn,
     worker_random,
 )
-from proxy_engine_core.link cimport Link, link_is_full, link_of, link_touch
+from proxy_engine_core.link.link cimport Link, link_of
+from proxy_engine_core.link.output cimport link_is_full, link_touch
 from proxy_engine_core.yamux.session cimport yamux_stream_commit, yamux_stream_reserve
 from proxy_engine_core.forward.body cimport body_too_big, send_body
 from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_link

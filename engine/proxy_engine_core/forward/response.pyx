@@ -37,7 +37,7 @@ from proxy_engine_core.io.conn cimport (
     conn_arena, conn_arena_trim, conn_gather, conn_requeue, gather_flush,
 )
 from proxy_engine_core.io.worker cimport Worker
-from proxy_engine_core.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost
+from proxy_engine_core.link.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TIMEOUT,
     YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE, YAMUX_STREAM_ACK_RECEIVED, YamuxStream,

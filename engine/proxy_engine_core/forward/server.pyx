@@ -26,7 +26,10 @@ from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.worker cimport (
     CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_random,
 )
-from proxy_engine_core.link cimport Link, link_close, link_init_worker, link_send_control
+from proxy_engine_core.link.control cimport link_send_control
+from proxy_engine_core.link.end cimport link_close
+from proxy_engine_core.link.establish cimport link_init_worker
+from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_ROUTE_DELETE,
@@ -52,7 +55,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     visitor_init_worker(worker)
     response_init_worker(worker)
-    role.host.opened = NULL               # a device opens the control stream only: see link.pyx
+    role.host.opened = NULL               # a device opens the control stream only
     role.host.housekeep = pool_housekeep
     role.host.closed = pools_close
     return 0

@@ -28,7 +28,7 @@ from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.worker cimport Conn, Worker
-from proxy_engine_core.link cimport Link, LinkHost
+from proxy_engine_core.link.link cimport Link, LinkHost
 from proxy_engine_core.yamux.session cimport YamuxStream
 
 

@@ -26,7 +26,7 @@ from proxy_engine_core.io.worker cimport (
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_is_closed, yamux_stream_settle,
 )
-from proxy_engine_core.link cimport link_touch
+from proxy_engine_core.link.output cimport link_touch
 
 cdef enum:
     # Bytes read off a refused visitor: what its and our kernel may hold of an upload that

@@ -33,7 +33,7 @@ from proxy_engine_core.io.socket cimport (
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_NEW, CONN_READABLE, CONN_VISITOR, Conn, Worker,
 )
-from proxy_engine_core.link cimport link_touch
+from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.yamux.session cimport YamuxStream, yamux_stream_consume
 
 

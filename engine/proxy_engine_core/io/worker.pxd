@@ -19,6 +19,7 @@ from proxy_engine_core.io.mailbox cimport Mailbox, MailboxNode
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.sys cimport clockid_t, epoll_event, iovec, pthread_t
 from proxy_engine_core.io.timer cimport Timer, TimerWheel
+from proxy_engine_core.networks cimport Networks
 from proxy_engine_core.options cimport Options
 from proxy_engine_core.spsc cimport SpscRing
 
@@ -109,6 +110,7 @@ cdef struct Crew:                         # what the workers of an engine share:
     int is_drained                        # atomic: EVENT_DRAINED went out
     uint64_t unsettled                    # atomic
     uint64_t links[WORKERS_MAX]           # atomic
+    Networks trusted                      # proxies whose X-Forwarded-* are believed
 
 cdef struct Worker:
     Crew *crew

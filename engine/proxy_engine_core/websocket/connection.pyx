@@ -229,15 +229,18 @@ cdef class Connection:
         if not self.messages.is_streaming:
             text.data = PyUnicode_DecodeUTF8(<char *>event.data, event.size, NULL)
             return text
-        # It is valid, but may be cut within a character: keep what is not whole.
+        # It is valid, but may be cut within a character: keep what is not whole. `consumed` is
+        # set before since some releases of 3.11 leave it alone when all is ASCII (gh-99612).
         if self.rest_size:
             joined = self.rest[:self.rest_size] + event.data[:event.size]
+            consumed = PyBytes_GET_SIZE(joined)
             text.data = PyUnicode_DecodeUTF8Stateful(
                 PyBytes_AS_STRING(joined), PyBytes_GET_SIZE(joined), NULL, &consumed
             )
             self.rest_size = <uint8_t>(PyBytes_GET_SIZE(joined) - consumed)
             memcpy(self.rest, PyBytes_AS_STRING(joined) + consumed, self.rest_size)
         else:
+            consumed = event.size
             text.data = PyUnicode_DecodeUTF8Stateful(
                 <char *>event.data, event.size, NULL, &consumed
             )

@@ -1,29 +1,45 @@
-"""The admin listener: health without a token, /api/v1 with an admin token."""
+"""The admin listener: the table of routes on aiohttp.
+
+/api/v1 needs an admin token; the probes, /openapi.json and /docs need none.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
-from proxy_engine.api import health, v1
-from proxy_engine.api.context import SERVER, Service
-from proxy_engine.api.middleware import admin_only, errors, known_hosts
+from proxy_engine.api.context import Service
+from proxy_engine.api.dispatch import BODY_MAX, HEADERS, Answer, Ask, Dispatcher
+from proxy_engine.api.middleware import ACTOR, SERVER, admin_only, errors, known_hosts
+from proxy_engine.api.openapi import document
+from proxy_engine.api.table import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from proxy_engine.api.routes import Route
 
 __all__ = ["Service", "create_app", "start_api"]
 
 SHUTDOWN_TIMEOUT = 2.0  # seconds for answers in flight when the program ends
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 def create_app(service: Service) -> web.Application:
-    routes: Sequence[web.RouteDef] = [*health.ROUTES, *v1.ROUTES]
-    app = web.Application(middlewares=[errors, known_hosts, admin_only])
+    app = web.Application(middlewares=[errors, known_hosts, admin_only], client_max_size=BODY_MAX)
     app[SERVER] = service
-    app.add_routes(routes)
+    dispatcher = Dispatcher(TABLE, service)
+    for route in TABLE:
+        handler = _handler(route, dispatcher)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler)  # and HEAD
+        else:
+            app.router.add_route(route.method, route.path, handler)
+    app.router.add_get("/openapi.json", _document_handler())
     return app
 
 
@@ -32,3 +48,40 @@ async def start_api(listener: socket.socket, service: Service) -> web.AppRunner:
     await runner.setup()
     await web.SockSite(runner, listener).start()
     return runner
+
+
+def _handler(route: Route, dispatcher: Dispatcher) -> _Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        ask = Ask(
+            path=request.match_info,
+            query=list(request.query.items()),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=await request.read() if route.body_type is not None else b"",
+            actor=request.get(ACTOR),
+            peer=request.remote or "",
+        )
+        return await _send(request, await dispatcher.answer(route, ask))
+
+    return handle
+
+
+async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
+    if isinstance(answer.body, bytes):
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    await response.prepare(request)
+    async with contextlib.aclosing(answer.body) as chunks:  # type: ignore[type-var]
+        if request.method != "HEAD":
+            async for chunk in chunks:
+                await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+def _document_handler() -> _Handler:
+    body = msgspec.json.encode(document()) + b"\n"
+
+    async def openapi(request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json", headers=HEADERS)
+
+    return openapi

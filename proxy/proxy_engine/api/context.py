@@ -1,21 +1,22 @@
-"""What handlers know of the server, and how they find it."""
+"""What handlers know of the server and of who asks."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from aiohttp import web
-
-from proxy_engine.config import Settings
-from proxy_engine.links import Links
-from proxy_engine.request_log import RequestLog
-from proxy_engine.storage import Store
-from proxy_engine.tunnels import TunnelTable
-from proxy_engine_core.core import Engine
+if TYPE_CHECKING:
+    from proxy_engine.config import Settings
+    from proxy_engine.links import Links
+    from proxy_engine.request_log import RequestLog
+    from proxy_engine.storage import Store, Token
+    from proxy_engine.tunnels import TunnelTable
+    from proxy_engine_core.core import Engine
 
 
 class Service(Protocol):
-    """The part of app.Server that the API reads."""
+    """The part of app.Server that the API uses."""
 
     settings: Settings
     started_at: float
@@ -27,4 +28,18 @@ class Service(Protocol):
     request_log: RequestLog
 
 
-SERVER: web.AppKey[Service] = web.AppKey("server", Service)
+@dataclass
+class Call:
+    """One request to the API, beside what is in its path, query and body."""
+
+    service: Service
+    actor: Token | None  # the admin token it came with; None on public routes
+    peer: str  # address, without port
+    headers: Mapping[str, str]  # of the request, by name in lower case
+    status: int = 0  # of the answer; 0: what the route says
+    answer_headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def actor_name(self) -> str:
+        """For records of who did what."""
+        return "local" if self.actor is None else self.actor.name

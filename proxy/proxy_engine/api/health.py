@@ -4,42 +4,75 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Literal
 
-from aiohttp import web
+import msgspec
 
 import proxy_engine
-from proxy_engine.api.answers import json
-from proxy_engine.api.context import SERVER, Service
+from proxy_engine.api.context import Service
+from proxy_engine.api.routes import Call, Routes
 from proxy_engine.errors import StorageError
 
 STORE_TIMEOUT = 2.0  # seconds; probes usually give up after that
+NOT_READY = {503: "draining, or the store fails"}
+
+routes = Routes("health", "Probes, without a token.")
 
 
-async def livez(request: web.Request) -> web.Response:
-    """The event loop turns; more is not needed to be alive."""
-    return json({"status": "ok"})
+class Alive(msgspec.Struct):
+    """The event loop turns."""
+
+    status: Literal["ok"] = "ok"
 
 
-async def readyz(request: web.Request) -> web.Response:
-    status, store_ok = await _status(request.app[SERVER])
-    return json({"status": status, "store": store_ok}, 200 if status == "ok" else 503)
+class Readiness(msgspec.Struct, kw_only=True):
+    """Whether to send traffic here."""
+
+    status: Literal["ok", "draining", "failing"]
+    store: Annotated[bool, msgspec.Meta(description="can be read and written")]
 
 
-async def health(request: web.Request) -> web.Response:
-    service = request.app[SERVER]
+class Health(Readiness, kw_only=True):
+    """Readiness, and what is usually asked next."""
+
+    version: str
+    uptime: Annotated[float, msgspec.Meta(description="seconds")]
+    links: int
+
+
+@routes.get("/livez", scope="public")
+async def livez(call: Call) -> Alive:
+    """Is it alive.
+
+    The event loop turns; more is not needed to be alive.
+    """
+    return Alive()
+
+
+@routes.get("/readyz", scope="public", also=NOT_READY)
+async def readyz(call: Call) -> Readiness:
+    """Is it ready for traffic."""
+    status, store_ok = await _status(call.service)
+    call.status = 200 if status == "ok" else 503
+    return Readiness(status=status, store=store_ok)
+
+
+@routes.get("/health", scope="public", also=NOT_READY)
+async def health(call: Call) -> Health:
+    """How it is."""
+    service = call.service
     status, store_ok = await _status(service)
-    body: dict[str, Any] = {
-        "status": status,
-        "version": proxy_engine.__version__,
-        "uptime": round(time.time() - service.started_at, 3),
-        "links": len(service.links),
-        "store": store_ok,
-    }
-    return json(body, 200 if status == "ok" else 503)
+    call.status = 200 if status == "ok" else 503
+    return Health(
+        status=status,
+        store=store_ok,
+        version=proxy_engine.__version__,
+        uptime=round(time.time() - service.started_at, 3),
+        links=len(service.links),
+    )
 
 
-async def _status(service: Service) -> tuple[str, bool]:
+async def _status(service: Service) -> tuple[Literal["ok", "draining", "failing"], bool]:
     try:
         async with asyncio.timeout(STORE_TIMEOUT):
             await service.store.ping()
@@ -49,10 +82,3 @@ async def _status(service: Service) -> tuple[str, bool]:
     if service.is_draining:
         return "draining", store_ok
     return ("ok" if store_ok else "failing"), store_ok
-
-
-ROUTES = [
-    web.get("/livez", livez),
-    web.get("/readyz", readyz),
-    web.get("/health", health),
-]

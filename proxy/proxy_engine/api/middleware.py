@@ -8,15 +8,18 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from proxy_engine import logs, tokens
-from proxy_engine.api.answers import problem
-from proxy_engine.api.context import SERVER
-from proxy_engine.errors import StorageError
+from proxy_engine import tokens
+from proxy_engine.api.context import Service
+from proxy_engine.api.dispatch import problem_answer
+from proxy_engine.api.problems import Problem, problem_of
+from proxy_engine.storage import Token
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 API = "/api/"
-_log = logs.get("api")
+SERVER: web.AppKey[Service] = web.AppKey("server", Service)
+ACTOR: web.RequestKey[Token] = web.RequestKey("actor", Token)
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
 @web.middleware
@@ -26,13 +29,11 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "_")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return problem(error.status, code, error.text or "", headers)
-    except StorageError as error:
-        _log.error("the store fails", path=request.path, error=error)
-        return problem(503, "store_failed", "the store can not be read", {"Retry-After": "2"})
+        problem = Problem(error.status, code, error.text or "", headers)
     except Exception as error:
-        _log.exception("handler failed", error, path=request.path)
-        return problem(500, "internal_error", "this is a bug; the server's log says more")
+        problem = problem_of(error, f"{request.method} {request.path}")
+    answer = problem_answer(problem)
+    return web.Response(status=answer.status, headers=answer.headers, body=problem.body())
 
 
 @web.middleware
@@ -41,7 +42,7 @@ async def known_hosts(request: web.Request, handler: Handler) -> web.StreamRespo
     if request.path.startswith(API) and not _is_known_host(
         request.host, request.app[SERVER].settings.admin_hosts
     ):
-        return problem(421, "unknown_host", "add this name to admin_hosts to use it here")
+        raise Problem(421, "unknown_host", "add this name to admin_hosts to use it here")
     return await handler(request)
 
 
@@ -59,16 +60,17 @@ def _is_known_host(authority: str, names: tuple[str, ...]) -> bool:
 
 @web.middleware
 async def admin_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Everything below /api/ wants a live admin token, paths that do not exist too."""
     if not request.path.startswith(API):
         return await handler(request)
-    challenge = {"WWW-Authenticate": "Bearer"}
     secret = tokens.bearer(request.headers.get("Authorization"))
     if secret is None:
-        return problem(401, "no_token", "send Authorization: Bearer ADMIN_TOKEN", challenge)
+        raise Problem(401, "no_token", "send Authorization: Bearer ADMIN_TOKEN", CHALLENGE)
     token = await tokens.find(request.app[SERVER].store, secret)
     code = tokens.refusal(token, time.time())
     if code is not None or token is None:
-        return problem(401, code or "unknown_token", "this token opens nothing", challenge)
+        raise Problem(401, code or "unknown_token", "this token opens nothing", CHALLENGE)
     if token.kind != "admin":
-        return problem(403, "wrong_kind", "this is a device token; the API needs an admin token")
+        raise Problem(403, "wrong_kind", "this is a device token; the API needs an admin token")
+    request[ACTOR] = token
     return await handler(request)

@@ -57,9 +57,9 @@ def _tail(args: argparse.Namespace) -> int:
 async def _follow(args: argparse.Namespace) -> None:
     import asyncio
 
-    from proxy_engine.storage.sqlite import SqliteStore, database_path
+    from proxy_engine.storage.opening import open_store
 
-    store = await SqliteStore.open(database_path(settings(args).data_dir), create=False)
+    store = await open_store(settings(args), create=False)
     try:
         last = 0
         found = await store.requests_last(max(args.lines, 1))

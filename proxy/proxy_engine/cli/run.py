@@ -35,7 +35,13 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(parser, "default_tunnel", metavar="NAME", help="for requests that match no tunnel")
     add_setting(
-        parser, "keep_requests", metavar="N", help="rows of the request log, 0: all [1000000]"
+        parser, "keep_requests", metavar="N", help="requests kept in the log, 0: all [1000000]"
+    )
+    add_setting(
+        parser, "keep_requests_age", metavar="TIME", help="... no older than, such as 30d [any age]"
+    )
+    add_setting(
+        parser, "keep_requests_size", metavar="SIZE", help="... no larger than, such as 10GiB [any]"
     )
     add_setting(
         parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from proxy_engine.cli.parser import add_common, add_setting, settings
 
 if TYPE_CHECKING:
-    from proxy_engine.storage import Token
-    from proxy_engine.storage.sqlite import SqliteStore
+    from proxy_engine.storage import Store, Token
 
 
 def add_parser(verbs: Any) -> None:
@@ -34,13 +33,10 @@ def add_parser(verbs: Any) -> None:
         add_common(action, function)
 
 
-async def _open(args: argparse.Namespace, *, create: bool = False) -> SqliteStore:
-    from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
+async def _open(args: argparse.Namespace, *, create: bool = False) -> Store:
+    from proxy_engine.storage.opening import open_store
 
-    data_dir = settings(args).data_dir
-    if create:
-        create_data_dir(data_dir)
-    return await SqliteStore.open(database_path(data_dir), create=create)
+    return await open_store(settings(args), create=create)
 
 
 def _create(args: argparse.Namespace) -> int:

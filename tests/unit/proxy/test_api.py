@@ -14,6 +14,7 @@ from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError
 from proxy_engine.links import Links
 from proxy_engine.request_log import RequestLog
+from proxy_engine.storage import Retention
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core import log_batch
@@ -30,7 +31,7 @@ class Service:
         self.engine = engine
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
-        self.request_log = RequestLog(store, keep=0)
+        self.request_log = RequestLog(store, keep=Retention())
 
 
 @pytest.fixture
@@ -104,12 +105,12 @@ async def test_the_api_is_closed_without_an_admin_token(
     assert response.status == 401
     assert response.headers["WWW-Authenticate"] == "Bearer"
     assert response.content_type == "application/problem+json"
-    assert (await response.json())["title"] == "no_token"
+    assert (await response.json())["code"] == "no_token"
     wrong = {"Authorization": "Bearer " + tokens.new_secret()}
     assert (await client.get(path, headers=wrong)).status == 401
     device, _ = await tokens.create(store, name="pi", now=time.time())
     response = await client.get(path, headers={"Authorization": f"Bearer {device}"})
-    assert (response.status, (await response.json())["title"]) == (403, "wrong_kind")
+    assert (response.status, (await response.json())["code"]) == (403, "wrong_kind")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -137,24 +138,24 @@ async def test_what_is_known_is_shown_and_no_secret(
     record = LogRecord(1, 1, 1, "r1", "::1", "GET", "h", "/x", 200, "", 0, 1, 2, 3, 4, 5)
     await store.requests_add(log_batch.pack([record]))
     devices = await client.get("/api/v1/devices", headers=admin)
-    assert [item["name"] for item in (await devices.json())["devices"]] == ["pi"]
+    assert [item["name"] for item in (await devices.json())["items"]] == ["pi"]
     assert token.digest.hex() not in await devices.text()
     tunnels = await (await client.get("/api/v1/tunnels", headers=admin)).json()
-    [tunnel] = tunnels["tunnels"]
+    [tunnel] = tunnels["items"]
     assert (tunnel["url"], tunnel["device"]) == ("http://web.localhost:8080/", "pi")
     assert tunnel["is_online"] is False
     requests = await (await client.get("/api/v1/requests?limit=5", headers=admin)).json()
-    assert [(item["path"], item["tunnel"]) for item in requests["requests"]] == [("/x", "web")]
+    assert [(item["path"], item["tunnel"]) for item in requests["items"]] == [("/x", "web")]
     stats = await (await client.get("/api/v1/stats", headers=admin)).json()
     assert (stats["links"], stats["request_log_dropped"]) == (0, 0)
 
 
-@pytest.mark.parametrize("limit", ["0", "1001", "x", "-1", "", "9" * 5000])
+@pytest.mark.parametrize("limit", ["0", "1001", "x", "-1", "", "9" * 5000, " 5", "٣"])
 async def test_a_bad_limit_is_400(
     client: TestClient[Any, Any], admin: dict[str, str], limit: str
 ) -> None:
     response = await client.get("/api/v1/requests", params={"limit": limit}, headers=admin)
-    assert (response.status, (await response.json())["title"]) == (400, "bad_limit")
+    assert (response.status, (await response.json())["code"]) == (400, "bad_query")
 
 
 async def test_wrong_paths_and_methods_are_problems(

@@ -14,7 +14,7 @@ import pytest
 
 from proxy_engine.cli import main
 from proxy_engine.cli.process_title import without_token
-from proxy_engine.storage.sqlite import DATABASE_NAME
+from proxy_engine.storage.sqlite.database import DATABASE_NAME
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
 
@@ -168,7 +168,8 @@ def test_requests_tail_prints_lines_and_json(tmp_path: Path) -> None:
                 "/a\x1b[2J\n", 502, "refused", 0, 10, 2000, 12345, 0, 0,
             )  # fmt: skip
             db.execute(
-                "INSERT INTO request_batches VALUES (?, 1, ?)", (number, log_batch.pack([record]))
+                "INSERT INTO request_batches (id, size, records) VALUES (?, 1, ?)",
+                (number, log_batch.pack([record])),
             )
     tail = run("requests", "tail", "-n", "2", *where)
     assert tail.returncode == 0

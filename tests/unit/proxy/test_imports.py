@@ -23,7 +23,7 @@ def test_only_the_api_and_the_demo_know_aiohttp(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "sqlite.py"],
+    [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "sqlite"],
     ids=lambda path: path.name,
 )
 def test_only_the_sqlite_store_knows_sqlite(path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from proxy_engine import request_log
 from proxy_engine.errors import StorageError
 from proxy_engine.request_log import RequestLog, redact
+from proxy_engine.storage import Retention
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -37,12 +38,12 @@ class FakeStore:
         self.batches.append(log_batch.unpack(batch))
         return len(self.batches[-1])
 
-    async def requests_trim(self, keep: int) -> None:
-        self.trims.append(keep)
+    async def requests_trim(self, keep: Retention, now: float) -> None:
+        self.trims.append(keep.count)
 
 
 def make(store: Any, **options: Any) -> RequestLog:
-    return RequestLog(store, keep=100, **options)
+    return RequestLog(store, keep=Retention(count=100), **options)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ async def test_old_rows_are_trimmed_now_and_then_not_at_every_batch(
 
 async def test_secrets_in_path_and_query_are_not_stored(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
-    log = RequestLog(store, keep=0)
+    log = RequestLog(store, keep=Retention())
     paths = ["/a?token=hunter2&x=1", "/token=hunter3", "/x/pe_" + "A" * 43 + "/y"]
     log.put(log_batch.pack(record(path=path) for path in paths))
     log.start()

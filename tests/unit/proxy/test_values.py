@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine.values import LABEL, Address, parse_address, parse_duration, parse_pairs
+from proxy_engine.values import (
+    LABEL,
+    Address,
+    parse_address,
+    parse_duration,
+    parse_pairs,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,27 @@ def test_durations(text: str | float, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        (10, 10),
+        ("1048576", 1 << 20),
+        ("64k", 65536),
+        ("500MB", 500_000_000),
+        ("1.5 GiB", 3 << 29),
+        ("2T", 2 << 40),
+    ],
+)
+def test_sizes(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "1e9", "5 elephants", "1bb", "٣k", "2000000T"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_size(text)
 
 
 def test_pairs_may_be_repeated_or_joined_by_commas() -> None:

@@ -73,4 +73,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (
+        # For retention by age and size. Batches from before count as made now and as nothing.
+        "ALTER TABLE request_batches ADD COLUMN time_us INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE request_batches ADD COLUMN bytes_total INTEGER NOT NULL DEFAULT 0",
+        "UPDATE request_batches SET time_us = CAST(strftime('%s', 'now') AS INTEGER) * 1000000",
+    ),
 )

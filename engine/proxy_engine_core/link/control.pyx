@@ -1,0 +1,140 @@
+# See control.pxd.
+
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint8_t, uint32_t
+
+from proxy_engine_core.buffer cimport (
+    buffer_append, buffer_consume, buffer_head, buffer_size,
+)
+from proxy_engine_core.counters cimport COUNT_CONTROL_RECORDS, count
+from proxy_engine_core.events cimport EVENT_CONTROL
+from proxy_engine_core.io.conn cimport conn_deadline
+from proxy_engine_core.io.worker cimport Worker, worker_emit
+from proxy_engine_core.link.end cimport link_fail, link_protocol_error
+from proxy_engine_core.link.link cimport OWNER_CONTROL, RESET_LINK_LOST, Link, StreamOps
+from proxy_engine_core.link.output cimport link_touch
+from proxy_engine_core.wire cimport load_be32, store_be32
+from proxy_engine_core.yamux.session cimport (
+    YAMUX_RESET_PROTOCOL, YamuxStream, yamux_stream_accept, yamux_stream_consume,
+    yamux_stream_open, yamux_stream_release, yamux_stream_rest, yamux_stream_send,
+)
+
+
+cdef enum:
+    RETRY_MS = 50                         # Python is behind with events: look again
+    BACKLOG_MAX = 1024 * 1024             # unsent bytes: a peer that never reads
+
+
+cdef void control_init_worker(StreamOps *ops) noexcept nogil:
+    ops.data = control_data
+    ops.writable = control_writable
+    ops.accepted = control_accepted
+    ops.finished = control_finished
+    ops.reset = control_reset
+
+
+cdef int control_open(Link *link) noexcept nogil:
+    # It takes id 1 by being the first stream opened.
+    link.control = yamux_stream_open(&link.session, 0)
+    if link.control == NULL:
+        return -ENOMEM
+    link.control.owner_kind = OWNER_CONTROL
+    link.control.owner = link
+    return 0
+
+
+cdef void control_accept(Link *link, YamuxStream *stream) noexcept nogil:
+    stream.owner_kind = OWNER_CONTROL
+    stream.owner = link
+    link.control = stream
+    yamux_stream_accept(stream, 0)
+    control_flush(link)
+
+
+cdef void control_data(
+    Link *link, YamuxStream *stream, uint8_t *bytes, size_t size
+) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    cdef uint8_t *record
+    cdef uint32_t length
+    if buffer_append(&link.control_in, bytes, <uint32_t>size) < 0:
+        link_fail(link, b"no_memory")
+        return
+    control_grant(link)
+    while buffer_size(&link.control_in) >= 4:
+        record = buffer_head(&link.control_in)
+        length = load_be32(record)
+        if length == 0 or length > CONTROL_RECORD_SIZE_MAX:
+            link_protocol_error(link, b"bad_control_record")
+            return
+        if buffer_size(&link.control_in) - 4 < length:
+            return
+        count(worker.counters, COUNT_CONTROL_RECORDS, 1)
+        link.records += 1
+        worker_emit(
+            worker, EVENT_CONTROL, link.id, 0, 0, 0, 0, record + 4, length, NULL, 0
+        )
+        buffer_consume(&link.control_in, 4 + length)
+
+
+cdef void control_grant(Link *link) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    if link.control == NULL or link.control.unconsumed == 0:
+        return
+    if worker.overflow_first == NULL:
+        yamux_stream_consume(link.control, link.control.unconsumed)
+        link_touch(link)
+    elif link.conn.timer.deadline_ms > worker.now_ms + RETRY_MS:
+        conn_deadline(&link.conn, RETRY_MS)
+
+
+cdef void link_send_control(Link *link, const uint8_t *record, uint32_t size) noexcept nogil:
+    cdef uint8_t header[4]
+    if link.is_closing:
+        return
+    store_be32(header, size)
+    if (
+        buffer_size(&link.control_out) + size > BACKLOG_MAX
+        or buffer_append(&link.control_out, header, 4) < 0
+        or buffer_append(&link.control_out, record, size) < 0
+    ):
+        link_fail(link, b"control_overflow")
+        return
+    control_flush(link)
+
+
+cdef void control_flush(Link *link) noexcept nogil:
+    cdef uint32_t size
+    if link.control == NULL or link.is_closing:
+        return
+    size = buffer_size(&link.control_out)
+    if size > link.control.send_window:
+        size = link.control.send_window
+    if size == 0:
+        return
+    yamux_stream_rest(link.control)       # records pass bulk, however long
+    if yamux_stream_send(link.control, buffer_head(&link.control_out), size) < 0:
+        link_fail(link, b"no_memory")
+        return
+    buffer_consume(&link.control_out, size)
+    link_touch(link)
+
+
+cdef void control_writable(Link *link, YamuxStream *stream) noexcept nogil:
+    control_flush(link)
+
+
+cdef void control_accepted(Link *link, YamuxStream *stream) noexcept nogil:
+    pass
+
+
+cdef void control_finished(Link *link, YamuxStream *stream) noexcept nogil:
+    # Nobody closes it but with the link.
+    link_protocol_error(link, b"control_closed")
+
+
+cdef void control_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept nogil:
+    link.control = NULL
+    yamux_stream_release(stream, YAMUX_RESET_PROTOCOL)
+    if code != RESET_LINK_LOST:
+        link_protocol_error(link, b"control_closed")

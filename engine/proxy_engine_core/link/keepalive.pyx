@@ -1,0 +1,81 @@
+# See keepalive.pxd.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from proxy_engine_core.counters cimport COUNT_PINGS_SENT, count
+from proxy_engine_core.io.conn cimport conn_deadline
+from proxy_engine_core.io.worker cimport CONN_WRITABLE, Conn, Worker, worker_random
+from proxy_engine_core.link.control cimport control_grant
+from proxy_engine_core.link.end cimport link_fail
+from proxy_engine_core.link.link cimport Link, link_host
+from proxy_engine_core.link.output cimport link_touch, link_waiting_size
+from proxy_engine_core.yamux.session cimport yamux_session_ping
+
+
+cdef void keepalive_start(Link *link) noexcept nogil:
+    link.rtt_period_ms = LINK_RTT_PERIOD_MIN_MS
+    schedule(link)
+    round_trip_measure(link)
+
+
+cdef void schedule(Link *link) noexcept nogil:
+    # +-20 %, so that ten thousand devices do not ping in step.
+    cdef uint64_t interval_ms = link.conn.worker.options.ping_interval_ms
+    cdef uint64_t jitter = worker_random(link.conn.worker) % (interval_ms * 2 // 5 + 1)
+    conn_deadline(&link.conn, interval_ms * 4 // 5 + jitter)
+
+
+cdef void link_timeout(Conn *conn) noexcept nogil:
+    cdef Link *link = <Link *>conn
+    cdef Worker *worker = conn.worker
+    cdef uint64_t interval = worker.options.ping_interval_ms
+    # Only what the socket has refused counts: frames of this very turn may be waiting for
+    # their first flush after a long silence.
+    if (
+        link_waiting_size(link) and not conn.flags & CONN_WRITABLE
+        and worker.now_ms - link.progress_ms >= worker.options.link_stall_ms
+    ):
+        link_fail(link, b"stalled")
+        return
+    if worker.now_ms - link.input_ms >= interval * 4 // 5:
+        if link.session.ping_outstanding:
+            # Housekeeping may come earlier than the ping had a fair chance.
+            if worker.now_ms - link.ping_ms >= interval * 4 // 5:
+                link.ping_ms = worker.now_ms
+                link.ping_misses += 1
+                if link.ping_misses >= 2:
+                    link_fail(link, b"ping_timeout")
+                    return
+        else:
+            link.ping_misses = 0
+            link.rtt_period_ms = LINK_RTT_PERIOD_MIN_MS       # silent until now
+            round_trip_measure(link)
+    schedule(link)
+    control_grant(link)
+    link_host(worker).housekeep(link)
+
+
+cdef void round_trip_measure(Link *link) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    if yamux_session_ping(&link.session, <uint32_t>worker_random(worker)) != 0:
+        return
+    link.ping_ms = worker.now_ms
+    link.ping_us = worker.now_us
+    link.ping_bytes = link.bytes_in + link.bytes_out
+    count(worker.counters, COUNT_PINGS_SENT, 1)
+    link_touch(link)
+
+
+cdef void round_trip_take(Link *link) noexcept nogil:
+    """A shorter round trip always counts; a longer one only if the link was quiet meanwhile,
+    or windows would feed on the queues they make."""
+    cdef uint64_t rtt_us = link.conn.worker.now_us - link.ping_us
+    cdef bint is_quiet = link.bytes_in + link.bytes_out - link.ping_bytes < LINK_RTT_BUSY_SIZE
+    rtt_us = max(<uint64_t>1, min(rtt_us, <uint64_t>LINK_RTT_US_MAX))
+    link.rtt_samples += 1
+    if link.rtt_us == 0 or rtt_us < link.rtt_us:
+        link.rtt_us = rtt_us
+    elif is_quiet and link.rtt_samples > LINK_RTT_SAMPLES_MIN:
+        link.rtt_us += (rtt_us - link.rtt_us) // 4
+    if link.rtt_samples >= LINK_RTT_SAMPLES_MIN:
+        link.session.rtt_us = link.rtt_us

@@ -1,0 +1,84 @@
+"""What goes wrong in the API, as RFC 9457 describes it: application/problem+json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+
+from proxy_engine import logs
+from proxy_engine.errors import ProxyEngineError, StorageError, suggestion
+from proxy_engine.storage import NameTaken
+
+STORE_RETRY_AFTER = "2"  # seconds
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
+_log = logs.get("api")
+
+
+class ProblemDetails(msgspec.Struct, kw_only=True):
+    """The answer to a request that failed (RFC 9457)."""
+
+    type: Annotated[str, msgspec.Meta(description="`urn:proxy-engine:` and the code")]
+    title: Annotated[str, msgspec.Meta(description="the status in words")]
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)]
+    code: Annotated[str, msgspec.Meta(description="for programs; it never changes")]
+    detail: Annotated[str, msgspec.Meta(description="for people")]
+
+
+class Problem(Exception):
+    """Raise it anywhere below a route. The route has to name its status."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        details = ProblemDetails(
+            type=f"urn:proxy-engine:{self.code}",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            code=self.code,
+            detail=self.detail,
+        )
+        return msgspec.json.encode(details) + b"\n"
+
+
+def problem_of(error: Exception, where: str) -> Problem:
+    """What an exception means to who asked. Bugs are logged, and told without details.
+
+    Args:
+        where: method and path, for the log.
+    """
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, StorageError):
+        _log.error("the store fails", request=where, error=error)
+        wait = {"Retry-After": STORE_RETRY_AFTER}
+        return Problem(503, "store_failed", "the store can not be used now", wait)
+    if isinstance(error, NameTaken):
+        return Problem(409, "name_taken", str(error) or "this name is in use already")
+    if isinstance(error, ProxyEngineError):
+        return Problem(422, "bad_value", str(error))
+    _log.exception("handler failed", error, request=where)
+    return Problem(500, "internal_error", "this is a bug; the server's log says more")
+
+
+def explain(error: msgspec.ValidationError, known: Iterable[str]) -> str:
+    """A validation error for people: "limit: expected `int` <= 1000"."""
+    text = str(error)
+    place = _PLACE.search(text)
+    said = text[: place.start()] if place else text
+    unknown = _UNKNOWN.search(said)
+    if unknown:
+        said = f'unknown name "{unknown[1]}"{suggestion(unknown[1], known)}'
+    said = said[:1].lower() + said[1:]
+    return f"{place[1]}: {said}" if place and place[1] else said

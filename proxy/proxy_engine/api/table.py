@@ -1,0 +1,15 @@
+"""All routes, by topic. A new topic is one line here."""
+
+from __future__ import annotations
+
+from proxy_engine.api import devices, health, requests, stats, tunnels
+from proxy_engine.api.routes import Route, Routes
+
+TOPICS: tuple[Routes, ...] = (
+    devices.routes,
+    tunnels.routes,
+    requests.routes,
+    stats.routes,
+    health.routes,
+)
+TABLE: tuple[Route, ...] = tuple(route for topic in TOPICS for route in topic)

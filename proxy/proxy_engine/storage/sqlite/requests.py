@@ -1,0 +1,136 @@
+"""Requests stay packed, a batch to a row (docs/adr/0009).
+
+A batch knows the time of its newest request and how many bytes were ever stored up to and
+with it, so that trimming reads from the oldest batch to the first that stays, and no further.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from proxy_engine.errors import StorageError
+from proxy_engine.storage.requests import Request, Retention
+from proxy_engine.storage.sqlite.database import Database
+
+if TYPE_CHECKING:
+    from proxy_engine_core.core import LogRecord
+
+FREE_SHARE_MAX = 0.25  # of the file, free pages; more are given back to the system ...
+VACUUM_PAGES = 256  # ... so many at a time, for others write too; fewer are left as they are
+
+# What a stored request has as the engine gave it.
+_RECORD_FIELDS = [
+    name for name in Request.__struct_fields__ if name not in ("id", "tunnel", "device")
+]
+_Numbered = tuple[int, "LogRecord"]
+
+
+class SqliteRequests(Database):
+    async def requests_add(self, batch: bytes) -> int:
+        from proxy_engine_core import log_batch  # the engine: not for every command line
+
+        count = log_batch.count(batch)
+        values = {"count": count, "records": batch, "size": len(batch)}
+        values["time_us"] = log_batch.newest(batch)
+        query = (
+            "INSERT INTO request_batches (id, size, records, time_us, bytes_total)"
+            " SELECT coalesce(max(id), 0) + :count, :count, :records, :time_us,"
+            " coalesce((SELECT bytes_total FROM request_batches ORDER BY id DESC LIMIT 1), 0)"
+            " + :size FROM request_batches"
+        )
+        if count:
+            await self._write(lambda db: db.execute(query, values))
+        return count
+
+    async def requests_last(self, limit: int) -> list[Request]:
+        def read(db: sqlite3.Connection) -> list[Request]:
+            query = "SELECT id, size, records FROM request_batches ORDER BY id DESC"
+            found: list[_Numbered] = []
+            for batch in db.execute(query):
+                found[:0] = _numbered(*batch)
+                if len(found) >= limit:
+                    break
+            return _with_names(db, found[-limit:])
+
+        return await self._read(read)
+
+    async def requests_after(self, request_id: int, limit: int) -> list[Request]:
+        def read(db: sqlite3.Connection) -> list[Request]:
+            query = "SELECT id, size, records FROM request_batches WHERE id > ? ORDER BY id"
+            found: list[_Numbered] = []
+            for batch in db.execute(query, (request_id,)):
+                found.extend(item for item in _numbered(*batch) if item[0] > request_id)
+                if len(found) >= limit:
+                    break
+            return _with_names(db, found[:limit])
+
+        return await self._read(read)
+
+    async def requests_trim(self, retention: Retention, now: float) -> None:
+        def trim(db: sqlite3.Connection) -> int:
+            # The newest batch always stays: ids and bytes are counted on from it.
+            newest = "SELECT id, bytes_total FROM request_batches ORDER BY id DESC LIMIT 1"
+            last, total = db.execute(newest).fetchone() or (0, 0)
+            kept = [
+                ("id > ?", retention.count and last - retention.count),
+                ("time_us >= ?", retention.age and int((now - retention.age) * 1e6)),
+                ("bytes_total > ?", retention.size and total - retention.size),
+            ]
+            deleted = 0
+            for condition, limit in kept:
+                if limit:
+                    query = f"SELECT id FROM request_batches WHERE {condition} ORDER BY id LIMIT 1"
+                    first = (db.execute(query, (limit,)).fetchone() or (last,))[0]
+                    delete = "DELETE FROM request_batches WHERE id < ?"
+                    deleted += db.execute(delete, (first,)).rowcount
+            return deleted
+
+        if await self._write(trim):
+            while await self._write_alone(_give_back_pages):
+                pass
+
+
+def _give_back_pages(db: sqlite3.Connection) -> bool:
+    """Shrink the file a little if much of it is free; whether there is more to do."""
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+    if free <= pages * FREE_SHARE_MAX or free < VACUUM_PAGES:
+        return False
+    db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    # Nothing comes back from a file made without auto_vacuum: its pages are used again.
+    return bool(db.execute("PRAGMA freelist_count").fetchone()[0] < free)
+
+
+def _numbered(last: int, size: int, records: bytes) -> list[_Numbered]:
+    """The requests of one batch with their ids. Raises StorageError if it is damaged."""
+    from proxy_engine_core import log_batch
+
+    try:
+        found = log_batch.unpack(records)
+    except ValueError as error:
+        raise StorageError(f"request log before {last}: {error}") from None
+    if len(found) != size:
+        raise StorageError(f"request log before {last}: {len(found)} records instead of {size}")
+    return list(enumerate(found, last - size + 1))
+
+
+def _with_names(db: sqlite3.Connection, found: Sequence[_Numbered]) -> list[Request]:
+    tunnels = _names(db, "tunnels", {record.route for _, record in found})
+    devices = _names(db, "devices", {record.device for _, record in found})
+    return [
+        Request(
+            id=number,
+            tunnel=tunnels.get(record.route),
+            device=devices.get(record.device),
+            **{name: getattr(record, name) for name in _RECORD_FIELDS},
+        )
+        for number, record in found
+    ]
+
+
+def _names(db: sqlite3.Connection, table: str, ids: Iterable[int]) -> dict[int, str]:
+    query = f"SELECT name FROM {table} WHERE id = ?"
+    rows = ((row_id, db.execute(query, (row_id,)).fetchone()) for row_id in ids)
+    return {row_id: row[0] for row_id, row in rows if row is not None}

@@ -1,0 +1,29 @@
+"""Tunnels: public names and whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+    """A public name. It belongs to the device that registered it first."""
+
+    id: int
+    name: str
+    kind: str
+    device_id: int
+    created_at: float
+
+
+class TunnelStore(Protocol):
+    async def tunnels(self) -> list[Tunnel]: ...
+    async def tunnels_claim(
+        self, claims: Sequence[tuple[str, str, int]], now: float
+    ) -> list[Tunnel]:
+        """Give each (name, kind, device id) that is nobody's yet to its device.
+
+        Returns: the tunnels of all these names; some may be another device's.
+        """

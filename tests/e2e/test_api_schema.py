@@ -1,0 +1,38 @@
+"""The API of a real server against its own OpenAPI document, by schemathesis."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.site import Site
+
+# Which cursors and names there are no schema can say, so "valid" data may be refused.
+LEFT_OUT = "positive_data_acceptance"
+EXAMPLES = 15  # for each operation
+SECONDS = 120
+
+
+@pytest.mark.timeout(SECONDS + 60)
+def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path / "data")
+    try:
+        site.make_token("pi")
+        result = subprocess.run(
+            [
+                sys.executable, "-m", "schemathesis.cli", "run",
+                f"http://127.0.0.1:{site.admin_port}/openapi.json",
+                "--header", f"Authorization: Bearer {site.admin_token}",
+                "--checks", "all", "--exclude-checks", LEFT_OUT,
+                "--max-examples", str(EXAMPLES), "--seed", "1",
+                "--generation-database", "none", "--no-color",
+            ],
+            cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS + 30,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+        assert "internal_error" not in result.stdout
+    finally:
+        site.close()

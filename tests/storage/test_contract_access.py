@@ -1,0 +1,105 @@
+"""The contract of storage.access, and of the store as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from proxy_engine.storage import NameTaken, Store, Token
+from tests.storage.conftest import Backend
+
+
+async def device_token(store: Store, name: str, device: str | None = None) -> Token:
+    return await store.token_add(
+        name=name,
+        kind="device",
+        digest=name.encode().ljust(32),
+        device=device or name,
+        now=1.0,
+        expires_at=None,
+    )
+
+
+async def test_tokens_and_devices_are_there_for_the_next_who_opens(backend: Backend) -> None:
+    store = await backend.open()
+    made = await device_token(store, "pi")
+    admin = await store.token_add(
+        name="root", kind="admin", digest=b"r" * 32, device=None, now=2.5, expires_at=9.0
+    )
+    assert (made.device, made.is_blocked, made.last_used_at) == ("pi", False, None)
+    assert (admin.device_id, admin.device, admin.is_blocked) == (None, None, False)
+    await store.seen({made.id: 3.0}, {made.device_id or 0: 4.0})
+    await store.close()
+
+    store = await backend.open()
+    first, second = await store.tokens()
+    assert (first.name, first.digest, first.last_used_at) == ("pi", b"pi".ljust(32), 3.0)
+    assert (second.name, second.created_at, second.expires_at) == ("root", 2.5, 9.0)
+    [device] = await store.devices()
+    assert (device.id, device.name) == (made.device_id, "pi")
+    assert (device.created_at, device.last_seen_at, device.is_blocked) == (1.0, 4.0, False)
+    await store.close()
+
+
+async def test_tokens_are_found_by_digest_many_at_once(store: Store) -> None:
+    tokens = [await device_token(store, f"d{number}") for number in range(5)]
+    wanted = [token.digest for token in tokens[1:4]]
+    assert await store.tokens_by_digest([*wanted, b"?" * 32]) == {
+        token.digest: token for token in tokens[1:4]
+    }
+    assert await store.tokens_by_digest([]) == {}
+
+
+async def test_a_token_name_is_given_once(store: Store) -> None:
+    await device_token(store, "pi")
+    with pytest.raises(NameTaken):
+        await device_token(store, "pi", device="other")
+    assert [device.name for device in await store.devices()] == ["pi"]  # and nothing is left over
+
+
+async def test_two_tokens_of_one_device_made_at_once_share_it(store: Store) -> None:
+    made = await asyncio.gather(*(device_token(store, f"t{n}", "pi") for n in range(8)))
+    assert len({token.device_id for token in made}) == 1
+    assert len({token.id for token in made}) == 8
+    assert len(await store.devices()) == 1
+
+
+async def test_a_token_is_revoked_once(store: Store) -> None:
+    await device_token(store, "pi")
+    assert not await store.token_revoke("other", 5.0)
+    assert await store.token_revoke("pi", 5.0)
+    assert not await store.token_revoke("pi", 6.0)
+    [token] = await store.tokens()
+    assert token.revoked_at == 5.0
+
+
+async def test_what_was_seen_of_nobody_is_no_error(store: Store) -> None:
+    await store.seen({77: 1.0}, {78: 2.0})
+    await store.seen({}, {})
+    assert await store.tokens() == []
+    assert await store.devices() == []
+
+
+async def test_only_writes_of_others_count_as_changes(backend: Backend) -> None:
+    store, other = await backend.open(), await backend.open()
+    assert await store.changed_elsewhere()
+    await device_token(store, "mine")
+    assert not await store.changed_elsewhere()
+    await device_token(other, "theirs")
+    assert await store.changed_elsewhere()
+    assert not await store.changed_elsewhere()
+    await other.token_revoke("mine", 5.0)
+    assert await store.changed_elsewhere()
+    await store.close()
+    await other.close()
+
+
+async def test_a_new_store_may_be_opened_by_several_at_once(backend: Backend) -> None:
+    stores = await asyncio.gather(*(backend.open() for _ in range(4)))
+    await asyncio.gather(*(device_token(store, f"t{n}") for n, store in enumerate(stores)))
+    assert len(await stores[0].tokens()) == 4
+    for store in stores:
+        await store.ping()
+        await store.close()
+        await store.close()

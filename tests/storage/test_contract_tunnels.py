@@ -1,0 +1,36 @@
+"""The contract of storage.tunnels."""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxy_engine.storage import Store
+
+
+async def device(store: Store, name: str) -> int:
+    token = await store.token_add(
+        name=name, kind="device", digest=name.encode(), device=name, now=1.0, expires_at=None
+    )
+    return token.device_id or 0
+
+
+async def test_a_tunnel_belongs_to_the_device_that_came_first(store: Store) -> None:
+    one, two = await device(store, "one"), await device(store, "two")
+    [first] = await store.tunnels_claim([("web", "http", one)], 1.0)
+    assert (first.name, first.kind, first.device_id, first.created_at) == ("web", "http", one, 1.0)
+    assert await store.tunnels_claim([("web", "http", one)], 2.0) == [first]
+    both = await store.tunnels_claim([("web", "http", two), ("api", "http", two)], 3.0)
+    assert {tunnel.name: tunnel.device_id for tunnel in both} == {"web": one, "api": two}
+    assert await store.tunnels_claim([], 3.0) == []
+    assert [tunnel.name for tunnel in await store.tunnels()] == ["web", "api"]
+
+
+async def test_many_claims_of_one_name_at_once_have_one_winner(store: Store) -> None:
+    devices = [await device(store, f"d{number}") for number in range(6)]
+    answers = await asyncio.gather(
+        *(store.tunnels_claim([("web", "http", each), (f"w{each}", "http", each)], 1.0)
+          for each in devices)
+    )  # fmt: skip
+    assert len({next(t for t in found if t.name == "web") for found in answers}) == 1
+    assert len(await store.tunnels()) == 7
+    assert len({tunnel.id for tunnel in await store.tunnels()}) == 7
