@@ -18,10 +18,12 @@ from proxy_engine import logs, tokens
 from proxy_engine.config import Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
+from proxy_engine.login_guard import LoginGuard
 from proxy_engine.request_log import RequestLog
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Retention, Store
 from proxy_engine.storage.opening import open_store
+from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from proxy_engine_core.core import Engine
 
-TICK = 1.0  # seconds between looks for tokens revoked or expired
+TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
 _log = logs.get("server")
 
@@ -52,6 +54,8 @@ class Server:
         self.is_draining = False
         self.store: Store
         self.engine: Engine
+        self.cache: TokenCache
+        self.guard: LoginGuard
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
@@ -113,7 +117,16 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
-        self.links = Links(self.engine, self.store, self.table, links_max=settings.links_per_agent)
+        self.cache = TokenCache(self.store)
+        self.guard = LoginGuard(settings.login_failures)
+        self.links = Links(
+            self.engine,
+            self.store,
+            self.table,
+            links_max=settings.links_per_agent,
+            cache=self.cache,
+            guard=self.guard,
+        )
         await self.store.changed_elsewhere()  # from here on
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
@@ -154,6 +167,7 @@ class Server:
             try:
                 await self.links.tick()
                 if await self.store.changed_elsewhere():
+                    self.cache.clear()
                     await self.links.recheck()
                 was_failing = False
             except StorageError as error:

@@ -46,11 +46,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
     keep_requests_age: float = 0.0  # seconds; 0: no limit
     keep_requests_size: int = 0  # bytes; 0: no limit
+    login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     # connect
     server: str = ""
     token: str = ""
     token_file: str = ""
+    device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
     transport: str = "ws"
     links: int = 0  # links to the server at most; 0: as many as it offers
@@ -183,10 +185,12 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests": _integer(0, 2**53),
     "keep_requests_age": _duration,
     "keep_requests_size": _size,
+    "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
     "server": _text,
     "token": _text,
     "token_file": _text,
+    "device": _text,
     "http": _targets,
     "transport": _choice("ws", "tcp"),
     "links": _integer(0, LINKS_MAX),

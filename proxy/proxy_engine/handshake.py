@@ -127,6 +127,11 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
     return Offer(carrier, key, min(version, PROTOCOL_VERSION), window, instance[:64], number)
 
 
+def device_name(fields: Fields) -> str:
+    """What the device calls itself, which it has to where a token is for several; or ""."""
+    return (_value(fields, "proxy-engine-device") or "")[:64]
+
+
 def accept_response(offer: Offer, links: int) -> bytes:
     """The 101 answer to an offer. links: how many of them one run may have."""
     fields = {"Connection": "Upgrade"}
@@ -144,7 +149,14 @@ def accept_response(offer: Offer, links: int) -> bytes:
 
 
 def request(
-    *, authority: str, token: str, instance: str, number: int, carrier: Carrier, key: str
+    *,
+    authority: str,
+    token: str,
+    instance: str,
+    number: int,
+    carrier: Carrier,
+    key: str,
+    device: str = "",
 ) -> bytes:
     """The agent's request. key: from websocket.handshake.new_key(); "" for raw."""
     fields = {
@@ -156,6 +168,8 @@ def request(
         "Proxy-Engine-Instance": instance,
         "Proxy-Engine-Link": str(number),
     }
+    if device:
+        fields["Proxy-Engine-Device"] = device
     if carrier == "websocket":
         fields["Upgrade"] = "websocket"
         fields["Sec-WebSocket-Version"] = "13"

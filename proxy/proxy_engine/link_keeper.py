@@ -51,6 +51,7 @@ class Run(NamedTuple):
     engine: Engine
     server: ServerUrl
     token: str
+    device: str  # its name; "" where the token says it
     carrier: Carrier
     instance: str
     register: bytes  # the record that names the tunnels
@@ -157,6 +158,7 @@ class LinkKeeper:
             number=self.number,
             carrier=run.carrier,
             key=key,
+            device=run.device,
         )
         dial = run.engine.dial(
             host,

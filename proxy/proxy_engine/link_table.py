@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from proxy_engine.grants import Limits, Scopes
 from proxy_engine.handshake import Offer, Refusal
 from proxy_engine.storage import Token
 
@@ -34,7 +35,10 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     peer: str
     token_id: int
     token: str  # its name
-    expires_at: float | None  # the token does
+    digest: bytes  # of the secret that opened it
+    scopes: Scopes
+    limits: Limits
+    expires_at: float | None  # the secret does
     instance: str
     number: int
     is_agent: bool
@@ -94,6 +98,9 @@ class LinkTable:
             peer=peer,
             token_id=token.id,
             token=token.name,
+            digest=token.digest,
+            scopes=token.scopes,
+            limits=token.limits,
             expires_at=token.expires_at,
             instance=offer.instance,
             number=offer.number,

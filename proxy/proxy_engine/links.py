@@ -26,9 +26,11 @@ from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.config import LINKS_MAX
 from proxy_engine.link_table import Link, LinkTable
+from proxy_engine.login_guard import LoginGuard
 from proxy_engine.registration import Registration, Request
 from proxy_engine.storage import Store
 from proxy_engine.tasks import Tasks
+from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import (
     EVENT_AUTH,
@@ -63,6 +65,8 @@ class Links:
         table: TunnelTable,
         *,
         links_max: int = 0,
+        cache: TokenCache | None = None,
+        guard: LoginGuard | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -73,7 +77,15 @@ class Links:
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
-        self._admission = Admission(engine, store, self._links, self._tasks, clock=clock)
+        self._admission = Admission(
+            engine,
+            store,
+            self._links,
+            self._tasks,
+            cache=cache or TokenCache(store),
+            guard=guard or LoginGuard(0),
+            clock=clock,
+        )
         self._registration = Registration(
             engine, store, self._links, table, self._tasks, self._replace, clock
         )
@@ -113,14 +125,21 @@ class Links:
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more."""
         known = {token.id: token for token in await self._store.tokens()}
+        devices = {device.id: device for device in await self._store.devices()}
         now = self._clock()
         for link in self._links:
             token = known.get(link.token_id)
+            token = None if token is None else tokens.as_used(token, link.digest)
+            device = devices.get(link.device_id)
             reason = tokens.refusal(token, now)
-            if reason is None and token is not None and token.is_blocked:
+            if reason is None and device is None:
+                reason = "deleted_device"
+            if reason is None and device is not None and device.is_blocked:
                 reason = "blocked_device"
             if reason is not None:
                 self._close(link, reason, "the server took back this device's permission")
+            elif token is not None:
+                link.expires_at = token.expires_at
 
     async def tick(self) -> None:
         """Once a second: what time does to links, and what is written now and then."""

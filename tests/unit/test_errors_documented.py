@@ -25,7 +25,7 @@ SPELLINGS = {
     "proxy/**/control.py": r'BadRecord\("([a-z_]+)"',
     "proxy/**/agent.py": r'(?:link_close\(\w+,|return) "([a-z_]+)"',
     "proxy/**/link_keeper.py": r'link_close\(\w+, "([a-z_]+)"',
-    "proxy/**/api/*.py": r'problem\(\s*\d+,\s*"([a-z_]+)"',
+    "proxy/**/api/*.py": r'Problem\(\s*\d+,\s*"([a-z_]+)"',
 }
 
 

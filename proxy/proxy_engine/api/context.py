@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
+    from proxy_engine.login_guard import LoginGuard
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
+    from proxy_engine.token_cache import TokenCache
     from proxy_engine.tunnels import TunnelTable
     from proxy_engine_core.core import Engine
 
@@ -22,6 +24,8 @@ class Service(Protocol):
     started_at: float
     is_draining: bool
     store: Store
+    cache: TokenCache
+    guard: LoginGuard
     engine: Engine
     links: Links
     table: TunnelTable

@@ -21,6 +21,9 @@ def add_parser(verbs: Any) -> None:
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(
+        parser, "device", metavar="NAME", help="of this device, if the token is for several"
+    )
+    add_setting(
         parser,
         "http",
         metavar="NAME=HOST:PORT",
@@ -97,6 +100,7 @@ async def _connect(chosen: Settings, token: str) -> int:
         resolve=resolve,
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
+        device=chosen.device,
         links_max=chosen.links,
     )
     runner = EngineRunner(engine, agent.on_event)

@@ -44,6 +44,9 @@ def add_parser(verbs: Any) -> None:
         parser, "keep_requests_size", metavar="SIZE", help="... no larger than, such as 10GiB [any]"
     )
     add_setting(
+        parser, "login_failures", metavar="N", help="failed logins a minute of an address [20]"
+    )
+    add_setting(
         parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"
     )
     add_process(parser, "server")

@@ -13,9 +13,11 @@ from proxy_engine.api import create_app
 from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError
 from proxy_engine.links import Links
+from proxy_engine.login_guard import LoginGuard
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage import Retention
 from proxy_engine.storage.sqlite import SqliteStore
+from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -29,6 +31,8 @@ class Service:
         self.is_draining = False
         self.store = store
         self.engine = engine
+        self.cache = TokenCache(store)
+        self.guard = LoginGuard(5)
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.request_log = RequestLog(store, keep=Retention())
@@ -50,6 +54,20 @@ async def client(service: Service) -> AsyncIterator[TestClient[Any, Any]]:
 async def admin(store: SqliteStore) -> dict[str, str]:
     secret, _ = await tokens.create(store, name="root", kind="admin", now=time.time())
     return {"Authorization": f"Bearer {secret}"}
+
+
+async def test_an_address_that_fails_too_often_is_answered_429(
+    client: TestClient[Any, Any], admin: dict[str, str], service: Service
+) -> None:
+    assert (await client.get("/api/v1/stats", headers=admin)).status == 200
+    wrong = {"Authorization": "Bearer " + tokens.new_secret()}
+    for status in (401, 401, 401, 401, 401, 429):
+        assert (await client.get("/api/v1/stats", headers=wrong)).status == status
+    answer = await client.get("/api/v1/stats", headers=wrong)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (await answer.json())["code"] == "too_many_logins"
+    stats = await (await client.get("/api/v1/stats", headers=admin)).json()
+    assert (stats["logins_failed"], stats["logins_limited"]) == (5, 2)
 
 
 PATHS = ["/api/v1/stats", "/api/v1/devices", "/api/v1/tunnels", "/api/v1/requests"]
