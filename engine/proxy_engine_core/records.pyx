@@ -6,10 +6,10 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from proxy_engine_core.events cimport (
-    EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as KIND_DIAL_FAILED,
-    EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN, EVENT_LINK_UP as KIND_LINK_UP,
-    EVENT_LINK_SPENT as KIND_LINK_SPENT, EVENT_PRESSURE as KIND_PRESSURE,
-    EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
+    EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as
+    KIND_DIAL_FAILED, EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN,
+    EVENT_LINK_UP as KIND_LINK_UP, EVENT_LINK_LOAD as KIND_LINK_LOAD, EVENT_LINK_SPENT as
+    KIND_LINK_SPENT, EVENT_PRESSURE as KIND_PRESSURE, EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
 )
 from proxy_engine_core.forward.log cimport LogHeader
 from proxy_engine_core.io.pressure cimport PRESSURE_OF_MEMORY
@@ -24,11 +24,13 @@ EVENT_TARGET_FAILED = KIND_TARGET_FAILED
 EVENT_DRAINED = KIND_DRAINED
 EVENT_PRESSURE = KIND_PRESSURE
 EVENT_LINK_SPENT = KIND_LINK_SPENT
+EVENT_LINK_LOAD = KIND_LINK_LOAD
 LOG_REUSED = 1
 LOG_RETRIED = 2
 LOG_ABORTED = 4
 LOG_TUNNEL = 8
 LOG_LOCAL = 16
+LOG_TCP = 32
 
 LogRecord = namedtuple("LogRecord", (
     "time_us", "route", "device", "request_id", "visitor", "method", "host", "path", "status",
@@ -82,6 +84,8 @@ cdef tuple event_tuple(const uint8_t *place):
         )
     if record.kind == KIND_LINK_SPENT:
         return (EVENT_LINK_SPENT, record.a)
+    if record.kind == KIND_LINK_LOAD:
+        return (EVENT_LINK_LOAD, record.a, record.b)
     return (EVENT_DRAINED,)
 
 

@@ -8,16 +8,21 @@ EVENT_LINK_UP; the link table then says who it is.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from proxy_engine import handshake, logs, tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Refusal
 from proxy_engine.link_table import LinkTable
-from proxy_engine.storage import Store, Token
+from proxy_engine.login_guard import LoginGuard
+from proxy_engine.storage import Device, Store, Token
 from proxy_engine.tasks import Tasks
+from proxy_engine.token_cache import TokenCache
 from proxy_engine_core.core import parse_request_head
 
 if TYPE_CHECKING:
@@ -55,12 +60,16 @@ class Admission:
         links: LinkTable,
         tasks: Tasks,
         *,
+        cache: TokenCache,
+        guard: LoginGuard,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._store = store
         self._links = links
         self._tasks = tasks
+        self._cache = cache
+        self._guard = guard
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
@@ -114,27 +123,39 @@ class Admission:
         read: list[tuple[Ask, _Request]] = []
         for ask in batch:
             try:
-                read.append((ask, self._read(ask.head)))
+                read.append((ask, self._read(ask)))
             except Refusal as refusal:
                 self._refuse(ask, refusal)
+        left = [ask for ask, _ in read]
         try:
-            found = await tokens.find_all(self._store, [request.secret for _, request in read])
+            found = await tokens.find_all(self._cache, [request.secret for _, request in read])
+            authorised: list[tuple[Ask, _Request, Token]] = []
+            for ask, request in read:
+                try:
+                    token = self._authorise(ask, request, found.get(request.secret))
+                    authorised.append((ask, request, token))
+                except Refusal as refusal:
+                    self._refuse(ask, refusal)
+            left = [ask for ask, _, _ in authorised]
+            named = [token for _, _, token in authorised if token.device_id is None]
+            claims = {token.device: token.id for token in named if token.device is not None}
+            devices = await self._cache.devices(claims, self._clock())
         except StorageError as error:
-            _log.error("links refused, the store fails", count=len(read), error=error)
+            _log.error("links refused, the store fails", count=len(left), error=error)
             later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
-            for ask, _ in read:
+            for ask in left:
                 self._refuse(ask, later)
             return
-        for ask, request in read:
+        for ask, request, token in authorised:
             try:
-                self._accept(ask, request, found.get(request.secret))
+                self._accept(ask, request, token, devices.get(token.device or ""))
             except Refusal as refusal:
                 self._refuse(ask, refusal)
 
-    def _read(self, head: bytes) -> _Request:
+    def _read(self, ask: Ask) -> _Request:
         """What needs no store. Raises Refusal."""
         try:
-            method, target, fields = parse_request_head(head)
+            method, target, fields = parse_request_head(ask.head)
         except ValueError as error:
             raise Refusal(400, "bad_request", str(error)) from None
         if self.is_draining:
@@ -145,22 +166,50 @@ class Admission:
         secret = tokens.bearer(credentials[0]) if len(credentials) == 1 else None
         if secret is None:
             raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", CHALLENGE)
+        if self._cache.peek(tokens.digest(secret)) is None:
+            wait = self._guard.wait(ask.peer, self._clock())
+            if wait:
+                message = "too many failed logins from this address"
+                retry = {"Retry-After": str(math.ceil(wait))}
+                raise Refusal(429, "too_many_logins", message, retry)
         return _Request(method, target, fields, secret)
 
-    def _accept(self, ask: Ask, request: _Request, token: Token | None) -> None:
-        """Let the device in, or raise Refusal."""
+    def _authorise(self, ask: Ask, request: _Request, token: Token | None) -> Token:
+        """The token, with the name of the device that came with it. Raises Refusal."""
         code = tokens.refusal(token, self._clock())
         if code is not None or token is None:
             message = {
                 "expired_token": "the token has expired",
                 "revoked_token": "the token was revoked",
             }.get(code or "", "the token is not known here")
+            self._guard.fail(ask.peer, self._clock())
             raise Refusal(401, code or "unknown_token", message, CHALLENGE)
-        if token.kind != "device" or token.device_id is None:
+        if token.kind != "device":
             raise Refusal(403, "wrong_kind", "this is an admin token; links need a device token")
-        if token.is_blocked:
-            raise Refusal(403, "blocked_device", "this device is blocked")
+        name = handshake.device_name(request.fields)
+        if token.device_id is not None:
+            if name and name != token.device:
+                raise Refusal(403, "wrong_device", f"this is the token of {token.device}")
+            return token
+        if not name:
+            raise Refusal(403, "no_device", "a token for several devices: give --device NAME")
+        if not tokens.is_name(name) or not token.scopes.allows_device(name):
+            raise Refusal(403, "wrong_device", "the token does not allow this device name")
+        return msgspec.structs.replace(token, device=name)
+
+    def _accept(self, ask: Ask, request: _Request, token: Token, device: Device | None) -> None:
+        """Let the device in, or raise Refusal.
+
+        Args:
+            device: the one that the token allows, if it is not the device's own.
+        """
         offer = handshake.read_request(request.method, request.target, request.fields)
+        if device is not None:
+            token = msgspec.structs.replace(
+                token, device_id=device.id, device=device.name, is_blocked=device.is_blocked
+            )
+        if token.is_blocked or token.device_id is None:
+            raise Refusal(403, "blocked_device", "this device is blocked")
         if self.is_turned_away(token.device_id, offer.instance):
             raise Refusal(409, "replaced", "replaced by another agent run")
         now = self._clock()
@@ -180,5 +229,6 @@ class Admission:
         )
 
     def _refuse(self, ask: Ask, refusal: Refusal) -> None:
-        _log.info("link refused", peer=ask.peer, status=refusal.status, code=refusal.code)
+        log = _log.debug if refusal.code == "too_many_logins" else _log.info  # counted instead
+        log("link refused", peer=ask.peer, status=refusal.status, code=refusal.code)
         self._engine.auth_reply(ask.ticket, refusal.response(), accept=False)

@@ -79,6 +79,7 @@ class Offer(NamedTuple):
     window: int
     instance: str
     number: int  # which of the run's links this is, from 1
+    is_numbered: bool = True  # it said so: its run may have several
 
     @property
     def is_agent(self) -> bool:
@@ -123,8 +124,14 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
     else:
         window = STOCK_WINDOW
     instance = _value(fields, "proxy-engine-instance") or ""
-    number = (_number(fields, "proxy-engine-link") or 1) if version else 1
-    return Offer(carrier, key, min(version, PROTOCOL_VERSION), window, instance[:64], number)
+    number = _number(fields, "proxy-engine-link") if version else 0
+    version = min(version, PROTOCOL_VERSION)
+    return Offer(carrier, key, version, window, instance[:64], number or 1, number > 0)
+
+
+def device_name(fields: Fields) -> str:
+    """What the device calls itself, which it has to where a token is for several; or ""."""
+    return (_value(fields, "proxy-engine-device") or "")[:64]
 
 
 def accept_response(offer: Offer, links: int) -> bytes:
@@ -144,7 +151,14 @@ def accept_response(offer: Offer, links: int) -> bytes:
 
 
 def request(
-    *, authority: str, token: str, instance: str, number: int, carrier: Carrier, key: str
+    *,
+    authority: str,
+    token: str,
+    instance: str,
+    number: int,
+    carrier: Carrier,
+    key: str,
+    device: str = "",
 ) -> bytes:
     """The agent's request. key: from websocket.handshake.new_key(); "" for raw."""
     fields = {
@@ -156,6 +170,8 @@ def request(
         "Proxy-Engine-Instance": instance,
         "Proxy-Engine-Link": str(number),
     }
+    if device:
+        fields["Proxy-Engine-Device"] = device
     if carrier == "websocket":
         fields["Upgrade"] = "websocket"
         fields["Sec-WebSocket-Version"] = "13"

@@ -19,21 +19,25 @@ is done by tasks of admission and registration.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.config import LINKS_MAX
+from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
+from proxy_engine.login_guard import LoginGuard
 from proxy_engine.registration import Registration, Request
 from proxy_engine.storage import Store
 from proxy_engine.tasks import Tasks
+from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
     EVENT_LINK_DOWN,
+    EVENT_LINK_LOAD,
     EVENT_LINK_SPENT,
     EVENT_LINK_UP,
 )
@@ -54,6 +58,7 @@ class Links:
 
     Args:
         links_max: links one run of an agent may have; 0: one for each worker.
+        busy_share: percent of a core that makes a worker busy (link_demand.py).
     """
 
     def __init__(
@@ -63,7 +68,11 @@ class Links:
         table: TunnelTable,
         *,
         links_max: int = 0,
+        busy_share: int = 60,
+        cache: TokenCache | None = None,
+        guard: LoginGuard | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -73,13 +82,25 @@ class Links:
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
-        self._admission = Admission(engine, store, self._links, self._tasks, clock=clock)
+        self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
+        self._admission = Admission(
+            engine,
+            store,
+            self._links,
+            self._tasks,
+            cache=cache or TokenCache(store),
+            guard=guard or LoginGuard(0),
+            clock=clock,
+        )
         self._registration = Registration(
             engine, store, self._links, table, self._tasks, self._replace, clock
         )
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self._links)
 
     def of_device(self, device_id: int) -> list[Link]:
         """In the order they came up."""
@@ -94,6 +115,8 @@ class Links:
             self._record(*event[1:])
         elif event[0] == EVENT_LINK_SPENT:
             self._spent(event[1])
+        elif event[0] == EVENT_LINK_LOAD:
+            self._demand.load(event[1], event[2])
         elif event[0] == EVENT_LINK_DOWN:
             self._down(*event[1:])
 
@@ -113,14 +136,21 @@ class Links:
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more."""
         known = {token.id: token for token in await self._store.tokens()}
+        devices = {device.id: device for device in await self._store.devices()}
         now = self._clock()
         for link in self._links:
             token = known.get(link.token_id)
+            token = None if token is None else tokens.as_used(token, link.digest)
+            device = devices.get(link.device_id)
             reason = tokens.refusal(token, now)
-            if reason is None and token is not None and token.is_blocked:
+            if reason is None and device is None:
+                reason = "deleted_device"
+            if reason is None and device is not None and device.is_blocked:
                 reason = "blocked_device"
             if reason is not None:
                 self._close(link, reason, "the server took back this device's permission")
+            elif token is not None:
+                link.expires_at = token.expires_at
 
     async def tick(self) -> None:
         """Once a second: what time does to links, and what is written now and then."""
@@ -130,6 +160,7 @@ class Links:
                 self._close(link, "expired_token", "the token has expired")
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
+        self._demand.tick()
         await self._admission.tick()
 
     # Up and down
@@ -221,8 +252,9 @@ class Links:
         if isinstance(record, control.Register):
             self._registration.put(Request(link, record, True))
         elif isinstance(record, control.Drain):
+            link.is_draining = True
             self._engine.routes_apply(self._table.withdraw(link_id))
-            self._engine.link_drain(link_id)
+            self._engine.link_drain(link_id, close=True)
             _log.info("device drains", device=link.device, link=link_id)
         else:
             _log.warning(
@@ -231,6 +263,7 @@ class Links:
 
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""
+        self._demand.registered(link)
         for other in older:
             if other.is_leaving:
                 continue

@@ -88,9 +88,28 @@ class Registration:
             return {}  # refused as a whole
         return {
             spec.name: (spec.kind, request.link.device_id)
-            for spec in record.tunnels
-            if self._tunnels.get(spec.name) is None and name_refusal(spec.name, spec.kind) is None
+            for spec in self._permitted(request)
+            if self._tunnels.get(spec.name) is None
         }
+
+    def _permitted(self, request: Request) -> list[control.TunnelSpec]:
+        """The tunnels that can be and that the token allows; it may allow only so many."""
+        link = request.link
+        found = [
+            spec
+            for spec in {spec.name: spec for spec in request.record.tunnels}.values()
+            if name_refusal(spec.name, spec.kind) is None and link.scopes.allows_tunnel(spec.name)
+        ]
+        if not link.limits.tunnels:
+            return found
+        others = [other.id for other in self._links.older(link)]
+        held = self._tunnels.held(link.token_id, without=[link.id, *others])
+        permitted = []
+        for spec in found:
+            if spec.name in held or len(held) < link.limits.tunnels:
+                held.add(spec.name)
+                permitted.append(spec)
+        return permitted
 
     async def _claim(self, batch: list[Request]) -> set[str]:
         """Get every new name an owner, the first who asked; those the store failed for."""
@@ -120,10 +139,16 @@ class Registration:
         link.agent = sys.intern(record.agent[:TEXT_MAX])
         link.platform = sys.intern(record.platform[:TEXT_MAX])
         granted, refused = [], []
+        permitted = {spec.name for spec in self._permitted(request)}
         has_failed = any(spec.name in failed for spec in record.tunnels)
         for spec in {spec.name: spec for spec in record.tunnels}.values():
             reason = name_refusal(spec.name, spec.kind)
             tunnel = self._tunnels.get(spec.name)
+            if reason is None and not link.scopes.allows_tunnel(spec.name):
+                reason = "tunnel_forbidden", "the token does not allow this name"
+            elif reason is None and spec.name not in permitted:
+                most = link.limits.tunnels
+                reason = "too_many_tunnels", f"the token allows {most} tunnels at once"
             if reason is None and has_failed:  # all or nothing: the agent tries again
                 reason = "store_failed", "the server's store fails; try again later"
             elif reason is None and (tunnel is None or tunnel.device_id != link.device_id):
@@ -134,7 +159,9 @@ class Registration:
                 refused.append(control.RefusedTunnel(spec.name[:63], *reason))
         older = self._links.older(link)
         self._engine.routes_apply(
-            self._tunnels.serve(link.id, granted, instead_of=[other.id for other in older])
+            self._tunnels.serve(
+                link.id, granted, instead_of=[other.id for other in older], token=link.token_id
+            )
         )
         self._give_way(link, older)
         if is_answered:

@@ -12,13 +12,19 @@ import re
 import secrets
 from collections.abc import Iterable
 
+import msgspec
+
+from proxy_engine import grants
 from proxy_engine.errors import UsageError
+from proxy_engine.grants import Limits, Scopes
 from proxy_engine.storage import Store, Token
+from proxy_engine.token_cache import TokenSource
 
 PREFIX = "pe_"
 _FORM = re.compile(r"pe_[A-Za-z0-9_-]{43}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 KINDS = ("admin", "device")
+OVERLAP = 3600.0  # seconds that a secret stays good after it was replaced
 
 
 def new_secret() -> str:
@@ -29,8 +35,13 @@ def digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def is_name(name: str) -> bool:
+    """Whether a token or device may be called this."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, what: str = "token") -> None:
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f'"{name}" is not a {what} name: letters, digits, ".", "_" and "-", at most 63'
         )
@@ -44,12 +55,21 @@ async def create(
     device: str | None = None,
     now: float,
     expires_in: float | None = None,
+    scopes: Scopes = grants.ANY,
+    limits: Limits = grants.UNLIMITED,
 ) -> tuple[str, Token]:
-    """A new token: its secret, for the only time, and what is kept of it."""
+    """A new token: its secret, for the only time, and what is kept of it.
+
+    A device token is for one device, named like the token unless said otherwise, or, with
+    scopes for devices, for all that these allow. Raises UsageError, NameTaken.
+    """
     check_name(name)
-    if kind == "admin" and device is not None:
-        raise UsageError("an admin token has no device")
-    if kind == "device":
+    grants.check(scopes, kind)
+    if kind == "admin" and (device is not None or limits != grants.UNLIMITED):
+        raise UsageError("an admin token has no device and no limits")
+    if device is not None and scopes.devices is not None:
+        raise UsageError("a token is for one device or has scopes for devices, not both")
+    if kind == "device" and scopes.devices is None:
         device = name if device is None else device
         check_name(device, "device")
     secret = new_secret()
@@ -60,22 +80,48 @@ async def create(
         device=device,
         now=now,
         expires_at=None if expires_in is None else now + expires_in,
+        scopes=scopes,
+        limits=limits,
     )
     return secret, token
 
 
-async def find(store: Store, secret: str) -> Token | None:
+async def rotate(
+    store: Store, name: str, *, now: float, overlap: float = OVERLAP
+) -> tuple[str, Token] | None:
+    """A new secret for a live token, and the token. None if there is none of this name.
+
+    Args:
+        overlap: seconds for which the secret it had is still good.
+    """
+    secret = new_secret()
+    token = await store.token_rotate(name, digest(secret), now, now + overlap)
+    return None if token is None else (secret, token)
+
+
+async def find(source: TokenSource, secret: str) -> Token | None:
     """The token with this secret, live or not."""
-    return (await find_all(store, [secret])).get(secret)
+    return (await find_all(source, [secret])).get(secret)
 
 
-async def find_all(store: Store, secrets: Iterable[str]) -> dict[str, Token]:
+async def find_all(source: TokenSource, secrets: Iterable[str]) -> dict[str, Token]:
     """The tokens with these secrets, live or not, by secret."""
     wanted = {digest(secret): secret for secret in secrets if _FORM.fullmatch(secret)}
-    found = await store.tokens_by_digest(list(wanted)) if wanted else {}
+    found = await source.tokens_by_digest(list(wanted)) if wanted else {}
     return {
-        wanted[key]: token for key, token in found.items() if hmac.compare_digest(key, token.digest)
+        wanted[key]: token for key, row in found.items() if (token := as_used(row, key)) is not None
     }
+
+
+def as_used(token: Token, key: bytes) -> Token | None:
+    """The token as the secret with this digest opens it: with the end of that secret, if
+    the token has a newer one. None if the secret is not, or no more, one of its two."""
+    if hmac.compare_digest(key, token.digest):
+        return token
+    if token.old_digest is None or not hmac.compare_digest(key, token.old_digest):
+        return None
+    ends = [end for end in (token.old_expires_at, token.expires_at) if end is not None]
+    return msgspec.structs.replace(token, digest=key, expires_at=min(ends))
 
 
 def refusal(token: Token | None, now: float) -> str | None:

@@ -6,6 +6,7 @@ visitor is told 503 device_offline and not 404.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ class TunnelTable:
         self._default_tunnel = default_tunnel
         self._entries: dict[str, _Entry] = {}  # by name
         self._served: dict[int, tuple[str, ...]] = {}  # by link
+        self._holders: dict[int, int] = {}  # tokens, by link
+        self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -64,17 +67,31 @@ class TunnelTable:
         for tunnel in tunnels:
             self._entries.setdefault(tunnel.name, _Entry(tunnel))
 
+    def set_default(self, name: str) -> list[RouteOp]:
+        """From now on this is the tunnel of requests that match no other; "" for none."""
+        before, self._default_tunnel = self._default_tunnel, name
+        ops: list[RouteOp] = [("delete", "default")] if before in self._entries else []
+        return ops + (self._ops(self._entries[name]) if name in self._entries else [])
+
     def serve(
-        self, link: int, tunnels: Sequence[Tunnel], *, instead_of: Collection[int] = ()
+        self,
+        link: int,
+        tunnels: Sequence[Tunnel],
+        *,
+        instead_of: Collection[int] = (),
+        token: int = 0,
     ) -> list[RouteOp]:
         """From now on this link serves these tunnels, beside others, and nothing else.
 
         Args:
             instead_of: links that give these tunnels up to this one.
+            token: whose limit they count for.
         """
         names = tuple(tunnel.name for tunnel in tunnels)
         ops = self.withdraw(link, keep=names)
         self._served[link] = names
+        self._holders[link] = token
+        self._held.setdefault(token, Counter()).update(names)
         for tunnel in tunnels:
             entry = self._entries.setdefault(tunnel.name, _Entry(tunnel))
             links = tuple(other for other in entry.links if other not in instead_of)
@@ -87,12 +104,33 @@ class TunnelTable:
     def withdraw(self, link: int, keep: Collection[str] = ()) -> list[RouteOp]:
         """This link serves nothing any more, or only the tunnels to keep."""
         ops: list[RouteOp] = []
-        for name in self._served.pop(link, ()):
+        names = self._served.pop(link, ())
+        self._drop(self._holders.pop(link, 0), names)
+        for name in names:
             entry = self._entries[name]
             if name not in keep and link in entry.links:
                 entry.links = tuple(other for other in entry.links if other != link)
                 ops += self._ops(entry)
         return ops
+
+    def held(self, token: int, without: Iterable[int]) -> set[str]:
+        """The names that links of this token serve, leaving out some links of it."""
+        rest = Counter(self._held.get(token, ()))
+        for link in without:
+            if self._holders.get(link) == token:
+                rest.subtract(self._served[link])
+        return {name for name, count in rest.items() if count > 0}
+
+    def _drop(self, token: int, names: Iterable[str]) -> None:
+        held = self._held.get(token)
+        if held is None:
+            return
+        for name in names:
+            held[name] -= 1
+            if not held[name]:
+                del held[name]
+        if not held:
+            del self._held[token]
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
         """Those that serve it; () while its device is away."""

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from proxy_engine.grants import Limits, PortRange, Scopes
 from proxy_engine.storage import NameTaken, Store, Token
 from tests.storage.conftest import Backend
 
@@ -72,6 +73,59 @@ async def test_a_token_is_revoked_once(store: Store) -> None:
     assert not await store.token_revoke("pi", 6.0)
     [token] = await store.tokens()
     assert token.revoked_at == 5.0
+
+
+async def test_scopes_and_limits_come_back_as_they_were(store: Store) -> None:
+    scopes = Scopes(devices=("s-*",), tunnels=(), ports=(PortRange(2000, 2010),))
+    limits = Limits(tunnels=3)
+    made = await store.token_add(
+        name="fleet", kind="device", digest=b"f" * 32, device=None, now=1.0, expires_at=None,
+        scopes=scopes, limits=limits,
+    )  # fmt: skip
+    assert (made.scopes, made.limits, made.device_id) == (scopes, limits, None)
+    assert await store.tokens() == [made]
+
+
+async def test_a_token_is_rotated_and_found_by_both_digests(store: Store) -> None:
+    await device_token(store, "pi")
+    await device_token(store, "other")
+    rotated = await store.token_rotate("pi", b"n" * 32, 5.0, 65.0)
+    assert rotated is not None
+    assert (rotated.digest, rotated.old_digest) == (b"n" * 32, b"pi".ljust(32))
+    assert rotated.old_expires_at == 65.0
+    found = await store.tokens_by_digest([b"n" * 32, b"pi".ljust(32)])
+    assert found == dict.fromkeys([b"n" * 32, b"pi".ljust(32)], rotated)
+    await store.token_rotate("pi", b"m" * 32, 6.0, 66.0)
+    assert set(await store.tokens_by_digest([b"m" * 32, b"n" * 32, b"pi".ljust(32)])) == {
+        b"m" * 32, b"n" * 32,
+    }  # fmt: skip
+
+
+async def test_a_revoked_or_expired_token_is_not_rotated(store: Store) -> None:
+    await device_token(store, "pi")
+    await store.token_revoke("pi", 2.0)
+    assert await store.token_rotate("pi", b"n" * 32, 5.0, 65.0) is None
+    await store.token_add(
+        name="short", kind="admin", digest=b"s" * 32, device=None, now=1.0, expires_at=4.0
+    )
+    assert await store.token_rotate("short", b"n" * 32, 4.0, 65.0) is None
+    assert await store.token_rotate("nobody", b"n" * 32, 5.0, 65.0) is None
+
+
+async def test_a_device_registers_itself_once(store: Store) -> None:
+    await device_token(store, "pi")
+    fleet = await store.token_add(
+        name="fleet", kind="device", digest=b"f" * 32, device=None, now=1.0, expires_at=None
+    )
+    claims = [("s-1", fleet.id), ("s-2", fleet.id), ("pi", fleet.id)]
+    first = await store.devices_claim(claims, 2.0)
+    assert {name: device.owner_token_id for name, device in first.items()} == {
+        "s-1": fleet.id, "s-2": fleet.id, "pi": None,
+    }  # fmt: skip
+    assert first["s-1"].created_at == 2.0
+    assert await store.devices_claim([("s-1", 99)], 3.0) == {"s-1": first["s-1"]}
+    assert await store.devices_claim([], 3.0) == {}
+    assert len(await store.devices()) == 3
 
 
 async def test_what_was_seen_of_nobody_is_no_error(store: Store) -> None:

@@ -25,9 +25,10 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
-from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_UNACKED_MAX, YamuxStream, yamux_stream_open, yamux_stream_release,
-    yamux_stream_send,
+from proxy_engine_core.yamux.send cimport yamux_stream_send
+from proxy_engine_core.yamux.session cimport YAMUX_RESET_CANCEL, YamuxStream
+from proxy_engine_core.yamux.stream cimport (
+    YAMUX_UNACKED_MAX, yamux_stream_open, yamux_stream_release,
 )
 
 
@@ -95,8 +96,8 @@ cdef HttpStream *pool_take(
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = pool_of(link, route.id)
     cdef HttpStream *http
-    cdef YamuxStream *stream
     cdef uint8_t preamble[19 + TUNNEL_NAME_SIZE_MAX]
+    cdef uint32_t preamble_size = 0
     if pool == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
@@ -112,6 +113,21 @@ cdef HttpStream *pool_take(
         http.idled_us = worker.now_us - http.idle_since_us
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
+    if link.has_preamble:
+        preamble_size = preamble_encode(preamble, route_name(route), route.name_size)
+    return pool_open(link, route, preamble, preamble_size)
+
+
+cdef HttpStream *pool_open(
+    Link *link, const Route *route, const uint8_t *preamble, uint32_t preamble_size
+) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    cdef StreamPool *pool = pool_of(link, route.id)
+    cdef HttpStream *http
+    cdef YamuxStream *stream
+    if pool == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return NULL
     if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
         make_room(link)
     if pool_is_full(link):
@@ -136,9 +152,7 @@ cdef HttpStream *pool_take(
     stream.owner = http
     stream.owner_kind = OWNER_HTTP
     link_touch(link)
-    if link.has_preamble and yamux_stream_send(
-        stream, preamble, preamble_encode(preamble, route_name(route), route.name_size)
-    ) < 0:
+    if preamble_size and yamux_stream_send(stream, preamble, preamble_size) < 0:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL

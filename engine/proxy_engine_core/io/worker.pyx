@@ -1,7 +1,7 @@
 # See worker.pxd.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENOMEM, EPROTO
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
@@ -21,11 +21,11 @@ from proxy_engine_core.io.pressure cimport (
 )
 from proxy_engine_core.io.socket cimport Address, socket_accept
 from proxy_engine_core.io.sys cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
-    EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create, pthread_join,
-    pthread_self, pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t, timespec,
-    write,
+    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN,
+    EPOLLOUT, EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime,
+    close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create,
+    pthread_getcpuclockid, pthread_join, pthread_self, pthread_setname_np, pthread_sigmask,
+    sigdelset, sigfillset, sigset_t, timespec, write,
 )
 from proxy_engine_core.io.timer cimport (
     Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
@@ -146,7 +146,16 @@ cdef int worker_start(Worker *worker) noexcept nogil:
     if error:
         return -error
     worker.has_thread = True
+    worker.has_cpu_clock = pthread_getcpuclockid(worker.thread, &worker.cpu_clock) == 0
     return 0
+
+
+cdef uint64_t worker_cpu_us(const Worker *worker) noexcept nogil:
+    # The clock names the thread to the kernel, so it only fails when the thread has gone.
+    cdef timespec used
+    if not worker.has_cpu_clock or clock_gettime(worker.cpu_clock, &used) < 0:
+        return 0
+    return <uint64_t>used.tv_sec * 1_000_000 + <uint64_t>used.tv_nsec // 1000
 
 
 cdef void worker_ask_to_stop(Worker *worker) noexcept nogil:
@@ -357,17 +366,17 @@ cdef void worker_run(Worker *worker) noexcept nogil:
 
 # --- listeners --------------------------------------------------------------------------
 
-cdef int worker_listen(Worker *worker, int fd) noexcept nogil:
-    """Accept connections from a listening socket; takes the fd over. 0 or -errno."""
-    cdef Conn *conn = <Conn *>calloc(1, sizeof(Conn))
+cdef int worker_listen(Worker *worker, int fd, uint16_t port) noexcept nogil:
+    cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
     cdef int error
-    if conn == NULL:
+    if listener == NULL:
         close(fd)
         return -ENOMEM
-    buffer_init(&conn.out, &worker.pool, 0)
-    error = conn_attach(worker, conn, fd, CONN_LISTENER)
+    listener.port = port
+    buffer_init(&listener.conn.out, &worker.pool, 0)
+    error = conn_attach(worker, &listener.conn, fd, CONN_LISTENER)
     if error < 0:
-        free(conn)
+        free(listener)
     return error
 
 
@@ -392,7 +401,7 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
             return
         count(worker.counters, COUNT_ACCEPTED, 1)
         pressure_accepted(worker, fd)
-        worker.on_accept(worker, fd, &peer)
+        worker.on_accept(worker, fd, &peer, (<Listener *>conn).port)
     conn_requeue(conn)          # more may be waiting, and the edge will not come again
 
 
@@ -405,6 +414,15 @@ cdef void worker_close_listeners(Worker *worker) noexcept nogil:
     for slot in range(worker.slot_count):
         if worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_LISTENER:
             conn_close(worker.conns[slot])
+
+
+cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil:
+    cdef uint32_t slot
+    cdef Conn *conn
+    for slot in range(worker.slot_count):
+        conn = worker.conns[slot]
+        if conn != NULL and conn.kind == CONN_LISTENER and (<Listener *>conn).port == port:
+            conn_close(conn)
 
 
 # --- news for Python --------------------------------------------------------------------

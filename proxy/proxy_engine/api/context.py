@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
+    from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
+    from proxy_engine.token_cache import TokenCache
     from proxy_engine.tunnels import TunnelTable
     from proxy_engine_core.core import Engine
 
@@ -19,13 +22,18 @@ class Service(Protocol):
     """The part of app.Server that the API uses."""
 
     settings: Settings
+    sources: dict[str, str]
     started_at: float
     is_draining: bool
     store: Store
+    cache: TokenCache
+    guard: LoginGuard
     engine: Engine
     links: Links
     table: TunnelTable
     request_log: RequestLog
+
+    def reload(self) -> Reloaded: ...
 
 
 @dataclass

@@ -56,6 +56,8 @@ class Dispatcher:
     async def answer(self, route: Route, ask: Ask) -> Answer:
         """Never raises."""
         try:
+            if route.scope == "write" and ask.actor is not None and ask.actor.scopes.read_only:
+                raise Problem(403, "read_only", "this token may look and not change")
             key = ask.headers.get("idempotency-key")
             if route.method != "POST" or key is None:
                 return await self._checked(route, ask)

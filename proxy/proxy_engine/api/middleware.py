@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -66,9 +67,16 @@ async def admin_only(request: web.Request, handler: Handler) -> web.StreamRespon
     secret = tokens.bearer(request.headers.get("Authorization"))
     if secret is None:
         raise Problem(401, "no_token", "send Authorization: Bearer ADMIN_TOKEN", CHALLENGE)
-    token = await tokens.find(request.app[SERVER].store, secret)
-    code = tokens.refusal(token, time.time())
+    service, peer, now = request.app[SERVER], request.remote or "", time.time()
+    if service.cache.peek(tokens.digest(secret)) is None:
+        wait = service.guard.wait(peer, now)
+        if wait:
+            retry = {"Retry-After": str(math.ceil(wait))}
+            raise Problem(429, "too_many_logins", "too many failed logins from here", retry)
+    token = await tokens.find(service.cache, secret)
+    code = tokens.refusal(token, now)
     if code is not None or token is None:
+        service.guard.fail(peer, now)
         raise Problem(401, code or "unknown_token", "this token opens nothing", CHALLENGE)
     if token.kind != "admin":
         raise Problem(403, "wrong_kind", "this is a device token; the API needs an admin token")

@@ -23,6 +23,7 @@ Times are seconds since the epoch."""
 _OF_API = {
     401: "no admin token, or one that opens nothing",
     403: "the token does not allow this",
+    429: "too many failed logins from this address",
     421: "a Host name the API does not answer to",
     503: "the store can not be used now",
 }

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
-from proxy_engine.cli.process_title import hide_token
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -20,6 +19,9 @@ def add_parser(verbs: Any) -> None:
     add_setting(parser, "server", metavar="URL", help="such as http://proxy.example.com:8080")
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
+    add_setting(
+        parser, "device", metavar="NAME", help="of this device, if the token is for several"
+    )
     add_setting(
         parser,
         "http",
@@ -42,8 +44,6 @@ def run(args: argparse.Namespace) -> int:
     if not chosen.http:
         raise UsageError("which services? give --http NAME=HOST:PORT")
     token = _token(chosen)
-    if chosen.token:
-        hide_token(chosen.token)
     from proxy_engine import logs
     from proxy_engine.agent import parse_server
     from proxy_engine.runner import run_async
@@ -57,18 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _token(chosen: Settings) -> str:
-    from proxy_engine.errors import UsageError, error_text
+    from proxy_engine.config import secret
+    from proxy_engine.errors import UsageError
 
-    token = chosen.token
-    if chosen.token_file == "-":
-        token = sys.stdin.readline()
-    elif chosen.token_file:
-        try:
-            with open(chosen.token_file, encoding="utf-8") as stream:
-                token = stream.readline()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"token file {chosen.token_file}: {error_text(error)}") from None
-    token = token.strip()
+    token = secret(chosen, "token")
     if not token:
         raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
     if not token.isascii() or not token.isprintable() or " " in token:
@@ -97,6 +89,7 @@ async def _connect(chosen: Settings, token: str) -> int:
         resolve=resolve,
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
+        device=chosen.device,
         links_max=chosen.links,
     )
     runner = EngineRunner(engine, agent.on_event)

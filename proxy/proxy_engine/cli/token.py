@@ -1,4 +1,4 @@
-"""proxy-engine token: make, list and revoke tokens, whether the server runs or not."""
+"""proxy-engine token: make, list, rotate and revoke tokens, whether the server runs or not."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_store, settings
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Store, Token
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("token", help="make, list and revoke tokens")
+    parser = verbs.add_parser("token", help="make, list, rotate and revoke tokens")
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
 
     create = actions.add_parser("create", help="make a token and print it, only now")
@@ -22,14 +22,44 @@ def add_parser(verbs: Any) -> None:
     create.add_argument(
         "--kind", choices=("device", "admin"), default="device", help="what it opens [device]"
     )
-    create.add_argument("--device", default=None, help="the device it is for [the token's name]")
+    create.add_argument(
+        "--device",
+        metavar="NAME",
+        dest="for_device",  # "device" is a setting
+        default=None,
+        help="the device it is for [the token's name]",
+    )
     create.add_argument("--expires", metavar="TIME", default=None, help="such as 30d [never]")
+    create.add_argument(
+        "--scope",
+        metavar="SCOPE",
+        action="append",
+        default=[],
+        help="bound it: tunnel=PATTERN, port=FIRST-LAST, device=PATTERN, read-only; repeatable",
+    )
+    create.add_argument(
+        "--limit",
+        metavar="LIMIT",
+        action="append",
+        default=[],
+        help="bound it: tunnels=N, all its links together",
+    )
     listing = actions.add_parser("list", help="show the tokens, without their secrets")
     listing.add_argument("--json", action="store_true", help="one JSON array")
     revoke = actions.add_parser("revoke", help="make a token useless; its links are closed")
     revoke.add_argument("name", metavar="NAME")
-    for action, function in ((create, _create), (listing, _list), (revoke, _revoke)):
-        add_setting(action, "data_dir", metavar="DIR", help="the server's data dir")
+    rotate = actions.add_parser("rotate", help="give a token a new secret and print it, only now")
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument(
+        "--overlap", metavar="TIME", default="1h", help="how long the old one is still good [1h]"
+    )
+    for action, function in (
+        (create, _create),
+        (listing, _list),
+        (revoke, _revoke),
+        (rotate, _rotate),
+    ):
+        add_store(action)
         add_common(action, function)
 
 
@@ -42,7 +72,7 @@ async def _open(args: argparse.Namespace, *, create: bool = False) -> Store:
 def _create(args: argparse.Namespace) -> int:
     import asyncio
 
-    from proxy_engine import tokens
+    from proxy_engine import grants, tokens
     from proxy_engine.errors import ProxyEngineError, UsageError
     from proxy_engine.storage import NameTaken
     from proxy_engine.values import parse_duration
@@ -52,6 +82,8 @@ def _create(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"--expires: {error}") from None
     tokens.check_name(args.name)
+    scopes = grants.parse_scopes(args.scope)
+    limits = grants.parse_limits(args.limit)
 
     async def work() -> str:
         store = await _open(args, create=True)
@@ -60,9 +92,11 @@ def _create(args: argparse.Namespace) -> int:
                 store,
                 name=args.name,
                 kind=args.kind,
-                device=args.device,
+                device=args.for_device,
                 now=time.time(),
                 expires_in=expires_in,
+                scopes=scopes,
+                limits=limits,
             )
             return secret
         except NameTaken:
@@ -92,13 +126,14 @@ def _list(args: argparse.Namespace) -> int:
     from proxy_engine.cli.output import table
 
     table(
-        ("name", "kind", "device", "state", "created", "expires", "last used"),
+        ("name", "kind", "device", "state", "allows", "created", "expires", "last used"),
         [
             (
                 token.name,
                 token.kind,
                 token.device or "-",
                 _state(token, now),
+                " ".join([*token.scopes.texts(), *token.limits.texts()]) or "all",
                 _date(token.created_at),
                 _date(token.expires_at),
                 _date(token.last_used_at),
@@ -126,6 +161,32 @@ def _revoke(args: argparse.Namespace) -> int:
     return 0
 
 
+def _rotate(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from proxy_engine import tokens
+    from proxy_engine.errors import ProxyEngineError, UsageError
+    from proxy_engine.values import parse_duration
+
+    try:
+        overlap = parse_duration(args.overlap)
+    except ValueError as error:
+        raise UsageError(f"--overlap: {error}") from None
+
+    async def work() -> tuple[str, Token] | None:
+        store = await _open(args)
+        try:
+            return await tokens.rotate(store, args.name, now=time.time(), overlap=overlap)
+        finally:
+            await store.close()
+
+    made = asyncio.run(work())
+    if made is None:
+        raise ProxyEngineError(f'there is no live token named "{args.name}"')
+    print(made[0])
+    return 0
+
+
 def _state(token: Token, now: float) -> str:
     from proxy_engine.tokens import refusal
 
@@ -139,10 +200,13 @@ def _public(token: Token, now: float) -> dict[str, Any]:
         "kind": token.kind,
         "device": token.device,
         "state": _state(token, now),
+        "scopes": token.scopes.texts(),
+        "limits": token.limits.texts(),
         "created_at": token.created_at,
         "expires_at": token.expires_at,
         "revoked_at": token.revoked_at,
         "last_used_at": token.last_used_at,
+        "old_secret_until": token.old_expires_at,
     }
 
 

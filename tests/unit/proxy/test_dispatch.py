@@ -15,11 +15,20 @@ from proxy_engine.api.paging import Page, PageQuery, page_of
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes, Stream
 from proxy_engine.errors import StorageError, UsageError
-from proxy_engine.storage import NameTaken
+from proxy_engine.grants import Scopes
+from proxy_engine.storage import NameTaken, Token
 
 routes = Routes("things", "Things.")
 things: dict[str, int] = {}
 raised: list[Exception] = []
+
+
+def token(*, read_only: bool = False) -> Token:
+    return Token(
+        id=1, name="t", kind="admin", digest=b"", device_id=None, device=None, is_blocked=False,
+        created_at=0.0, expires_at=None, revoked_at=None, last_used_at=None,
+        scopes=Scopes(read_only=read_only),
+    )  # fmt: skip
 
 
 class Name(msgspec.Struct):
@@ -279,3 +288,14 @@ def test_the_document_says_what_the_table_does() -> None:
     assert limit["schema"] == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
     [change] = [route for route in routes if route.name == "change_thing"]
     assert 412 in statuses(change)
+
+
+async def test_a_read_only_token_may_look_and_not_change(dispatcher: Dispatcher) -> None:
+    things["a"] = 1
+    found: dict[str, list[int]] = {}
+    for name, actor in (("reader", token(read_only=True)), ("admin", token())):
+        found[name] = [
+            (await ask(dispatcher, route, path="a", actor=actor))[0]
+            for route in ("read_thing", "delete_thing")
+        ]
+    assert found == {"reader": [200, 403], "admin": [200, 204]}

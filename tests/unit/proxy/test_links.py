@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from proxy_engine import tokens
+from proxy_engine import grants, tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
+from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage.sqlite import SqliteStore
+from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
-from proxy_engine_core.core import EVENT_LINK_SPENT
+from proxy_engine_core.core import EVENT_LINK_LOAD, EVENT_LINK_SPENT
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
 
 RAW = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
@@ -26,7 +28,12 @@ class Server:
         self.now = 1000.0
         self.table = TunnelTable(domain="localhost", port=8080)
         fake: Any = engine
-        self.links = Links(fake, store, self.table, links_max=links_max, clock=lambda: self.now)
+        self.cache = TokenCache(store)
+        self.guard = LoginGuard(3)
+        self.links = Links(
+            fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
+            clock=lambda: self.now, monotonic=lambda: self.now,
+        )  # fmt: skip
         self._ticket = 0
 
     async def settle(self) -> None:
@@ -154,8 +161,9 @@ async def test_an_admin_token_makes_no_link(server: Server, store: SqliteStore) 
     assert (status(response), body(response)["error"]) == (403, "wrong_kind")
 
 
-async def block(store: SqliteStore) -> None:
-    await store._write(lambda db: db.execute("UPDATE devices SET is_blocked = 1"))
+async def block(store: SqliteStore, name: str = "pi") -> None:
+    query = "UPDATE devices SET is_blocked = 1 WHERE name = ?"
+    await store._write(lambda db: db.execute(query, (name,)))
 
 
 async def test_a_blocked_device_is_403(server: Server, store: SqliteStore, secret: str) -> None:
@@ -348,7 +356,41 @@ async def test_a_device_that_drains_gets_nothing_new(server: Server, secret: str
     await server.say(7, {"type": "drain"})
     assert server.route("web") == ()
     assert server.engine.calls[-1] == ("drain", 7)
+    assert server.engine.drained == [7]
     assert server.engine.closed == []
+
+
+async def test_a_link_made_again_leaves_the_one_of_its_number_that_drains_alone(
+    engine: FakeEngine, store: SqliteStore, secret: str
+) -> None:
+    server = Server(engine, store, links_max=2)
+    await server.serve(7, secret, number=1)
+    await server.serve(8, secret, number=2)
+    await server.say(8, {"type": "drain"})
+    assert server.route("web") == (7,)
+    await server.serve(9, secret, number=2)
+    assert server.route("web") == (7, 9)
+    server.now += 1000
+    await server.links.tick()
+    assert engine.closed == []
+    assert server.said(8)[1:] == []
+
+
+async def test_a_busy_worker_makes_its_agent_make_another_link(
+    store: SqliteStore, secret: str
+) -> None:
+    engine = FakeEngine(workers=2)
+    server = Server(engine, store, links_max=2)
+    await server.serve(7, secret, number=1)
+    for _ in range(20):
+        server.now += 1
+        engine.cpu_us[server.engine.replies[-1][2]["worker"]] += 900_000
+        server.links.on_event((EVENT_LINK_LOAD, 7, 1000))
+        await server.links.tick()
+    assert server.said(7)[-1] == {"type": "links", "wanted": 2}
+    await server.serve(8, secret, number=2)
+    workers = [options["worker"] for _, _, options in engine.replies]
+    assert sorted(workers) == [0, 1]
 
 
 async def test_the_server_tells_its_links_that_it_drains(server: Server, secret: str) -> None:
@@ -403,6 +445,156 @@ async def test_blocking_a_device_closes_its_links(server: Server, secret: str) -
     await block(server.store)
     await server.links.recheck()
     assert server.engine.closed == [(7, "blocked_device")]
+
+
+async def test_a_link_made_with_a_secret_that_was_replaced_ends_with_the_overlap(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret)
+    made = await tokens.rotate(server.store, "pi", now=server.now, overlap=60.0)
+    assert made is not None
+    await server.links.recheck()
+    await server.links.tick()
+    assert server.engine.closed == []
+    server.now += 60
+    await server.links.tick()
+    assert server.engine.closed == [(7, "expired_token")]
+
+
+async def test_a_secret_replaced_twice_ends_its_links_at_once(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    for _ in range(2):
+        await tokens.rotate(server.store, "pi", now=server.now)
+    await server.links.recheck()
+    assert server.engine.closed == [(7, "unknown_token")]
+
+
+async def fleet(server: Server, *scopes: str, limits: str = "") -> str:
+    secret, _ = await tokens.create(
+        server.store, name="fleet", now=0.0, scopes=grants.parse_scopes(scopes),
+        limits=grants.parse_limits([limits]), device=None,
+    )  # fmt: skip
+    return secret
+
+
+async def test_devices_of_one_token_register_themselves(server: Server) -> None:
+    secret = await fleet(server, "device=sensor-*")
+    await server.link(7, secret, Proxy_Engine_Device="sensor-1")
+    await server.link(8, secret, Proxy_Engine_Device="sensor-2")
+    await server.link(9, secret, Proxy_Engine_Device="sensor-1")
+    assert [device.name for device in await server.store.devices()] == ["sensor-1", "sensor-2"]
+    first, second = (await server.store.devices())[:2]
+    assert [link.id for link in server.links.of_device(first.id)] == [7, 9]
+    assert [link.device for link in server.links.of_device(second.id)] == ["sensor-2"]
+    for name, code in [
+        ("", "no_device"),
+        ("camera-1", "wrong_device"),
+        ("sensor- 1", "wrong_device"),
+    ]:
+        request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Device=name, **AGENT)
+        response = await server.ask(request)
+        assert (status(response), body(response)["error"]) == (403, code)
+    assert len(await server.store.devices()) == 2
+
+
+async def test_a_device_of_many_that_is_blocked_stays_out(server: Server) -> None:
+    secret = await fleet(server, "device=*")
+    await server.link(7, secret, Proxy_Engine_Device="pi")
+    await server.link(8, secret, Proxy_Engine_Device="po")
+    await block(server.store)
+    server.cache.clear()
+    await server.links.recheck()
+    assert server.engine.closed == [(7, "blocked_device")]
+    request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Device="pi", **AGENT)
+    response = await server.ask(request)
+    assert (status(response), body(response)["error"]) == (403, "blocked_device")
+
+
+async def test_the_token_of_one_device_is_no_other_ones(server: Server, secret: str) -> None:
+    await server.link(7, secret, Proxy_Engine_Device="pi")
+    request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Device="po", **AGENT)
+    assert body(await server.ask(request))["error"] == "wrong_device"
+
+
+async def test_each_tunnel_needs_the_tokens_permission(server: Server) -> None:
+    secret = await fleet(server, "tunnel=web-*")
+    await server.link(7, secret)
+    said = await server.register(7, "web-1", "api")
+    assert [tunnel["name"] for tunnel in said["tunnels"]] == ["web-1"]
+    assert [(item["name"], item["code"]) for item in said["refused"]] == [
+        ("api", "tunnel_forbidden")
+    ]
+    assert [tunnel.name for tunnel in await server.store.tunnels()] == ["web-1"]  # nor claimed
+
+
+async def test_a_stock_device_needs_permission_for_its_tunnel_too(server: Server) -> None:
+    secret = await fleet(server, "tunnel=web-*")
+    peer = "1.2.3.4:9"
+    await server.ask(head(Authorization=f"Bearer {secret}", **RAW), peer)
+    server.links.on_event((2, 9, server.engine.replies[-1][2]["device"], peer, b""))
+    await server.settle()
+    assert "name:fleet" not in server.engine.routes
+
+
+async def test_a_token_has_no_more_tunnels_at_once_than_it_may(server: Server) -> None:
+    secret = await fleet(server, "device=*", limits="tunnels=2")
+    await server.link(7, secret, Proxy_Engine_Device="a")
+    await server.link(8, secret, Proxy_Engine_Device="b")
+    await server.register(7, "one")
+    said = await server.register(8, "two", "three")
+    assert [tunnel["name"] for tunnel in said["tunnels"]] == ["two"]
+    assert [(item["name"], item["code"]) for item in said["refused"]] == [
+        ("three", "too_many_tunnels")
+    ]
+    assert [tunnel.name for tunnel in await server.store.tunnels()] == ["one", "two"]
+    await server.down(7)
+    said = await server.register(8, "two", "three")
+    assert [tunnel["name"] for tunnel in said["tunnels"]] == ["two", "three"]
+
+
+async def test_who_takes_over_inherits_the_tunnels_that_count(server: Server) -> None:
+    secret = await fleet(server, limits="tunnels=1")
+    await server.link(7, secret, instance="i")
+    await server.register(7, "one")
+    await server.link(8, secret, instance="j")
+    said = await server.register(8, "two")
+    assert [tunnel["name"] for tunnel in said["tunnels"]] == ["two"]
+
+
+async def test_an_address_that_fails_too_often_waits_but_not_who_is_known(
+    server: Server, secret: str
+) -> None:
+    good = head(Authorization=f"Bearer {secret}", **AGENT)
+    assert status(await server.ask(good)) == 101
+    for digit in "abc":
+        wrong = head(Authorization="Bearer pe_" + digit * 43, **AGENT)
+        assert status(await server.ask(wrong)) == 401
+    response = await server.ask(wrong)
+    assert (status(response), body(response)["error"]) == (429, "too_many_logins")
+    assert int(fields(response)["retry-after"]) > 0
+    assert (server.guard.failed, server.guard.limited) == (3, 1)
+    assert status(await server.ask(good)) == 101
+    assert status(await server.ask(wrong, "1.2.3.5:1")) == 401
+    server.now += 20
+    assert status(await server.ask(wrong)) == 401
+
+
+async def test_known_devices_come_in_while_the_store_fails(
+    server: Server, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = await fleet(server, "device=*")
+    await server.link(7, secret)
+    await server.link(8, many, Proxy_Engine_Device="a")
+
+    async def fail(*_: object) -> None:
+        raise StorageError("disk on fire")
+
+    monkeypatch.setattr(server.store, "tokens_by_digest", fail)
+    monkeypatch.setattr(server.store, "devices_claim", fail)
+    await server.link(9, secret)
+    await server.link(10, many, Proxy_Engine_Device="a")
+    request = head(Authorization=f"Bearer {many}", Proxy_Engine_Device="new", **AGENT)
+    assert status(await server.ask(request)) == 503
 
 
 async def test_an_expiring_token_closes_its_links(server: Server, store: SqliteStore) -> None:

@@ -79,4 +79,34 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE request_batches ADD COLUMN bytes_total INTEGER NOT NULL DEFAULT 0",
         "UPDATE request_batches SET time_us = CAST(strftime('%s', 'now') AS INTEGER) * 1000000",
     ),
+    (
+        # Tokens for many devices, scopes, limits, rotation: the table anew for its last CHECK.
+        "ALTER TABLE devices ADD COLUMN owner_token_id INTEGER",
+        "ALTER TABLE tokens RENAME TO tokens_before",
+        """
+        CREATE TABLE tokens (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            name TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL CHECK (kind IN ('admin', 'device')),
+            digest BLOB NOT NULL UNIQUE,
+            old_digest BLOB UNIQUE,
+            old_expires_at REAL,
+            device_id INTEGER REFERENCES devices (id) ON DELETE CASCADE,
+            created_at REAL NOT NULL,
+            expires_at REAL,
+            revoked_at REAL,
+            last_used_at REAL,
+            scopes TEXT NOT NULL DEFAULT '{}',  -- grants.Scopes
+            limits TEXT NOT NULL DEFAULT '{}',  -- grants.Limits
+            CHECK (kind = 'device' OR device_id IS NULL)
+        ) STRICT
+        """,
+        """
+        INSERT INTO tokens
+            (id, name, kind, digest, device_id, created_at, expires_at, revoked_at, last_used_at)
+        SELECT id, name, kind, digest, device_id, created_at, expires_at, revoked_at, last_used_at
+        FROM tokens_before
+        """,
+        "DROP TABLE tokens_before",
+    ),
 )

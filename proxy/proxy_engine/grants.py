@@ -1,0 +1,171 @@
+"""What a token allows beyond its kind: scopes, which bound what it is good for, and limits,
+which bound how much of it there may be at once.
+
+As text, on the command line and in settings: `tunnel=web-*`, `port=2000-2010`,
+`device=sensor-*`, `read-only`; `tunnels=5`. As JSON, in the
+store and in the API: the structs below.
+
+Pure: nothing here talks to anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from proxy_engine.errors import UsageError, suggestion
+
+PATTERNS_MAX = 64  # of each kind in one token
+_PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,63}", re.ASCII)
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
+LIMIT_MAX = 1_000_000
+
+Pattern = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9._*?-]{1,63}$", description='a name; "*" and "?" match any'),
+]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Limit = Annotated[int, msgspec.Meta(ge=0, le=LIMIT_MAX, description="0: no limit")]
+
+
+class PortRange(NamedTuple):
+    """Both ends belong to it."""
+
+    first: Port
+    last: Port
+
+    def __str__(self) -> str:
+        return f"{self.first}" if self.first == self.last else f"{self.first}-{self.last}"
+
+
+class Scopes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
+             forbid_unknown_fields=True):  # fmt: skip
+    """What a token is good for. None bounds nothing; an empty list allows none."""
+
+    devices: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = None
+    tunnels: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = None
+    ports: Annotated[tuple[PortRange, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = None
+    read_only: bool = False
+
+    def allows_device(self, name: str) -> bool:
+        """Whether a device may register by this name. One device's own token has no patterns."""
+        return _matches(self.devices, name)
+
+    def allows_tunnel(self, name: str) -> bool:
+        return _matches(self.tunnels, name)
+
+    def allows_port(self, port: int) -> bool:
+        """Whether a tunnel may have this public port; the server's own settings stand above."""
+        return self.ports is None or any(first <= port <= last for first, last in self.ports)
+
+    def texts(self) -> list[str]:
+        """As parse_scopes() takes them."""
+        found: list[str] = []
+        for word, patterns in (("device", self.devices), ("tunnel", self.tunnels)):
+            found += [f"{word}={pattern}" for pattern in patterns or ()]
+            found += [f"{word}=none"] if patterns == () else []
+        found += [f"port={ports}" for ports in self.ports or ()]
+        found += ["port=none"] if self.ports == () else []
+        return [*found, "read-only"] if self.read_only else found
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
+             forbid_unknown_fields=True):  # fmt: skip
+    """How much of it there may be, over all links of a token together. 0: no limit."""
+
+    tunnels: Limit = 0  # served at once
+
+    def texts(self) -> list[str]:
+        """As parse_limits() takes them."""
+        return [
+            f"{name}={getattr(self, name)}"
+            for name in self.__struct_fields__
+            if getattr(self, name)
+        ]
+
+
+ANY = Scopes()
+UNLIMITED = Limits()
+_SCOPE_WORDS = ("device", "tunnel", "port", "read-only")
+
+
+def parse_scopes(items: Iterable[str]) -> Scopes:
+    """Scopes from texts, each one or several with commas. Raises UsageError."""
+    names: dict[str, list[str]] = {}
+    ports: list[PortRange] | None = None
+    read_only = False
+    for text in _split(items):
+        word, _, value = text.partition("=")
+        if text == "read-only":
+            read_only = True
+        elif word == "port" and value:
+            ports = [*(ports or []), *([] if value == "none" else [_ports(value)])]
+        elif word in ("device", "tunnel") and value:
+            if not _PATTERN.fullmatch(value):
+                raise UsageError(f'"{value}" is not a {word} name or pattern, such as web-*')
+            names.setdefault(word, []).extend([] if value == "none" else [value])
+        else:
+            raise UsageError(
+                f'"{text}" is not a scope: {", ".join(_SCOPE_WORDS[:3])}=... or read-only'
+                f"{suggestion(word, _SCOPE_WORDS)}"
+            )
+    if max(map(len, names.values()), default=0) > PATTERNS_MAX or len(ports or ()) > PATTERNS_MAX:
+        raise UsageError(f"more than {PATTERNS_MAX} scopes of one kind")
+    return Scopes(
+        devices=tuple(names["device"]) if "device" in names else None,
+        tunnels=tuple(names["tunnel"]) if "tunnel" in names else None,
+        ports=None if ports is None else tuple(ports),
+        read_only=read_only,
+    )
+
+
+def parse_limits(items: Iterable[str]) -> Limits:
+    """Limits from texts, each one or several with commas. Raises UsageError."""
+    found: dict[str, int] = {}
+    for text in _split(items):
+        name, _, value = text.partition("=")
+        known = Limits.__struct_fields__
+        if name not in known:
+            raise UsageError(
+                f'"{text}" is not a limit: {", ".join(known)}=N{suggestion(name, known)}'
+            )
+        if not (value.isascii() and value.isdigit() and int(value[:9]) <= LIMIT_MAX):
+            raise UsageError(f'"{text}": a limit is 0 to {LIMIT_MAX}')
+        found[name] = int(value)
+    return Limits(**found)
+
+
+def check(scopes: Scopes, kind: str) -> None:
+    """Raises UsageError for scopes that say nothing about tokens of this kind, or are malformed."""
+    for pattern in (*(scopes.devices or ()), *(scopes.tunnels or ())):
+        if not _PATTERN.fullmatch(pattern):  # JSON Schema's "$" lets a line end pass
+            raise UsageError(f'"{pattern}" is not a name or pattern, such as web-*')
+    if kind == "device" and scopes.read_only:
+        raise UsageError("read-only is a scope of admin tokens")
+    if kind == "admin" and scopes != Scopes(read_only=scopes.read_only):
+        raise UsageError("an admin token has no scope but read-only")
+    for ports in scopes.ports or ():
+        if ports.first > ports.last:
+            raise UsageError(f'"{ports}": the first port is larger than the last')
+
+
+def _matches(patterns: tuple[str, ...] | None, name: str) -> bool:
+    return patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _split(items: Iterable[str]) -> list[str]:
+    return [text for item in items for piece in item.split(",") if (text := piece.strip())]
+
+
+def _ports(text: str) -> PortRange:
+    match = _PORTS.fullmatch(text)
+    if match is None:
+        raise UsageError(f'"{text}" is not a port or a range such as 2000-2010')
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not 1 <= first <= last <= 65535:
+        raise UsageError(f'"{text}": ports are 1 to 65535, the smaller one first')
+    return PortRange(first, last)
