@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
     from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
     from proxy_engine.token_cache import TokenCache
@@ -21,6 +22,7 @@ class Service(Protocol):
     """The part of app.Server that the API uses."""
 
     settings: Settings
+    sources: dict[str, str]
     started_at: float
     is_draining: bool
     store: Store
@@ -30,6 +32,8 @@ class Service(Protocol):
     links: Links
     table: TunnelTable
     request_log: RequestLog
+
+    def reload(self) -> Reloaded: ...
 
 
 @dataclass
