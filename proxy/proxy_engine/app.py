@@ -227,14 +227,17 @@ class Server:
         self.first_run = FirstRun(admin, device)
 
     async def _tick(self) -> None:
-        was_failing = False
+        was_failing = has_changed = False
         while True:
             await asyncio.sleep(TICK)
             try:
                 await self.links.tick()
                 if await self.store.changed_elsewhere():
                     self.cache.clear()
+                    has_changed = True
+                if has_changed:  # still, if the store failed on the way
                     await self.links.recheck()
+                    has_changed = False
                 was_failing = False
             except StorageError as error:
                 if not was_failing:
