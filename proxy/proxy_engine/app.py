@@ -11,27 +11,31 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import logs, tokens
-from proxy_engine.config import Settings
+from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
+from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import Ports
 from proxy_engine.request_log import RequestLog
+from proxy_engine.request_log import RequestLog, retention, without_secrets
 from proxy_engine.runner import EngineRunner, make_engine
-from proxy_engine.storage import Retention, Store
+from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
+from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from proxy_engine_core.core import Engine
+    from proxy_engine.reload import Reloaded
+    from proxy_engine_core.core import Engine, Event
 
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
@@ -48,8 +52,20 @@ class FirstRun(NamedTuple):
 class Server:
     """`async with Server(settings) as server:` is a running server."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        sources: Mapping[str, str] | None = None,
+        load: Callable[[], Loaded] | None = None,
+    ) -> None:
+        """Args:
+        sources: where the settings came from: config.Loaded.
+        load: reads the settings anew, for reload(); by default there is nothing to read.
+        """
         self.settings = settings
+        self.sources = dict(sources or {})
+        self._load = load or (lambda: Loaded(settings, self.sources))
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
@@ -60,6 +76,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.events: LiveEvents
         self.listen: Address  # as bound
         self.admin: Address
         self._runner: EngineRunner
@@ -103,12 +120,7 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        retention = Retention(
-            count=settings.keep_requests,
-            age=settings.keep_requests_age,
-            size=settings.keep_requests_size,
-        )
-        self.request_log = RequestLog(self.store, keep=retention)
+        self.request_log = RequestLog(self.store, keep=retention(settings))
         self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
 
@@ -118,6 +130,11 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
+        self.events = LiveEvents(
+            redact=without_secrets,
+            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            device_name=self._device_name,
+        )
         self.cache = TokenCache(self.store)
         self.guard = LoginGuard(settings.login_failures)
         self.links = Links(
@@ -132,6 +149,7 @@ class Server:
                 ranges=settings.tcp_ports,
                 reserved=(self.listen.port, self.admin.port),
             ),
+            busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
         )
@@ -139,7 +157,7 @@ class Server:
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
-        self._runner = EngineRunner(self.engine, self.links.on_event, self.request_log.put)
+        self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
         ticker = asyncio.create_task(self._tick(), name="tick")
@@ -152,6 +170,55 @@ class Server:
             data_dir=settings.data_dir,
             tunnels=len(self.table),
         )
+
+    def _on_event(self, event: Event) -> None:
+        link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
+        self.links.on_event(event)
+        if event[0] == EVENT_LINK_UP:
+            link = self.links.get(event[1])
+        if link is not None:
+            others = len(self.links.of_device(link.device_id))
+            if event[0] == EVENT_LINK_DOWN:
+                self.events.device(link.device, "down", others, link.peer, event[3])
+            else:
+                self.events.device(link.device, "up", others, link.peer)
+
+    def _on_logs(self, batch: bytes) -> None:
+        self.request_log.put(batch)
+        self.events.requests(batch)
+
+    def _device_name(self, device_id: int) -> str | None:
+        links = self.links.of_device(device_id)
+        return links[-1].device if links else None
+
+    def reload(self) -> Reloaded:
+        """Read the settings again and take over what can change.
+
+        Raises: UsageError if anything in them is wrong; then nothing has changed.
+        """
+        from proxy_engine import reload
+
+        loaded = self._load()
+        reload.check(loaded.settings)
+        done = reload.apply(self, loaded.settings)
+        waiting = set(done.needs_restart)
+        self.sources = {
+            key: source
+            for sources, is_wanted in ((self.sources, True), (loaded.sources, False))
+            for key, source in sources.items()
+            if (key in waiting) == is_wanted
+        }
+        _log.info("settings reloaded", changed=",".join(done.changed) or "nothing")
+        if waiting:
+            _log.warning("settings wait for a restart", settings=",".join(done.needs_restart))
+        return done
+
+    def reload_or_log(self) -> None:
+        """The same for SIGHUP: whoever sent it reads the log."""
+        try:
+            self.reload()
+        except ProxyEngineError as error:
+            _log.error("settings not reloaded, the last good ones stay", error=error)
 
     async def drain(self, grace: float) -> None:
         """Refuse new work, let what is in flight finish for at most `grace` seconds."""
@@ -169,14 +236,17 @@ class Server:
         self.first_run = FirstRun(admin, device)
 
     async def _tick(self) -> None:
-        was_failing = False
+        was_failing = has_changed = False
         while True:
             await asyncio.sleep(TICK)
             try:
                 await self.links.tick()
                 if await self.store.changed_elsewhere():
                     self.cache.clear()
+                    has_changed = True
+                if has_changed:  # still, if the store failed on the way
                     await self.links.recheck()
+                    has_changed = False
                 was_failing = False
             except StorageError as error:
                 if not was_failing:

@@ -19,12 +19,13 @@ is done by tasks of admission and registration.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.config import LINKS_MAX
+from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import Ports
@@ -37,6 +38,7 @@ from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
     EVENT_LINK_DOWN,
+    EVENT_LINK_LOAD,
     EVENT_LINK_SPENT,
     EVENT_LINK_UP,
 )
@@ -58,6 +60,7 @@ class Links:
     Args:
         links_max: links one run of an agent may have; 0: one for each worker.
         ports: those of TCP tunnels; None: there are none.
+        busy_share: percent of a core that makes a worker busy (link_demand.py).
     """
 
     def __init__(
@@ -68,24 +71,28 @@ class Links:
         *,
         links_max: int = 0,
         ports: Ports | None = None,
+        busy_share: int = 60,
         cache: TokenCache | None = None,
         guard: LoginGuard | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._store = store
         self._table = table
         self._clock = clock
         self._tasks = Tasks()
+        self._cache = cache or TokenCache(store)
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
+        self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
         self._admission = Admission(
             engine,
             store,
             self._links,
             self._tasks,
-            cache=cache or TokenCache(store),
+            cache=self._cache,
             guard=guard or LoginGuard(0),
             clock=clock,
         )
@@ -96,6 +103,12 @@ class Links:
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def get(self, link_id: int) -> Link | None:
+        return self._links.get(link_id)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self._links)
 
     def of_device(self, device_id: int) -> list[Link]:
         """In the order they came up."""
@@ -110,6 +123,8 @@ class Links:
             self._record(*event[1:])
         elif event[0] == EVENT_LINK_SPENT:
             self._spent(event[1])
+        elif event[0] == EVENT_LINK_LOAD:
+            self._demand.load(event[1], event[2])
         elif event[0] == EVENT_LINK_DOWN:
             self._down(*event[1:])
 
@@ -128,8 +143,10 @@ class Links:
 
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more."""
+        version = self._cache.version
         known = {token.id: token for token in await self._store.tokens()}
         devices = {device.id: device for device in await self._store.devices()}
+        self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
         for link in self._links:
             token = known.get(link.token_id)
@@ -154,6 +171,7 @@ class Links:
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
         self._ports.tick()
+        self._demand.tick()
         await self._admission.tick()
 
     # Up and down
@@ -252,8 +270,9 @@ class Links:
         if isinstance(record, control.Register):
             self._registration.put(Request(link, record, True))
         elif isinstance(record, control.Drain):
+            link.is_draining = True
             self._engine.routes_apply(self._table.withdraw(link_id))
-            self._engine.link_drain(link_id)
+            self._engine.link_drain(link_id, close=True)
             _log.info("device drains", device=link.device, link=link_id)
         else:
             _log.warning(
@@ -262,6 +281,7 @@ class Links:
 
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""
+        self._demand.registered(link)
         for other in older:
             if other.is_leaving:
                 continue

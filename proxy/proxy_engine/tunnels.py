@@ -91,6 +91,12 @@ class TunnelTable:
         ops += [("delete", key) for key in before if key not in after]
         return ops + self._ops(entry)
 
+    def set_default(self, name: str) -> list[RouteOp]:
+        """From now on this is the tunnel of requests that match no other; "" for none."""
+        before, self._default_tunnel = self._default_tunnel, name
+        ops: list[RouteOp] = [("delete", "default")] if before in self._entries else []
+        return ops + (self._ops(self._entries[name]) if name in self._entries else [])
+
     def serve(
         self,
         link: int,

@@ -56,6 +56,9 @@ class TcpTunnel(NamedTuple):
     port: int | None  # public; 0: any, None: a private tunnel
     target: Address
 
+    def __str__(self) -> str:
+        return str(self.target)
+
 
 def parse_tcp(key: str, target: str) -> TcpTunnel:
     """A TCP tunnel from PORT, NAME:PORT or NAME, and its target. Raises ValueError."""

@@ -21,9 +21,8 @@ from proxy_engine_core.io.worker cimport CONN_READABLE, Conn, Worker
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
-from proxy_engine_core.yamux.session cimport (
-    YamuxStream, yamux_stream_finish, yamux_stream_rest, yamux_stream_send,
-)
+from proxy_engine_core.yamux.send cimport yamux_stream_finish, yamux_stream_rest, yamux_stream_send
+from proxy_engine_core.yamux.session cimport YamuxStream
 
 cdef enum:
     BODY_BUDGET = 256 * 1024              # body bytes moved before others get a turn
@@ -52,7 +51,7 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
             link_is_full(transaction.link, transaction.http.stream)
             or link_turn_is_over(transaction.link, moved)
         ):
-            upload_stops(transaction, conn.worker)
+            upload_stops(visitor)
             conn_wait(conn, &transaction.link.waiting)
             return
         if moved >= BODY_BUDGET:
@@ -60,9 +59,9 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
             return
         allowed = link_allowance(transaction.link, transaction.http.stream)
         if allowed == 0:
-            upload_stops(transaction, conn.worker)
+            upload_stops(visitor)
             return
-        upload_goes_on(transaction, conn.worker)
+        upload_goes_on(visitor)
         if (
             transaction.request_framing == BODY_LENGTH
             and transaction.request_remaining < allowed

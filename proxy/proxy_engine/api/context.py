@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
+    from proxy_engine.live_events import LiveEvents
     from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
     from proxy_engine.token_cache import TokenCache
@@ -21,6 +23,7 @@ class Service(Protocol):
     """The part of app.Server that the API uses."""
 
     settings: Settings
+    sources: dict[str, str]
     started_at: float
     is_draining: bool
     store: Store
@@ -30,6 +33,9 @@ class Service(Protocol):
     links: Links
     table: TunnelTable
     request_log: RequestLog
+    events: LiveEvents
+
+    def reload(self) -> Reloaded: ...
 
 
 @dataclass

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
-from proxy_engine.cli.process_title import hide_token
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -75,18 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _token(chosen: Settings) -> str:
-    from proxy_engine.errors import UsageError, error_text
+    from proxy_engine.config import secret
+    from proxy_engine.errors import UsageError
 
-    token = chosen.token
-    if chosen.token_file == "-":
-        token = sys.stdin.readline()
-    elif chosen.token_file:
-        try:
-            with open(chosen.token_file, encoding="utf-8") as stream:
-                token = stream.readline()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"token file {chosen.token_file}: {error_text(error)}") from None
-    token = token.strip()
+    token = secret(chosen, "token")
     if not token:
         raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
     if not token.isascii() or not token.isprintable() or " " in token:

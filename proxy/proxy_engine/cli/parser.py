@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from proxy_engine.errors import EXIT_USAGE, suggestion
 
 if TYPE_CHECKING:
-    from proxy_engine.config import Settings
+    from proxy_engine.config import Loaded, Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,6 +60,16 @@ def add_common(parser: argparse.ArgumentParser, function: Any) -> None:
     parser.set_defaults(function=function)
 
 
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Where the server keeps what it knows."""
+    add_setting(
+        parser, "data_dir", metavar="DIR", help="the server's data [~/.local/share/proxy-engine]"
+    )
+    add_setting(parser, "mongodb_uri", metavar="URI", help="a MongoDB instead of SQLite there")
+    add_setting(parser, "mongodb_uri_file", metavar="FILE", help="read its URI from a file")
+    add_setting(parser, "mongodb_driver", metavar="motor|pymongo", help="the driver for it [motor]")
+
+
 def add_process(parser: argparse.ArgumentParser, role: str) -> None:
     """What the programs that stay have in common."""
     default = "one a core" if role == "server" else "1"
@@ -81,7 +91,18 @@ def add_process(parser: argparse.ArgumentParser, role: str) -> None:
 
 
 def settings(args: argparse.Namespace) -> Settings:
+    return loaded(args).settings
+
+
+def loaded(args: argparse.Namespace) -> Loaded:
+    """The settings, and where each came from. Reads the file anew each time."""
     from proxy_engine import config
 
     flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
-    return config.load(flags, os.environ, file=args.config)
+    found = config.load_with_sources(flags, os.environ, file=args.config)
+    secrets = {name: getattr(found.settings, name) for name in config.SECRETS if name in flags}
+    if secrets:
+        from proxy_engine.cli.process_title import hide
+
+        hide(secrets)
+    return found

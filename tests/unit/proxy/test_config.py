@@ -50,9 +50,13 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "keep_requests": "10",
         "keep_requests_age": "30d",
         "keep_requests_size": "10GiB",
+        "mongodb_uri": "mongodb://a",
+        "mongodb_uri_file": "f",
+        "mongodb_driver": "pymongo",
         "login_failures": "5",
         "links_per_agent": "3",
         "tcp_ports": "2000-2010",
+        "link_busy_share": "50",
         "server": "http://x",
         "token": "t",
         "token_file": "f",
@@ -62,6 +66,9 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "proxy_protocol": "15432",
         "transport": "tcp",
         "links": "2",
+        "admin_url": "http://127.0.0.1:8081",
+        "admin_token": "t",
+        "admin_token_file": "f",
         "workers": "2",
         "log_format": "json",
         "engine": "a=1",
@@ -114,6 +121,8 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() 
         ("keep_requests", "two"),
         ("keep_requests", True),
         ("keep_requests_age", "soon"),
+        ("mongodb_uri", "http://a"),
+        ("mongodb_driver", "mongoose"),
         ("keep_requests_size", "10 elephants"),
         ("keep_requests_size", True),
         ("listen", "8080"),
@@ -199,3 +208,54 @@ def test_ports_of_tcp_tunnels_are_ranges() -> None:
     for text in ("0-10", "10-9", "x", "1-65536", "1-2-3"):
         with pytest.raises(UsageError, match="--tcp-ports"):
             config.load({"tcp_ports": text}, {})
+
+
+def test_where_each_setting_came_from_is_known(tmp_path: Path) -> None:
+    file = write(tmp_path, 'keep_requests = 2\ndomain = "file.example"\n')
+    loaded = config.load_with_sources(
+        {"keep_requests": "4"}, {"PROXY_ENGINE_GRACE": "3s", "HOME": "/nowhere"}, file=file
+    )
+    assert loaded.sources == {
+        "keep_requests": "--keep-requests",
+        "grace": "PROXY_ENGINE_GRACE",
+        "domain": f"{file}: domain",
+    }
+    assert loaded.source("listen") == "default"
+
+
+def test_settings_are_shown_as_the_file_would_have_them(tmp_path: Path) -> None:
+    text = """
+        listen = "[::1]:80"
+        admin_hosts = ["a.example"]
+        http = { web = "127.0.0.1:3000" }
+        tcp = { "db:15432" = "127.0.0.1:5432" }
+        tcp_ports = ["2000-2010", "22"]
+        token = "pe_secret"
+        grace = 1.5
+    """
+    settings = config.load({}, {}, file=write(tmp_path, text))
+    shown = {key: config.plain(settings, key) for key in config.KEYS}
+    assert (shown["listen"], shown["admin_hosts"], shown["grace"]) == (
+        "[::1]:80",
+        ["a.example"],
+        1.5,
+    )
+    assert shown["http"] == {"web": "127.0.0.1:3000"}
+    assert shown["tcp"] == {"db:15432": "127.0.0.1:5432"}
+    assert shown["tcp_ports"] == ["2000-2010", "22"]
+    assert (shown["token"], shown["admin_token"]) == ("[redacted]", "")
+
+
+def test_a_secret_may_be_in_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("pe_x\nsecond line\n")
+    environ = {"PROXY_ENGINE_ADMIN_TOKEN_FILE": str(file)}
+    assert config.secret(config.load({}, environ), "admin_token") == "pe_x"
+    both = {**environ, "PROXY_ENGINE_ADMIN_TOKEN": "pe_y"}
+    with pytest.raises(UsageError, match="both admin_token and admin_token_file"):
+        config.load({}, both)
+    nearer = config.load({"admin_token": "pe_z"}, environ)
+    assert config.secret(nearer, "admin_token") == "pe_z"
+    file.unlink()
+    with pytest.raises(UsageError, match=r"admin token file .*No such file"):
+        config.secret(config.load({}, environ), "admin_token")
