@@ -21,7 +21,6 @@ from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import Ports
-from proxy_engine.request_log import RequestLog
 from proxy_engine.request_log import RequestLog, retention, without_secrets
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Store

@@ -59,8 +59,6 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
     token = _token(chosen)
     chosen = _named(chosen, token)
-    if chosen.token:
-        hide_token(chosen.token)
     from proxy_engine import logs
     from proxy_engine.agent import parse_server
     from proxy_engine.runner import run_async

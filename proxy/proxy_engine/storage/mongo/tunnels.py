@@ -23,7 +23,7 @@ class MongoTunnels(Database):
         return [struct(Tunnel, item) for item in found.values()]
 
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
-        change = {"$set": {"kind": kind}, "$unset": {"port": ""}}
+        change: dict[str, dict[str, object]] = {"$set": {"kind": kind}, "$unset": {"port": ""}}
         if port is not None:
             others = {"port": port, "id": {"$ne": tunnel_id}}
             await self._call(self._db.tunnels.update_many(others, {"$unset": {"port": ""}}))
