@@ -22,15 +22,16 @@ from proxy_engine_core.io.socket cimport (
 )
 from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
-    worker_close_conns, worker_free, worker_join, worker_listen, worker_new, worker_start,
+    worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_listen, worker_new,
+    worker_start,
 )
 from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
 from proxy_engine_core.link.end cimport links_close_all
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.mail cimport (
-    address_read, check_worker, post_auth_reply, post_dial, post_drain, post_route,
-    post_route_delete, post_targets, post_tcp_close, post_tcp_listen, post_to_link,
+    address_read, check_worker, post_auth_reply, post_dial, post_drain, post_link_loads,
+    post_route, post_route_delete, post_targets, post_tcp_close, post_tcp_listen, post_to_link,
 )
 from proxy_engine_core.messages cimport (
     MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
@@ -44,8 +45,8 @@ from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
-    EVENT_LINK_DOWN, EVENT_LINK_SPENT, EVENT_LINK_UP, EVENT_PRESSURE,  # no-cython-lint
-    EVENT_TARGET_FAILED,  # no-cython-lint
+    EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
+    EVENT_PRESSURE, EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
@@ -73,6 +74,7 @@ cdef dict stats_of(const Worker *worker):
     stats["buffer_bytes"] = atomic_load_relaxed(&worker.pool.bytes_lent)
     stats["buffer_bytes_max"] = atomic_load_relaxed(&worker.pool.bytes_lent_max)
     stats["buffer_bytes_kept"] = atomic_load_relaxed(&worker.pool.bytes_kept)
+    stats["cpu_us"] = worker_cpu_us(worker)
     return stats
 
 
@@ -338,6 +340,10 @@ cdef class Engine:
     def link_close(self, uint64_t link, str reason=""):
         self.check_usable()
         post_to_link(self.crew, MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])
+
+    def link_loads(self):
+        self.check_role(True)
+        post_link_loads(self.crew)
 
     def link_worker(self, uint64_t link):
         check_worker(self.crew, handle_worker(link))

@@ -15,10 +15,10 @@ from proxy_engine_core.io.socket cimport Address, address_parse, socket_close
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
-    MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, TARGET_PROXY_HEADER, TARGET_TCP,
-    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
-    TargetEntry, TargetsMessage, TcpListenMessage,
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_ROUTE_DELETE,
+    MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage, LinkMessage,
+    RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage,
 )
 
 ctypedef void (*discard_fn)(MailboxNode *message) noexcept nogil
@@ -92,6 +92,13 @@ cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1:
     new_for_all(crew, nodes, sizeof(DrainMessage), MESSAGE_DRAIN)
     for index in range(crew.worker_count):
         (<DrainMessage *>nodes[index]).grace_ms = min(grace_ms, TIME_MAX_MS)
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_link_loads(Crew *crew) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    new_for_all(crew, nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
     post_all(crew, nodes)
     return 0
 

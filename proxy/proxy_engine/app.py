@@ -132,6 +132,7 @@ class Server:
             self.store,
             self.table,
             links_max=settings.links_per_agent,
+            busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
         )

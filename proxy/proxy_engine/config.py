@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
+    link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: str = ""
     token: str = ""
@@ -214,6 +215,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_driver": _choice("motor", "pymongo"),
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
+    "link_busy_share": _integer(0, 100),
     "server": _text,
     "token": _text,
     "token_file": _text,

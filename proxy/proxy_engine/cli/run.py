@@ -48,6 +48,12 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"
     )
+    add_setting(
+        parser,
+        "link_busy_share",
+        metavar="PERCENT",
+        help="of a core: a worker this busy lets its agents make another link, 0: at once [60]",
+    )
     add_process(parser, "server")
     add_common(parser, run)
 

@@ -55,6 +55,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "mongodb_driver": "pymongo",
         "login_failures": "5",
         "links_per_agent": "3",
+        "link_busy_share": "50",
         "server": "http://x",
         "token": "t",
         "token_file": "f",
