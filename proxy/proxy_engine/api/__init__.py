@@ -17,6 +17,8 @@ from proxy_engine.api.context import Service
 from proxy_engine.api.dispatch import BODY_MAX, HEADERS, Answer, Ask, Dispatcher
 from proxy_engine.api.middleware import ACTOR, SERVER, admin_only, errors, known_hosts
 from proxy_engine.api.openapi import document
+from proxy_engine.api.routes import Upgrade
+from proxy_engine.api.sockets import SOCKETS, close_all
 from proxy_engine.api.table import TABLE
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def create_app(service: Service) -> web.Application:
     app = web.Application(middlewares=[errors, known_hosts, admin_only], client_max_size=BODY_MAX)
     app[SERVER] = service
+    app[SOCKETS] = set()
+    app.on_shutdown.append(close_all)
     dispatcher = Dispatcher(TABLE, service)
     for route in TABLE:
         handler = _handler(route, dispatcher)
@@ -68,6 +72,9 @@ def _handler(route: Route, dispatcher: Dispatcher) -> _Handler:
 async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
     if isinstance(answer.body, bytes):
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    if isinstance(answer.body, Upgrade):
+        upgraded: web.StreamResponse = await answer.body.serve(request)
+        return upgraded
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     await response.prepare(request)
     async with contextlib.aclosing(answer.body) as chunks:  # type: ignore[type-var]
