@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from proxy_engine import logs, tokens
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.journal import Journal
 from proxy_engine.links import Links
+from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Store
@@ -26,13 +29,15 @@ from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
+from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy_engine.reload import Reloaded
-    from proxy_engine_core.core import Engine
+    from proxy_engine_core.core import Engine, Event
 
+JOURNAL_NAME = "request-journal"  # in the data dir
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
 _log = logs.get("server")
@@ -72,6 +77,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.events: LiveEvents
         self.listen: Address  # as bound
         self.admin: Address
         self._runner: EngineRunner
@@ -115,8 +121,14 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        self.request_log = RequestLog(self.store, keep=retention(settings))
-        self.request_log.start()
+        self.request_log = RequestLog(
+            self.store,
+            keep=retention(settings),
+            journal=_journal(settings),
+            sample=settings.request_sample,
+            redactor=Redactor(settings.request_redact),
+        )
+        await self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
 
         self.table = TunnelTable(
@@ -125,6 +137,11 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
+        self.events = LiveEvents(
+            redact=Redactor(settings.request_redact),
+            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            device_name=self._device_name,
+        )
         self.cache = TokenCache(self.store)
         self.guard = LoginGuard(settings.login_failures)
         self.links = Links(
@@ -140,7 +157,7 @@ class Server:
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
-        self._runner = EngineRunner(self.engine, self.links.on_event, self.request_log.put)
+        self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
         ticker = asyncio.create_task(self._tick(), name="tick")
@@ -153,6 +170,26 @@ class Server:
             data_dir=settings.data_dir,
             tunnels=len(self.table),
         )
+
+    def _on_event(self, event: Event) -> None:
+        link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
+        self.links.on_event(event)
+        if event[0] == EVENT_LINK_UP:
+            link = self.links.get(event[1])
+        if link is not None:
+            others = len(self.links.of_device(link.device_id))
+            if event[0] == EVENT_LINK_DOWN:
+                self.events.device(link.device, "down", others, link.peer, event[3])
+            else:
+                self.events.device(link.device, "up", others, link.peer)
+
+    def _on_logs(self, batch: bytes) -> None:
+        self.request_log.put(batch)
+        self.events.requests(batch)
+
+    def _device_name(self, device_id: int) -> str | None:
+        links = self.links.of_device(device_id)
+        return links[-1].device if links else None
 
     def reload(self) -> Reloaded:
         """Read the settings again and take over what can change.
@@ -215,6 +252,12 @@ class Server:
                 if not was_failing:
                     _log.error("the store fails", error=error)
                 was_failing = True
+
+
+def _journal(settings: Settings) -> Journal | None:
+    if settings.request_journal_max == 0:
+        return None
+    return Journal(settings.data_dir / JOURNAL_NAME, size_max=settings.request_journal_max)
 
 
 def _listen(engine: Engine, address: Address) -> Address:

@@ -100,6 +100,9 @@ class Links:
     def __len__(self) -> int:
         return len(self._links)
 
+    def get(self, link_id: int) -> Link | None:
+        return self._links.get(link_id)
+
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
 
