@@ -71,6 +71,7 @@ async def test_indexes_are_what_is_searched_for(db: Documents, store: MongoStore
     assert "text" in requests
     assert db.requests.index_information()["ts"]["expireAfterSeconds"] == 3600
     assert keys(db, "devices")["id_last_seen_at"] == [("id", 1), ("last_seen_at", -1)]
+    assert keys(db, "metrics")["ts_type"] == [("ts", -1), ("type", 1)]
     for collection in ("tokens", "devices", "tunnels"):
         assert db[collection].index_information()["name"]["unique"]
 
@@ -120,6 +121,7 @@ async def test_a_batch_that_failed_halfway_is_not_there_twice(
 ) -> None:
     batch = packed(*(record(number) for number in range(5)))
     insert = MongoStore._insert
+    monkeypatch.setattr("proxy_engine.storage.mongo.requests.INSERT_MAX", 2)
 
     async def breaks_off(self: MongoStore, documents: list[dict[str, Any]]) -> None:
         await insert(self, documents[:3])
@@ -129,7 +131,7 @@ async def test_a_batch_that_failed_halfway_is_not_there_twice(
     with pytest.raises(StorageError):
         await store.requests_add(batch)
     assert db.requests.count_documents({}) == 3
-    monkeypatch.undo()
+    monkeypatch.setattr(MongoStore, "_insert", insert)
     # More has come meanwhile, and goes along.
     assert await store.requests_add(batch + packed(record(5), record(6))) == 7
     assert [item.time_us for item in await store.requests_last(100)] == list(range(7))
