@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from proxy_engine import handshake, logs, tokens
+from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Refusal
 from proxy_engine.link_table import LinkTable
 from proxy_engine.login_guard import LoginGuard
-from proxy_engine.storage import Device, Store, Token
+from proxy_engine.storage import Device, Token
 from proxy_engine.tasks import Tasks
 from proxy_engine.token_cache import TokenCache
 from proxy_engine_core.core import parse_request_head
@@ -56,16 +57,16 @@ class Admission:
     def __init__(
         self,
         engine: Engine,
-        store: Store,
         links: LinkTable,
         tasks: Tasks,
         *,
+        registry: Registry,
         cache: TokenCache,
         guard: LoginGuard,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._store = store
+        self._registry = registry
         self._links = links
         self._tasks = tasks
         self._cache = cache
@@ -73,8 +74,6 @@ class Admission:
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
-        self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
-        self._devices_seen: dict[int, float] = {}
         self._replaced: dict[int, set[str]] = {}  # instances turned away, by device
         self.is_draining = False
 
@@ -83,10 +82,6 @@ class Admission:
         if not self._is_answering:
             self._is_answering = True
             self._tasks.spawn(self._answer_all())
-
-    def seen(self, device_id: int) -> None:
-        """A device is, or was until now, there."""
-        self._devices_seen[device_id] = self._clock()
 
     def turn_away(self, device_id: int, instance: str) -> None:
         """Another run took over from this one. It is told so, but the record may not reach
@@ -100,14 +95,6 @@ class Admission:
     def readmit(self, device_id: int) -> None:
         """The device has no link any more: any run of it may come."""
         self._replaced.pop(device_id, None)
-
-    async def tick(self) -> None:
-        """Once a second: forget who never came, write who did."""
-        self._links.expire(self._clock())
-        used, self._tokens_used = self._tokens_used, {}
-        seen, self._devices_seen = self._devices_seen, {}
-        if used or seen:
-            await self._store.seen(used, seen)
 
     async def _answer_all(self) -> None:
         """Answer all who ask, many for each look into the store."""
@@ -215,7 +202,7 @@ class Admission:
         now = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
         link = self._links.accept(token.device_id, token, offer, ask.peer, now)
-        self._tokens_used[token.id] = self._devices_seen[token.device_id] = now
+        self._registry.token_used(token.id)
         self._engine.auth_reply(
             ask.ticket,
             handshake.accept_response(offer, self._links.links_max),

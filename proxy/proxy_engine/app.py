@@ -26,6 +26,7 @@ from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
+from proxy_engine_core import log_batch
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -131,7 +132,7 @@ class Server:
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
-        self._runner = EngineRunner(self.engine, self.links.on_event, self.request_log.put)
+        self._runner = EngineRunner(self.engine, self.links.on_event, self._put_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
         ticker = asyncio.create_task(self._tick(), name="tick")
@@ -144,6 +145,15 @@ class Server:
             data_dir=settings.data_dir,
             tunnels=len(self.table),
         )
+
+    def _put_logs(self, batch: bytes) -> None:
+        self.links.registry.count(log_batch.totals(batch))
+        self.request_log.put(batch)
+
+    async def access_changed(self) -> None:
+        """Tokens or devices were written: nothing that was known of them counts any more."""
+        self.cache.clear()
+        await self.links.recheck()
 
     async def drain(self, grace: float) -> None:
         """Refuse new work, let what is in flight finish for at most `grace` seconds."""
@@ -167,8 +177,7 @@ class Server:
             try:
                 await self.links.tick()
                 if await self.store.changed_elsewhere():
-                    self.cache.clear()
-                    await self.links.recheck()
+                    await self.access_changed()
                 was_failing = False
             except StorageError as error:
                 if not was_failing:

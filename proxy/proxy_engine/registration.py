@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy_engine import control, logs
+from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.storage import Store
@@ -48,6 +49,7 @@ class Registration:
         links: LinkTable,
         tunnels: TunnelTable,
         tasks: Tasks,
+        registry: Registry,
         give_way: Callable[[Link, list[Link]], None],
         clock: Callable[[], float],
     ) -> None:
@@ -56,6 +58,7 @@ class Registration:
         self._links = links
         self._tunnels = tunnels
         self._tasks = tasks
+        self._registry = registry
         self._give_way = give_way
         self._clock = clock
         self._waiting: list[Request] = []
@@ -138,6 +141,7 @@ class Registration:
         # Thousands of links say the same here: keep one copy.
         link.agent = sys.intern(record.agent[:TEXT_MAX])
         link.platform = sys.intern(record.platform[:TEXT_MAX])
+        self._registry.registered(link)
         granted, refused = [], []
         permitted = {spec.name for spec in self._permitted(request)}
         has_failed = any(spec.name in failed for spec in record.tunnels)

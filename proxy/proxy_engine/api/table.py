@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from proxy_engine.api import devices, health, requests, stats, tunnels
+from proxy_engine.api import audit, devices, health, requests, stats, tokens, tunnels
 from proxy_engine.api.routes import Route, Routes
 
 TOPICS: tuple[Routes, ...] = (
     devices.routes,
+    tokens.routes,
     tunnels.routes,
     requests.routes,
     stats.routes,
+    audit.routes,
     health.routes,
 )
 TABLE: tuple[Route, ...] = tuple(route for topic in TOPICS for route in topic)
