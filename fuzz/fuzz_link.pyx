@@ -18,7 +18,7 @@
 # or aborted, and then no connection, timer, target or lent buffer is left.
 
 from libc.errno cimport EAGAIN, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
@@ -143,7 +143,7 @@ cdef void set_up():
     agent_of(agent).target_count = 1
 
 
-cdef void accept_plain(Worker *worker, int fd, Address *peer) noexcept nogil:
+cdef void accept_plain(Worker *worker, int fd, Address *peer, uint16_t port) noexcept nogil:
     cdef Conn *conn = <Conn *>calloc(1, sizeof(Conn))
     buffer_init(&conn.out, &worker.pool, 0)
     REQUIRE(conn_attach(worker, conn, fd, CONN_VISITOR) == 0)
@@ -167,7 +167,7 @@ cdef Conn *accepted(Worker *worker, int *far_end) noexcept nogil:
     REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0)
     far_end[0] = fds[1]
     memset(&address, 0, sizeof(Address))
-    worker.on_accept(worker, fds[0], &address)
+    worker.on_accept(worker, fds[0], &address, 0)
     for slot in range(worker.slot_count):
         if worker.conns[slot] != NULL and worker.conns[slot].fd == fds[0]:
             return worker.conns[slot]

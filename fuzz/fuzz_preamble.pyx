@@ -1,4 +1,5 @@
-# The preamble of a stream (PROXY protocol v2), as a hostile server may send it.
+# The preamble of a stream (PROXY protocol v2), as a hostile server may send it, and what a load
+# balancer puts in front of a connection (version 1 or 2).
 #
 # Permitted: more is needed (0), refused (-1), or a size within the input, and then the same for
 # every longer input and "more" for every shorter one. A tunnel is a part of the header. What we
@@ -10,7 +11,8 @@ from libc.string cimport memcmp
 
 from input cimport REQUIRE, exact
 from proxy_engine_core.proxy_protocol cimport (
-    PREAMBLE_FIXED_SIZE, PREAMBLE_SIZE_MAX, Preamble, preamble_decode, preamble_encode,
+    PREAMBLE_FIXED_SIZE, PREAMBLE_SIZE_MAX, Preamble, ProxyHeader, preamble_decode,
+    preamble_encode, proxy_header_decode,
 )
 
 
@@ -23,6 +25,20 @@ cdef void check_encode(const uint8_t *name, uint32_t size) noexcept nogil:
     REQUIRE(preamble.tunnel_size == size and memcmp(preamble.tunnel, name, size) == 0)
 
 
+cdef void check_proxy_header(const uint8_t *data, uint32_t size) noexcept nogil:
+    cdef ProxyHeader header
+    cdef uint8_t *copy = exact(data, size)
+    cdef uint32_t shorter
+    cdef int used = proxy_header_decode(copy, size, &header)
+    REQUIRE(-1 <= used <= <int>size)
+    REQUIRE(header.visitor.size in (0, 4, 16))
+    if header.text != NULL:
+        REQUIRE(header.text > copy and header.text + header.text_size < copy + size)
+    for shorter in range(1, <uint32_t>used if used > 0 else 0):
+        REQUIRE(proxy_header_decode(copy, shorter, &header) == 0)
+    free(copy)
+
+
 cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
     cdef Preamble preamble, other
     cdef uint8_t *copy
@@ -32,6 +48,7 @@ cdef api int one_input(const uint8_t *data, size_t size) noexcept nogil:
         return 0
     if size <= 63:
         check_encode(data, <uint32_t>size)
+    check_proxy_header(data, <uint32_t>size)
     used = preamble_decode(data, <uint32_t>size, &preamble)
     REQUIRE(-1 <= used <= PREAMBLE_SIZE_MAX and used <= <int>size)
     if used > 0 and preamble.tunnel != NULL:

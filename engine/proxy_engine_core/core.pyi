@@ -18,7 +18,8 @@ EVENT_LINK_SPENT: Final = 9
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
 
-# (EVENT_AUTH, ticket, peer "ip:port", request head bytes): a device asks for a link.
+# (EVENT_AUTH, ticket, peer "ip:port", request head bytes): a device asks for a link
+#   (/_proxy/link), or a client for a private tunnel (/_proxy/tcp/...).
 #   Answer with auth_reply(ticket, ...) within 10 s or the engine answers 503.
 # (EVENT_LINK_UP, link, device, peer, head): server: head is b""; agent: the 101 response head.
 # (EVENT_LINK_DOWN, link, device, reason, bytes in, bytes out, seconds up)
@@ -72,14 +73,23 @@ LOG_RETRIED: Final = 2
 LOG_ABORTED: Final = 4      # the response did not end cleanly
 LOG_TUNNEL: Final = 8       # became a byte tunnel (Upgrade)
 LOG_LOCAL: Final = 16       # answered by the proxy itself
+LOG_TCP: Final = 32         # a connection to a TCP tunnel: method "TCP", host ":PORT" or its name;
+#   first_byte_us and target_us to the target's accepting it, status 0
+
+# Flags of a target.
+TARGET_TCP: Final = 1           # of a TCP tunnel: what ends by a reset is reset
+TARGET_PROXY_HEADER: Final = 2  # a connection begins with a PROXY protocol v2 header
 
 # ("set", key, route id, links, tunnel name): links may be () - the device is offline; the
 #   first 128 count.
 # ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
-# X-Proxy-Tunnel field, "default" for requests that match no other route.
+# X-Proxy-Tunnel field, "default" for requests that match no other route; "tcp::15432" for what
+# comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply().
 RouteOp: TypeAlias = (
     tuple[Literal["set"], str, int, Sequence[int], str] | tuple[Literal["delete"], str]
 )
+# (tunnel name, IP literal, port) and TARGET_... flags, if any.
+Target: TypeAlias = tuple[str, str, int] | tuple[str, str, int, int]
 
 class Engine:
     """A data plane: workers, listeners, links. One per process is usual, several work.
@@ -109,6 +119,16 @@ class Engine:
         Before start() only. Raises: OSError (EADDRINUSE, EACCES, ...), ValueError for a
         host that is not an IP literal.
         """
+
+    def tcp_listen(self, host: str, port: int) -> int:
+        """Open a listener for a TCP tunnel on an IP literal, at any time; returns the port bound.
+
+        Its connections go to the route "tcp::PORT". Port 0: any. As listen(), and it raises the
+        same. A port closed a moment ago may still be in use.
+        """
+
+    def tcp_close(self, port: int) -> None:
+        """Close that listener, soon; its connections go on. A port without one is no error."""
 
     def trust(self, network: str) -> None:
         """Server: believe X-Forwarded-* of proxies in this network ("192.0.2.0/24").
@@ -145,10 +165,12 @@ class Engine:
         streams_max: int = 500,
         preamble: bool = False,
         worker: int = -1,
+        tunnel: str = "",
     ) -> None:
         """Answer EVENT_AUTH with a whole HTTP response: a 101 when accept, else a refusal.
 
-        The link will live on `worker`; -1: on the one with the fewest links.
+        The link will live on `worker`; -1: on the one with the fewest links. With `tunnel` the
+        connection becomes no link: what follows goes to the route "tcp:TUNNEL".
         A device that has gone meanwhile is no error.
         """
 
@@ -186,8 +208,8 @@ class Engine:
         EVENT_LINK_UP (its link is the dial id) or EVENT_DIAL_FAILED follows.
         """
 
-    def targets_apply(self, targets: Sequence[tuple[str, str, int]]) -> None:
-        """Agent: replace the table of (tunnel name, IP literal, port)."""
+    def targets_apply(self, targets: Sequence[Target]) -> None:
+        """Agent: replace the table of targets."""
 
     def stats(self) -> dict[str, int]:
         """Counters and gauges by name, summed over the workers."""

@@ -33,9 +33,10 @@ from proxy_engine_core.link.end cimport links_close_all
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
-    MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, AuthReplyMessage,
-    DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage, TargetEntry,
-    TargetsMessage,
+    MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE,
+    MESSAGE_TCP_LISTEN, TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG,
+    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
+    TargetEntry, TargetsMessage, TcpListenMessage,
 )
 from proxy_engine_core.networks cimport networks_add
 from proxy_engine_core.options cimport Options, options_fit_memory, options_read
@@ -48,11 +49,14 @@ from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_SPENT, EVENT_LINK_UP, EVENT_PRESSURE,  # no-cython-lint
     EVENT_TARGET_FAILED,  # no-cython-lint
-    LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TUNNEL, LogRecord,  # no-cython-lint
+    LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
+    LogRecord,  # no-cython-lint
 )
 
 CONTROL_RECORD_SIZE_MAX = RECORD_SIZE_MAX
 WORKERS_MAX = CREW_SIZE_MAX
+TARGET_TCP = TCP_FLAG
+TARGET_PROXY_HEADER = PROXY_HEADER_FLAG
 
 cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 
@@ -248,32 +252,76 @@ cdef class Engine:
     def workers(self):
         return self.crew.worker_count
 
-    def listen(self, str host, int port):
+    cdef int bind_all(self, str host, int port, int *fds) except -1:
+        # A listening socket for each worker; the port bound.
         cdef Address address
-        cdef int fds[CREW_SIZE_MAX]
-        cdef int bound, error
-        cdef uint32_t index, count = self.crew.worker_count
-        self.check_role(True)
-        if self.is_started:
-            raise RuntimeError("listen() comes before start()")
+        cdef int error, bound
+        cdef uint32_t index
         if not 0 <= port <= 65535:
             raise ValueError(f"port takes 0 to 65535, not {port}")
         if address_parse(&address, host.encode(), <uint16_t>port) < 0:
             raise ValueError(f"{host!r} is not an IP address")
-        error = socket_listen_all(&address, <int>self.options.backlog, fds, count)
+        error = socket_listen_all(
+            &address, <int>self.options.backlog, fds, self.crew.worker_count
+        )
         if error < 0:
             raise OSError(-error, os.strerror(-error), f"{host}:{port}")
         bound = socket_local_port(fds[0])
-        error = min(bound, 0)
-        for index in range(count):
+        if bound < 0:
+            for index in range(self.crew.worker_count):
+                socket_close(fds[index])
+            raise OSError(-bound, os.strerror(-bound))
+        return bound
+
+    def listen(self, str host, int port):
+        cdef int fds[CREW_SIZE_MAX]
+        cdef int bound, error = 0
+        cdef uint32_t index
+        self.check_role(True)
+        if self.is_started:
+            raise RuntimeError("listen() comes before start()")
+        bound = self.bind_all(host, port, fds)
+        for index in range(self.crew.worker_count):
             # It takes the fd over even when it fails.
             if error == 0:
-                error = worker_listen(self.crew.workers[index], fds[index])
+                error = worker_listen(self.crew.workers[index], fds[index], 0)
             else:
                 socket_close(fds[index])
         if error < 0:
             raise OSError(-error, os.strerror(-error))
         return bound
+
+    def tcp_listen(self, str host, int port):
+        cdef MailboxNode *nodes[CREW_SIZE_MAX]
+        cdef TcpListenMessage *listener
+        cdef int fds[CREW_SIZE_MAX]
+        cdef int bound
+        cdef uint32_t index
+        self.check_role(True)
+        self.make_for_all(nodes, sizeof(TcpListenMessage), MESSAGE_TCP_CLOSE)
+        try:
+            bound = self.bind_all(host, port, fds)
+        except BaseException:
+            self.discard_all(nodes, self.crew.worker_count)
+            raise
+        for index in range(self.crew.worker_count):
+            listener = <TcpListenMessage *>nodes[index]
+            listener.node.kind = MESSAGE_TCP_LISTEN       # from here on it owns an fd
+            listener.fd = fds[index]
+            listener.port = <uint16_t>bound
+        self.post_all(nodes)
+        return bound
+
+    def tcp_close(self, int port):
+        cdef MailboxNode *nodes[CREW_SIZE_MAX]
+        cdef uint32_t index
+        self.check_role(True)
+        if not 0 < port <= 65535:
+            raise ValueError(f"port takes 1 to 65535, not {port}")
+        self.make_for_all(nodes, sizeof(TcpListenMessage), MESSAGE_TCP_CLOSE)
+        for index in range(self.crew.worker_count):
+            (<TcpListenMessage *>nodes[index]).port = <uint16_t>port
+        self.post_all(nodes)
 
     def trust(self, str network):
         self.check_role(True)
@@ -370,12 +418,16 @@ cdef class Engine:
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",
         uint32_t window=262144, uint32_t streams_max=500, bint preamble=False, int worker=-1,
+        str tunnel="",
     ):
         cdef AuthReplyMessage *reply
+        cdef bytes name = tunnel.encode()
         cdef const char *source = response
         cdef size_t size = len(response)
         if not 262144 <= window <= 16 << 20:
             raise ValueError(f"window takes 262144 to {16 << 20} bytes, not {window}")
+        if len(name) > TUNNEL_NAME_SIZE_MAX:
+            raise ValueError(f"tunnel name of {len(name)} bytes")
         cdef uint8_t kind = carrier_kind(carrier)
         self.check_role(True)
         self.check_worker(handle_worker(ticket))
@@ -385,6 +437,8 @@ cdef class Engine:
         reply.ticket = ticket
         reply.worker = worker
         reply.accept = accept
+        reply.tunnel_size = <uint8_t>len(name)
+        memcpy(reply.tunnel, <const char *>name, len(name))
         reply.size = <uint32_t>size
         reply.setup.device = device
         reply.setup.window = window
@@ -529,14 +583,18 @@ cdef class Engine:
                 if table.targets == NULL:
                     raise MemoryError
             entries = (<TargetsMessage *>nodes[0]).targets
-            for index, (tunnel, host, port) in enumerate(rows):
+            for index, (tunnel, host, port, *rest) in enumerate(rows):
                 name = tunnel.encode()
+                flags = rest[0] if rest else 0
+                if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER):
+                    raise ValueError(f"unknown flags of a target: {flags}")
                 if not 0 < len(name) <= TUNNEL_NAME_SIZE_MAX:
                     raise ValueError(f"tunnel name of {len(name)} bytes")
                 if not 0 < port <= 65535:
                     raise ValueError(f"port takes 1 to 65535, not {port}")
                 if address_parse(&entries[index].address, host.encode(), <uint16_t>port) < 0:
                     raise ValueError(f"{host!r} is not an IP address")
+                entries[index].flags = flags
                 entries[index].name_size = <uint8_t>len(name)
                 memcpy(entries[index].name, <const char *>name, len(name))
             for worker in range(1, self.crew.worker_count):

@@ -1,9 +1,9 @@
 # Messages to a worker, all but MOVE from the control plane. One malloc'ed block each, MailboxNode
 # first, variable bytes behind; the worker frees it after on_message().
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from proxy_engine_core.forward.route cimport Route
+from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.link.establish cimport LinkSetup
@@ -18,6 +18,8 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_ROUTE_SET
     MESSAGE_ROUTE_DELETE
     MESSAGE_MOVE                          # from another worker: forward/move.pxd
+    MESSAGE_TCP_LISTEN
+    MESSAGE_TCP_CLOSE
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -38,7 +40,14 @@ cdef struct AuthReplyMessage:             # then the response bytes
     LinkSetup setup
     int worker                            # where the link will live; -1: the engine chooses
     bint accept
+    uint8_t tunnel_size                   # 0: a link; else a connection to this TCP tunnel
+    uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]
     uint32_t size
+
+cdef struct TcpListenMessage:             # LISTEN: the receiver takes `fd` over; CLOSE: no fd
+    MailboxNode node
+    int fd
+    uint16_t port
 
 # `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over
@@ -59,8 +68,13 @@ cdef struct DialMessage:                  # then the request bytes
     uint32_t size
     uint8_t carrier
 
+cdef enum TargetFlag:                     # core.pyi TARGET_*
+    TARGET_TCP = 1                        # a TCP tunnel's: a reset is passed on as a reset
+    TARGET_PROXY_HEADER = 2               # it is told the visitor by a PROXY protocol v2 header
+
 cdef struct TargetEntry:
     Address address
+    uint8_t flags
     uint8_t name_size
     uint8_t name[63]
 

@@ -36,6 +36,7 @@ cdef dict TABLE = {
     "device_requests_max": (0, 0, 65_000),
     "rate_burst_ms": (2_000, 0, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
+    "tcp_proxy_protocol": (0, 0, 1),
     "link_pings_max": (100, 1, 1 << 30),
     "link_opens_max": (2_000, 1, 1 << 30),
     "link_resets_max": (50_000, 1, 1 << 30),

@@ -1,14 +1,17 @@
-# PROXY protocol v2 (haproxy's proxy-protocol.txt, section 2.2) as the preamble of a
-# stream: it names the tunnel in a TLV. HTTP streams serve many visitors, so theirs is a
-# LOCAL header without addresses.
+# The PROXY protocol (haproxy's proxy-protocol.txt). Version 2 is the preamble of a stream: it
+# names the tunnel in a TLV. HTTP streams serve many visitors, so theirs is a LOCAL header
+# without addresses; a TCP stream's tells who the visitor is. Both versions are what a load
+# balancer puts in front of a visitor's connection.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 
 cdef enum:
     PREAMBLE_FIXED_SIZE = 16
     PREAMBLE_SIZE_MAX = 16 + 512          # what we accept
     PREAMBLE_TLV_TUNNEL = 0xE0            # first of the range for applications
+    PREAMBLE_TCP_SIZE_MAX = 16 + 36 + 3 + 63        # what preamble_encode_tcp() writes
+    PROXY_LINE_SIZE_MAX = 107             # version 1, with its CRLF
 
 cdef struct Preamble:
     const uint8_t *tunnel                 # NULL: none named
@@ -20,3 +23,24 @@ cdef uint32_t preamble_encode(
 ) noexcept nogil
 # Bytes used (> 0); 0: more needed; -1: not a preamble we take.
 cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preamble) noexcept nogil
+
+cdef struct ProxyEnd:                     # of a connection
+    uint8_t bytes[16]
+    uint8_t size                          # 4: IPv4, 16: IPv6; 0: not known
+    uint16_t port
+
+cdef struct ProxyHeader:                  # for whom a load balancer speaks
+    ProxyEnd visitor                      # version 2; size 0: none, it speaks for itself
+    const uint8_t *text                   # version 1: the address as text; NULL: likewise
+    uint32_t text_size
+
+# Likewise for a TCP tunnel's stream: PROXY with both ends, or LOCAL if one is not known. Its
+# size, at most PREAMBLE_TCP_SIZE_MAX.
+cdef uint32_t preamble_encode_tcp(
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
+    const ProxyEnd *listener
+) noexcept nogil
+# What a load balancer sent, in version 1 or 2. Bytes used (> 0); 0: more needed; -1: no header.
+cdef int proxy_header_decode(
+    const uint8_t *source, uint32_t size, ProxyHeader *header
+) noexcept nogil

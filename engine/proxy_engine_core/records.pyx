@@ -29,6 +29,7 @@ LOG_RETRIED = 2
 LOG_ABORTED = 4
 LOG_TUNNEL = 8
 LOG_LOCAL = 16
+LOG_TCP = 32
 
 LogRecord = namedtuple("LogRecord", (
     "time_us", "route", "device", "request_id", "visitor", "method", "host", "path", "status",

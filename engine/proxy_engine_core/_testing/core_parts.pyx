@@ -3,7 +3,7 @@
 
 cimport cython
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
@@ -184,6 +184,46 @@ def preamble(bytes tunnel):
         raise ValueError("a tunnel name has 1 to 63 bytes")
     size = preamble_encode(target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel))
     return (<const char *>target)[:size]
+
+
+cdef int set_end(ProxyEnd *end, bytes address, int port) except -1:
+    if len(address) not in (0, 4, 16):
+        raise ValueError("an address has 4 or 16 bytes, or none")
+    end.size = <uint8_t>len(address)
+    end.port = <uint16_t>port
+    memcpy(end.bytes, <const char *>address, len(address))
+    return 0
+
+
+def preamble_tcp(bytes tunnel, tuple visitor, tuple listener):
+    """That of a TCP tunnel's stream; the ends are (address bytes, port)."""
+    cdef uint8_t target[PREAMBLE_TCP_SIZE_MAX]
+    cdef ProxyEnd ends[2]
+    if not 1 <= len(tunnel) <= 63:
+        raise ValueError("a tunnel name has 1 to 63 bytes")
+    set_end(&ends[0], visitor[0], visitor[1])
+    set_end(&ends[1], listener[0], listener[1])
+    size = preamble_encode_tcp(
+        target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel), &ends[0], &ends[1]
+    )
+    return (<const char *>target)[:size]
+
+
+def parse_proxy_header(bytes source):
+    """(bytes used, (address, port) or None); an address is text of version 1, bytes of 2."""
+    cdef ProxyHeader found
+    cdef uint8_t *block = <uint8_t *>malloc(len(source) if source else 1)
+    if block == NULL:
+        raise MemoryError
+    memcpy(block, <const char *>source, len(source))
+    used = proxy_header_decode(block, <uint32_t>len(source), &found)
+    visitor = None
+    if used > 0 and found.text != NULL:
+        visitor = ((<const char *>found.text)[:found.text_size].decode(), found.visitor.port)
+    elif used > 0 and found.visitor.size:
+        visitor = ((<const char *>found.visitor.bytes)[:found.visitor.size], found.visitor.port)
+    free(block)
+    return (used, visitor)
 
 
 def parse_preamble(bytes source):

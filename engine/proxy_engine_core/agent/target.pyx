@@ -24,7 +24,7 @@ from proxy_engine_core.io.conn cimport (
     conn_recv, conn_requeue, conn_wait, gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
-from proxy_engine_core.io.socket cimport socket_connect, socket_error
+from proxy_engine_core.io.socket cimport socket_connect, socket_error, socket_reset_on_close
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
@@ -32,7 +32,7 @@ from proxy_engine_core.link.link cimport OWNER_TARGET, Link, LinkHost, link_host
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
-from proxy_engine_core.messages cimport TargetEntry
+from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TARGET_TCP, TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
@@ -56,6 +56,7 @@ cdef struct Target:
     YamuxStream *stream                   # NULL: given back
     uint32_t entry                        # of the role's table: the address being tried
     uint32_t table_version                # ... of this version
+    uint8_t flags                         # of the entry
     uint8_t state
     bint target_done                      # the target finished writing
     bint stream_done                      # the visitor's side did
@@ -191,6 +192,7 @@ cdef void connect_failed(Target *target, int error) noexcept nogil:
             buffer_init(&target.conn.out, &worker.pool, 0)
             successor.stream_done = target.stream_done
             successor.entry = <uint32_t>following
+            successor.flags = target.flags
             target.stream = NULL
             target_end(target, 0)
             target_connect(successor)
@@ -225,6 +227,13 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
         target_end(target, YAMUX_RESET_UNKNOWN_TUNNEL)
         return False
     target.entry = <uint32_t>entry
+    target.flags = agent_of(worker).targets[entry].flags
+    if target.flags & TARGET_PROXY_HEADER and buffer_append(
+        &target.conn.out, head, <uint32_t>used
+    ) < 0:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        target_end(target, YAMUX_RESET_REFUSED)
+        return False
     bytes[0] += used - before
     size[0] -= used - before
     buffer_free(&target.preamble)
@@ -267,7 +276,13 @@ cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
 
 
 cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept nogil:
-    target_end(<Target *>stream.owner, YAMUX_RESET_CANCEL)
+    cdef Target *target = <Target *>stream.owner
+    # Not by an end that looks complete. A target of HTTP is spared: its framing tells, and idle
+    # streams end like this all the time.
+    if target.flags & TARGET_TCP and target.conn.fd >= 0:
+        gather_flush(link.conn.worker)
+        socket_reset_on_close(target.conn.fd)
+    target_end(target, YAMUX_RESET_CANCEL)
 
 
 # --- from and to the target -------------------------------------------------------------------

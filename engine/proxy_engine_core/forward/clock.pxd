@@ -17,6 +17,8 @@ from proxy_engine_core.io.worker cimport Worker
 
 # What this request may wait for next.
 cdef void transaction_deadline(Visitor *visitor) noexcept nogil
+# The target of a TCP tunnel has not been connected yet, and will tell.
+cdef bint is_connecting(const Transaction *transaction) noexcept nogil
 # Between requests and at the end: how long the visitor has for what comes next.
 cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil
 # The visitor's output has moved, or begun to wait; `owed` bytes of it wait now.

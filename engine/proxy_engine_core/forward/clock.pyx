@@ -23,6 +23,8 @@ cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
     cdef uint64_t after_ms = worker.options.body_timeout_ms
     if visitor.state == VISITOR_TUNNEL:
         after_ms = worker.options.tunnel_timeout_ms
+        if is_connecting(transaction):
+            after_ms = worker.options.open_timeout_ms
     elif transaction.response_state == RESPONSE_HEAD:
         # A stock peer may send its ACK with the first data, or never.
         if (
@@ -38,6 +40,13 @@ cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
     if visitor.reader_since_ms != 0:
         at_ms = earlier(at_ms, reader_limit_ms(visitor))
     conn_deadline(&visitor.conn, at_ms - worker.now_ms if at_ms > worker.now_ms else 1)
+
+
+cdef bint is_connecting(const Transaction *transaction) noexcept nogil:
+    return (
+        transaction.is_tcp and transaction.link.has_preamble
+        and not transaction.http.stream.flags & YAMUX_STREAM_ACK_RECEIVED
+    )
 
 
 cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil:
@@ -98,7 +107,8 @@ cdef inline uint64_t bytes_taken(const Visitor *visitor, uint32_t owed) noexcept
 
 cdef void reader_moved(Visitor *visitor, uint32_t owed) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
-    if owed == 0:
+    if owed == 0 or visitor.transaction != NULL and visitor.transaction.is_tcp:
+        # Of a byte stream nobody knows what a pause means: only its idle time counts.
         visitor.reader_since_ms = 0
         return
     if visitor.reader_since_ms == 0:

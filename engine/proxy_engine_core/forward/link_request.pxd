@@ -1,4 +1,5 @@
-# A device's request for a link: handed to the control plane, and its answer carried out.
+# A device's request for a link, or a client's for a private TCP tunnel: handed to the control
+# plane, and its answer carried out.
 
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -7,7 +8,7 @@ from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.link.establish cimport LinkSetup
 
 
-cdef bint asks_for_link(const Head *head) noexcept nogil
+cdef bint asks_for_link(const Head *head) noexcept nogil         # or for a private tunnel
 # EVENT_AUTH with the head, then VISITOR_AUTH; refused with 400 if it announces a body.
 cdef void ask_control_plane(
     Visitor *visitor, const uint8_t *bytes, uint32_t head_size
@@ -17,6 +18,11 @@ cdef void ask_control_plane(
 cdef void visitor_auth_reply(
     Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup,
     int worker
+) noexcept nogil
+# Its answer to a client: `response` is a 101, and what follows goes to the tunnel's target.
+cdef void visitor_join_tunnel(
+    Visitor *visitor, const uint8_t *response, uint32_t size, const uint8_t *tunnel,
+    uint32_t tunnel_size
 ) noexcept nogil
 # The device has its 101: from here on it is a link of this worker's, counted already.
 cdef void visitor_establish(

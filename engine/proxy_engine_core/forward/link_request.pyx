@@ -5,14 +5,17 @@ from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, strlen
 
 from proxy_engine_core.buffer cimport buffer_consume, buffer_head, buffer_size
-from proxy_engine_core.counters cimport COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, count
+from proxy_engine_core.counters cimport (
+    COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, COUNT_TCP_CONNECTIONS, count,
+)
 from proxy_engine_core.events cimport EVENT_AUTH
 from proxy_engine_core.forward.move cimport device_move
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_AUTH, Visitor, transaction_fail, transaction_free, visitor_close, visitor_finish,
+    VISITOR_AUTH, VISITOR_TCP_OPENING, Visitor, transaction_fail, transaction_free,
+    transaction_set_tcp, visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.head cimport Head
-from proxy_engine_core.io.conn cimport conn_deadline, conn_write
+from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue, conn_write
 from proxy_engine_core.io.crew cimport crew_add_link, crew_drop_link, crew_least_linked
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, Conn, Crew, Worker, conn_handle, worker_emit,
@@ -21,12 +24,16 @@ from proxy_engine_core.link.establish cimport LinkSetup, link_establish
 
 cdef enum:
     LINK_PATH_SIZE = 12
+    TCP_PATH_SIZE = 12
 
 cdef const uint8_t *LINK_PATH = b"/_proxy/link"
+cdef const uint8_t *TCP_PATH = b"/_proxy/tcp/"      # then the device and the tunnel
 
 
 cdef bint asks_for_link(const Head *head) noexcept nogil:
     cdef const uint8_t *path = head.bytes + head.path.start
+    if head.path.size >= TCP_PATH_SIZE and memcmp(path, TCP_PATH, TCP_PATH_SIZE) == 0:
+        return True
     if head.path.size < LINK_PATH_SIZE or memcmp(path, LINK_PATH, LINK_PATH_SIZE) != 0:
         return False
     return head.path.size == LINK_PATH_SIZE or path[LINK_PATH_SIZE] == c'?'
@@ -57,6 +64,21 @@ cdef void peer_text(const Visitor *visitor, char *target) noexcept nogil:
     if memchr(visitor.address, c':', visitor.address_size) != NULL:
         form = "[%s]:%u"
     snprintf(target, 64, form, visitor.address, <unsigned int>visitor.port)
+
+
+cdef void visitor_join_tunnel(
+    Visitor *visitor, const uint8_t *response, uint32_t size, const uint8_t *tunnel,
+    uint32_t tunnel_size
+) noexcept nogil:
+    if visitor.state != VISITOR_AUTH:
+        return
+    conn_write(&visitor.conn, response, size)
+    count(visitor.conn.worker.counters, COUNT_TCP_CONNECTIONS, 1)
+    transaction_set_tcp(visitor.transaction, tunnel, tunnel_size)
+    visitor.transaction.bytes_in = 0      # of the tunnel, without the request's head
+    visitor.state = VISITOR_TCP_OPENING
+    conn_deadline(&visitor.conn, visitor.conn.worker.options.open_timeout_ms)
+    conn_requeue(&visitor.conn)
 
 
 cdef void visitor_auth_reply(

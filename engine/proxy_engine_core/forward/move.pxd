@@ -13,6 +13,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX
 from proxy_engine_core.forward.transaction cimport REQUEST_ID_MAX, ServerRole, Visitor
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
@@ -45,6 +46,8 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     bint is_waiting
     bint is_admitted
     bint is_device
+    uint8_t tunnel_size                   # a TCP tunnel's visitor: what it asked for
+    uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]
     char address[ADDRESS_TEXT_SIZE]
     uint8_t request_id[REQUEST_ID_MAX]
 

@@ -12,8 +12,10 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.forward.admission cimport admission_enter
 from proxy_engine_core.forward.link_request cimport visitor_establish
+from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX
 from proxy_engine_core.forward.transaction cimport (
-    ServerRole, Transaction, Visitor, server_of, transaction_free, transaction_new, visitor_close,
+    VISITOR_TCP_OPENING, ServerRole, Transaction, Visitor, server_of, transaction_free,
+    transaction_new, transaction_set_tcp, visitor_close,
 )
 from proxy_engine_core.forward.visitor cimport visitor_new
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_detach, conn_requeue
@@ -71,6 +73,10 @@ cdef bint visitor_move(
     message.moves = transaction.moves + 1
     message.request_id_size = transaction.request_id_size
     memcpy(message.request_id, transaction.request_id, transaction.request_id_size)
+    if transaction.is_tcp:
+        CHECK(0 < transaction.host_size <= TUNNEL_NAME_SIZE_MAX)
+        message.tunnel_size = transaction.host_size
+        memcpy(message.tunnel, transaction.host, transaction.host_size)
     transaction_free(visitor)
     # Counted first: nobody may see it arrive before it has left.
     count(worker.counters, COUNT_VISITORS_MOVED_OUT, 1)
@@ -154,6 +160,9 @@ cdef void arrive(Worker *worker, MoveMessage *message) noexcept nogil:
         lost(worker, message)
         return
     unpack(visitor.transaction, message)
+    if message.tunnel_size:
+        transaction_set_tcp(visitor.transaction, message.tunnel, message.tunnel_size)
+        visitor.state = VISITOR_TCP_OPENING
     if message.deadline_ms:
         conn_deadline(
             &visitor.conn,

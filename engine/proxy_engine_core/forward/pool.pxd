@@ -1,6 +1,6 @@
 # HTTP streams to a tunnel's target: opened, reused, pooled idle per (link, tunnel).
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
@@ -12,6 +12,10 @@ from proxy_engine_core.link.link cimport Link
 # not reuse), else a new one. NULL: if pool_is_full() wait for pool_wake(), else no memory.
 cdef HttpStream *pool_take(
     Link *link, const Route *route, uint32_t head_size, uint32_t idle_divisor
+) noexcept nogil
+# A new stream, with `preamble` as its first bytes; NULL as above.
+cdef HttpStream *pool_open(
+    Link *link, const Route *route, const uint8_t *preamble, uint32_t preamble_size
 ) noexcept nogil
 cdef bint pool_is_full(const Link *link) noexcept nogil            # no new stream now
 cdef void pool_put(HttpStream *http) noexcept nogil                # idle now

@@ -95,8 +95,8 @@ cdef HttpStream *pool_take(
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = pool_of(link, route.id)
     cdef HttpStream *http
-    cdef YamuxStream *stream
     cdef uint8_t preamble[19 + TUNNEL_NAME_SIZE_MAX]
+    cdef uint32_t preamble_size = 0
     if pool == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
@@ -112,6 +112,21 @@ cdef HttpStream *pool_take(
         http.idled_us = worker.now_us - http.idle_since_us
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
+    if link.has_preamble:
+        preamble_size = preamble_encode(preamble, route_name(route), route.name_size)
+    return pool_open(link, route, preamble, preamble_size)
+
+
+cdef HttpStream *pool_open(
+    Link *link, const Route *route, const uint8_t *preamble, uint32_t preamble_size
+) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    cdef StreamPool *pool = pool_of(link, route.id)
+    cdef HttpStream *http
+    cdef YamuxStream *stream
+    if pool == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return NULL
     if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
         make_room(link)
     if pool_is_full(link):
@@ -136,9 +151,7 @@ cdef HttpStream *pool_take(
     stream.owner = http
     stream.owner_kind = OWNER_HTTP
     link_touch(link)
-    if link.has_preamble and yamux_stream_send(
-        stream, preamble, preamble_encode(preamble, route_name(route), route.name_size)
-    ) < 0:
+    if preamble_size and yamux_stream_send(stream, preamble, preamble_size) < 0:
         http_stream_release(http, YAMUX_RESET_CANCEL)
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL

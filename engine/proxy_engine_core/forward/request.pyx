@@ -233,8 +233,6 @@ cdef Route *find_route(ServerRole *role, const Head *head) noexcept nogil:
 
 
 cdef Link *live_link(Worker *worker, const Route *route, uint64_t last_choice) noexcept nogil:
-    """A live link of this worker's: several take turns by chance, `last_choice` only if
-    there is no other."""
     cdef const uint64_t *links = route_links(route)
     cdef uint32_t start = any_of(worker, route.link_count)
     cdef uint32_t index
@@ -258,7 +256,6 @@ cdef uint32_t any_of(Worker *worker, uint32_t how_many) noexcept nogil:
 
 
 cdef int other_worker(Worker *worker, const Route *route) noexcept nogil:
-    """The worker of a link that is not this one's, alive or not; -1: there is none."""
     cdef const uint64_t *links = route_links(route)
     cdef uint32_t start = any_of(worker, route.link_count)
     cdef uint32_t index, other
@@ -388,13 +385,9 @@ cdef bint use_head(
             return True
     if http == NULL:
         visitor.state = VISITOR_WAITING
-        if visitor.opening_link == NULL:
-            if link.opening_count >= OPENING_MAX:
-                request_overloaded(visitor)
-                return True
-            pool_wait(link, visitor)
-            count(worker.counters, COUNT_REQUESTS_QUEUED, 1)
-        start_waiting(visitor)
+        if not wait_for_stream(visitor, link):
+            request_overloaded(visitor)
+            return True
         return False
     transaction.is_waiting = False
     pool_stop_waiting(visitor)
@@ -420,8 +413,18 @@ cdef int check_size(Worker *worker, const Head *head) noexcept nogil:
     return 0
 
 
+cdef bint wait_for_stream(Visitor *visitor, Link *link) noexcept nogil:
+    if visitor.opening_link == NULL:
+        if link.opening_count >= OPENING_MAX:
+            return False
+        pool_wait(link, visitor)
+        count(visitor.conn.worker.counters, COUNT_REQUESTS_QUEUED, 1)
+    start_waiting(visitor)
+    return True
+
+
 cdef void start_waiting(Visitor *visitor) noexcept nogil:
-    # The clock starts once, however often the request is looked at again.
+    # However often the request is looked at again.
     if not visitor.transaction.is_waiting:
         visitor.transaction.is_waiting = True
         conn_deadline(&visitor.conn, visitor.conn.worker.options.open_timeout_ms)

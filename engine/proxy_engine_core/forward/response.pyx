@@ -298,6 +298,8 @@ cdef void stream_accepted(Link *link, YamuxStream *stream) noexcept nogil:
     cdef HttpStream *http = <HttpStream *>stream.owner
     if http.visitor != NULL:
         transaction_deadline(http.visitor)
+        if http.visitor.transaction.is_tcp:
+            http.visitor.transaction.first_byte_us = link.conn.worker.now_us
         if not http.is_reused:
             retry_forget(http.visitor.transaction)
     pool_wake(link)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
-from proxy_engine_core.forward.link_request cimport visitor_auth_reply
+from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
 )
@@ -22,8 +22,10 @@ from proxy_engine_core.forward.visitor cimport (
 )
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.worker cimport (
-    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listeners, worker_conn, worker_random,
+    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listener, worker_close_listeners,
+    worker_conn, worker_listen, worker_random,
 )
 from proxy_engine_core.link.control cimport link_send_control
 from proxy_engine_core.link.end cimport link_close
@@ -31,8 +33,9 @@ from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
-    MESSAGE_MOVE, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, AuthReplyMessage, DrainMessage,
-    LinkMessage, RouteDeleteMessage, RouteMessage,
+    MESSAGE_MOVE, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    AuthReplyMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
+    TcpListenMessage,
 )
 
 
@@ -81,6 +84,8 @@ cdef void server_discard(MailboxNode *message) noexcept nogil:
         free((<RouteMessage *>message).route)
     elif message.kind == MESSAGE_MOVE:
         move_discard(<MoveMessage *>message)
+    elif message.kind == MESSAGE_TCP_LISTEN:
+        socket_close((<TcpListenMessage *>message).fd)
 
 
 cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
@@ -89,15 +94,22 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef RouteMessage *route
     cdef RouteDeleteMessage *deleted
     cdef LinkMessage *for_link
+    cdef TcpListenMessage *listen
     cdef Conn *conn
     if message.kind == MESSAGE_AUTH_REPLY:
         reply = <AuthReplyMessage *>message
         conn = worker_conn(worker, reply.ticket)
         if conn != NULL and conn.kind == CONN_VISITOR:
-            visitor_auth_reply(
-                <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.accept,
-                &reply.setup, reply.worker,
-            )
+            if reply.accept and reply.tunnel_size:
+                visitor_join_tunnel(
+                    <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.tunnel,
+                    reply.tunnel_size,
+                )
+            else:
+                visitor_auth_reply(
+                    <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.accept,
+                    &reply.setup, reply.worker,
+                )
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
         route_table_set(&role.routes, route.route)
@@ -110,6 +122,14 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         moves_resume(role)
     elif message.kind == MESSAGE_MOVE:
         return move_receive(worker, <MoveMessage *>message)
+    elif message.kind == MESSAGE_TCP_LISTEN:
+        listen = <TcpListenMessage *>message
+        if worker.is_draining:
+            socket_close(listen.fd)
+        else:
+            worker_listen(worker, listen.fd, listen.port)
+    elif message.kind == MESSAGE_TCP_CLOSE:
+        worker_close_listener(worker, (<TcpListenMessage *>message).port)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms

@@ -15,6 +15,7 @@
 #   HEAD -> ACTIVE -> HEAD       keep-alive
 #   ACTIVE -> TUNNEL             after 101
 #   HEAD -> AUTH -> (link)       a device asks for a link
+#   (TCP_HEADER ->) TCP_OPENING -> TUNNEL     a TCP tunnel's visitor: tcp.pxd
 #   any -> LINGER -> closed      last bytes out, then the rest of the input is read off
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -39,6 +40,8 @@ cdef enum VisitorState:
     VISITOR_TUNNEL
     VISITOR_AUTH
     VISITOR_LINGER
+    VISITOR_TCP_HEADER                    # tcp.pxd
+    VISITOR_TCP_OPENING
 
 cdef enum ResponseState:
     RESPONSE_HEAD = 0
@@ -51,6 +54,7 @@ cdef enum LogFlag:                        # core.pyi LOG_*
     LOG_ABORTED = 4
     LOG_TUNNEL = 8
     LOG_LOCAL = 16
+    LOG_TCP = 32
 
 cdef enum:
     LOG_METHOD_SIZE_MAX = 24
@@ -96,6 +100,7 @@ cdef struct Transaction:
     bint wants_upgrade
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
+    bint is_tcp                           # no request: a TCP tunnel's connection
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
     bint is_admitted                      # by its address's rate, once
     bint is_device_admitted               # ... and by its device's
@@ -118,8 +123,8 @@ cdef struct Transaction:
     ChunkReader response_chunks
     # what the log tells
     uint64_t started_us
-    uint64_t sent_us                      # request head on its way
-    uint64_t first_byte_us                # response head in
+    uint64_t sent_us                      # request head on its way; TCP: its stream
+    uint64_t first_byte_us                # response head in; TCP: the target is connected
     uint64_t bytes_in
     uint64_t bytes_out
     uint16_t status
@@ -176,6 +181,10 @@ cdef inline ServerRole *server_of(Worker *worker) noexcept nogil:
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil
 cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil   # of a request begun elsewhere
 cdef void transaction_free(Visitor *visitor) noexcept nogil      # without a log record
+# From now on it is a connection to a TCP tunnel: ":PORT" or a name. The log shows it as host.
+cdef void transaction_set_tcp(
+    Transaction *transaction, const uint8_t *tunnel, uint32_t size
+) noexcept nogil
 # The response is complete: log it, give the stream back, go on with the connection.
 cdef void transaction_finish(Visitor *visitor) noexcept nogil
 # End it for `reason` (docs/errors.md): an answer of our own with `status` while nothing was

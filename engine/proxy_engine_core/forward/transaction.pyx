@@ -1,8 +1,8 @@
 # How a request on a visitor's connection begins and ends. See transaction.pxd.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
@@ -64,6 +64,19 @@ cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil:
     visitor.transaction = transaction
     role.active += 1
     return transaction
+
+
+cdef void transaction_set_tcp(
+    Transaction *transaction, const uint8_t *tunnel, uint32_t size
+) noexcept nogil:
+    transaction.is_tcp = True
+    transaction.head_sent = True          # no answers of our own: it ends, or is aborted
+    transaction.log_flags |= LOG_TCP | LOG_TUNNEL
+    transaction.method_size = 3
+    memcpy(transaction.method_name, b"TCP", 3)
+    transaction.host_size = <uint8_t>size
+    memcpy(transaction.host, tunnel, size)
+    transaction.path_size = 0
 
 
 cdef void transaction_free(Visitor *visitor) noexcept nogil:
@@ -145,7 +158,7 @@ cdef void transaction_fail(
         count(worker.counters, COUNT_REQUESTS_ABORTED, 1)
         log_write(visitor, reason)
         # Never a clean end: what ends with the connection would look complete.
-        if visitor.state == VISITOR_TUNNEL or transaction.head_sent and (
+        if visitor.state == VISITOR_TUNNEL or transaction.is_tcp or transaction.head_sent and (
             transaction.reframe == REFRAME_CLOSE or transaction.response_framing == BODY_CLOSE
         ):
             socket_reset_on_close(visitor.conn.fd)

@@ -2,7 +2,7 @@
 # visitor_ready(): an edge, a grown window, room in the link, a free stream and a finished
 # response all just requeue the connection, and ready() goes on where the state says.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
@@ -18,13 +18,16 @@ from proxy_engine_core.forward.admission cimport (
 from proxy_engine_core.forward.body cimport run_tunnel, send_body
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, is_trusted_peer
 from proxy_engine_core.forward.clock cimport (
-    reader_is_late, reader_moved, transaction_deadline, upload_is_late, visitor_rest_deadline,
+    is_connecting, reader_is_late, reader_moved, transaction_deadline, upload_is_late,
+    visitor_rest_deadline,
 )
 from proxy_engine_core.forward.request cimport new_request_id, read_head, request_overloaded
+from proxy_engine_core.forward.tcp cimport tcp_begin, tcp_open, tcp_read_header
 from proxy_engine_core.forward.transaction cimport (
     RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_HEAD, VISITOR_LINGER, VISITOR_OUT_HIGH,
-    VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor, transaction_begin, transaction_fail,
-    transaction_free, visitor_close, visitor_finish, visitor_linger,
+    VISITOR_TCP_HEADER, VISITOR_TCP_OPENING, VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor,
+    transaction_begin, transaction_fail, transaction_free, visitor_close, visitor_finish,
+    visitor_linger,
 )
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_flush_out, conn_requeue
 from proxy_engine_core.io.socket cimport (
@@ -56,7 +59,7 @@ cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
     return visitor
 
 
-cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
+cdef void visitor_accept(Worker *worker, int fd, Address *peer, uint16_t port) noexcept nogil:
     cdef Visitor *visitor
     cdef bint is_trusted = is_trusted_peer(worker, peer)
     if not is_trusted and not admit_connection(worker, peer):
@@ -73,9 +76,12 @@ cdef void visitor_accept(Worker *worker, int fd, Address *peer) noexcept nogil:
     if conn_attach(worker, &visitor.conn, fd, CONN_VISITOR) < 0:
         free(visitor)
         return
-    visitor.conn.flags |= CONN_NEW
     visitor.address_key = CLIENT_KEY_TRUSTED if is_trusted else address_key(peer)
     admission_enter(visitor)
+    if port:
+        tcp_begin(visitor, port)
+        return
+    visitor.conn.flags |= CONN_NEW
     conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)
 
 
@@ -109,6 +115,10 @@ cdef void visitor_ready(Conn *conn) noexcept nogil:
         send_body(visitor)
     elif visitor.state == VISITOR_TUNNEL:
         run_tunnel(visitor)
+    elif visitor.state == VISITOR_TCP_OPENING:
+        tcp_open(visitor)
+    elif visitor.state == VISITOR_TCP_HEADER:
+        tcp_read_header(visitor)
     elif visitor.state == VISITOR_LINGER:
         visitor_linger(visitor)
     if (
@@ -171,6 +181,12 @@ cdef void request_timeout(Visitor *visitor) noexcept nogil:
     if reader_is_late(visitor):
         count(counters, COUNT_SLOW_READERS, 1)
         transaction_fail(visitor, 0, b"slow_reader", b"")
+    elif visitor.state == VISITOR_TCP_HEADER:
+        count(counters, COUNT_HEAD_TIMEOUTS, 1)
+        transaction_fail(visitor, 0, b"head_timeout", b"")
+    elif visitor.state == VISITOR_TUNNEL and is_connecting(transaction):
+        count(counters, COUNT_OPEN_TIMEOUTS, 1)
+        transaction_fail(visitor, 0, b"target_timeout", b"")
     elif visitor.state == VISITOR_TUNNEL:
         count(counters, COUNT_TUNNEL_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"tunnel_timeout", b"")
@@ -179,7 +195,7 @@ cdef void request_timeout(Visitor *visitor) noexcept nogil:
         transaction_fail(
             visitor, 503, b"auth_timeout", b"The server could not check the token in time."
         )
-    elif visitor.state in (VISITOR_HEAD, VISITOR_WAITING):
+    elif visitor.state in (VISITOR_HEAD, VISITOR_WAITING, VISITOR_TCP_OPENING):
         count(counters, COUNT_OPEN_TIMEOUTS, 1)
         request_overloaded(visitor)
     elif transaction.response_state != RESPONSE_HEAD:

@@ -16,6 +16,11 @@ cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept
 # IP literal as text (IPv4-mapped IPv6 as plain IPv4); returns its length.
 cdef int address_text(const Address *address, char *target) noexcept nogil
 cdef uint16_t address_port(const Address *address) noexcept nogil
+# An address from its bytes as they go over the wire: 4 of IPv4 or 16 of IPv6.
+cdef void address_set(
+    Address *address, const uint8_t *source, uint32_t size, uint16_t port
+) noexcept nogil
+cdef int socket_local_address(int fd, Address *address) noexcept nogil         # 0, -errno
 # The address alone into `target` (16 bytes), IPv4-mapped IPv6 as IPv4: 4, 16 or 0 (neither).
 cdef int address_bytes(const Address *address, uint8_t *target) noexcept nogil
 cdef bint address_is_loopback(const Address *address) noexcept nogil

@@ -54,6 +54,24 @@ cdef int address_text(const Address *address, char *target) noexcept nogil:
     return <int>strlen(target)
 
 
+cdef void address_set(
+    Address *address, const uint8_t *source, uint32_t size, uint16_t port
+) noexcept nogil:
+    cdef sockaddr_in *v4 = <sockaddr_in *>&address.storage
+    cdef sockaddr_in6 *v6 = <sockaddr_in6 *>&address.storage
+    memset(address, 0, sizeof(Address))
+    if size == 4:
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(port)
+        memcpy(&v4.sin_addr, source, 4)
+        address.size = sizeof(sockaddr_in)
+    else:
+        v6.sin6_family = AF_INET6
+        v6.sin6_port = htons(port)
+        memcpy(v6.sin6_addr.s6_addr, source, 16)
+        address.size = sizeof(sockaddr_in6)
+
+
 cdef uint16_t address_port(const Address *address) noexcept nogil:
     # sin_port and sin6_port share their place.
     return ntohs((<const sockaddr_in *>&address.storage).sin_port)
@@ -170,12 +188,18 @@ cdef int socket_listen_all(
     return port
 
 
-cdef int socket_local_port(int fd) noexcept nogil:
-    cdef Address address
+cdef int socket_local_address(int fd, Address *address) noexcept nogil:
     cdef socklen_t size = sizeof(sockaddr_storage)
     if getsockname(fd, <sockaddr *>&address.storage, &size) < 0:
         return -errno
-    return address_port(&address)
+    address.size = size
+    return 0
+
+
+cdef int socket_local_port(int fd) noexcept nogil:
+    cdef Address address
+    cdef int error = socket_local_address(fd, &address)
+    return error if error < 0 else address_port(&address)
 
 
 cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil:

@@ -76,6 +76,10 @@ cdef struct Conn:
     uint16_t flags
     uint8_t kind
 
+cdef struct Listener:
+    Conn conn                             # must be first
+    uint16_t port                         # of a TCP tunnel; 0: HTTP
+
 cdef struct ConnOps:
     void (*ready)(Conn *conn) noexcept nogil       # flags changed, or requeued
     void (*timeout)(Conn *conn) noexcept nogil
@@ -127,7 +131,8 @@ cdef struct Worker:
     void *role                            # ServerWorker or AgentWorker
     # True: the role keeps the message and frees it.
     bint (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
-    void (*on_accept)(Worker *worker, int fd, Address *peer) noexcept nogil
+    # `port`: the listener's.
+    void (*on_accept)(Worker *worker, int fd, Address *peer, uint16_t port) noexcept nogil
     void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
     void (*on_pressure)(Worker *worker) noexcept nogil  # the level changed; may be NULL
     int pressure                          # PressureLevel of memory
@@ -182,7 +187,9 @@ cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
 cdef void worker_ask_to_stop(Worker *worker) noexcept nogil
 cdef void worker_join(Worker *worker) noexcept nogil
 cdef void worker_run(Worker *worker) noexcept nogil
-cdef int worker_listen(Worker *worker, int fd) noexcept nogil  # takes the fd over
+# Accept from a listening socket, which is taken over; `port` is a TCP tunnel's, else 0. 0, -errno.
+cdef int worker_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
+cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil   # a TCP tunnel's
 cdef void worker_close_listeners(Worker *worker) noexcept nogil
 cdef uint64_t worker_random(Worker *worker) noexcept nogil    # not for secrets
 # A control event for Python; never lost.

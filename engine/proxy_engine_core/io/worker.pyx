@@ -1,7 +1,7 @@
 # See worker.pxd.
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENOMEM, EPROTO
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
@@ -357,17 +357,17 @@ cdef void worker_run(Worker *worker) noexcept nogil:
 
 # --- listeners --------------------------------------------------------------------------
 
-cdef int worker_listen(Worker *worker, int fd) noexcept nogil:
-    """Accept connections from a listening socket; takes the fd over. 0 or -errno."""
-    cdef Conn *conn = <Conn *>calloc(1, sizeof(Conn))
+cdef int worker_listen(Worker *worker, int fd, uint16_t port) noexcept nogil:
+    cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
     cdef int error
-    if conn == NULL:
+    if listener == NULL:
         close(fd)
         return -ENOMEM
-    buffer_init(&conn.out, &worker.pool, 0)
-    error = conn_attach(worker, conn, fd, CONN_LISTENER)
+    listener.port = port
+    buffer_init(&listener.conn.out, &worker.pool, 0)
+    error = conn_attach(worker, &listener.conn, fd, CONN_LISTENER)
     if error < 0:
-        free(conn)
+        free(listener)
     return error
 
 
@@ -392,7 +392,7 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
             return
         count(worker.counters, COUNT_ACCEPTED, 1)
         pressure_accepted(worker, fd)
-        worker.on_accept(worker, fd, &peer)
+        worker.on_accept(worker, fd, &peer, (<Listener *>conn).port)
     conn_requeue(conn)          # more may be waiting, and the edge will not come again
 
 
@@ -405,6 +405,15 @@ cdef void worker_close_listeners(Worker *worker) noexcept nogil:
     for slot in range(worker.slot_count):
         if worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_LISTENER:
             conn_close(worker.conns[slot])
+
+
+cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil:
+    cdef uint32_t slot
+    cdef Conn *conn
+    for slot in range(worker.slot_count):
+        conn = worker.conns[slot]
+        if conn != NULL and conn.kind == CONN_LISTENER and (<Listener *>conn).port == port:
+            conn_close(conn)
 
 
 # --- news for Python --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
-from proxy_engine.cli.process_title import hide_token
+from proxy_engine.cli.process_title import hide
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which services? give --http NAME=HOST:PORT")
     token = _token(chosen)
     if chosen.token:
-        hide_token(chosen.token)
+        hide({"token": chosen.token})
     from proxy_engine import logs
     from proxy_engine.agent import parse_server
     from proxy_engine.runner import run_async

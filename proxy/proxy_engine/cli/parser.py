@@ -60,6 +60,15 @@ def add_common(parser: argparse.ArgumentParser, function: Any) -> None:
     parser.set_defaults(function=function)
 
 
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Where the server keeps what it knows."""
+    add_setting(
+        parser, "data_dir", metavar="DIR", help="the server's data [~/.local/share/proxy-engine]"
+    )
+    add_setting(parser, "mongodb_uri", metavar="URI", help="a MongoDB instead of SQLite there")
+    add_setting(parser, "mongodb_driver", metavar="motor|pymongo", help="the driver for it [motor]")
+
+
 def add_process(parser: argparse.ArgumentParser, role: str) -> None:
     """What the programs that stay have in common."""
     default = "one a core" if role == "server" else "1"
@@ -84,4 +93,9 @@ def settings(args: argparse.Namespace) -> Settings:
     from proxy_engine import config
 
     flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
-    return config.load(flags, os.environ, file=args.config)
+    chosen = config.load(flags, os.environ, file=args.config)
+    if "mongodb_uri" in flags:  # there may be a password in it
+        from proxy_engine.cli.process_title import hide
+
+        hide({"mongodb_uri": chosen.mongodb_uri})
+    return chosen

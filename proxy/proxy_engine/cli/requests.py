@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_store, settings
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Request
@@ -33,7 +33,7 @@ def add_parser(verbs: Any) -> None:
         "-n", "--lines", metavar="N", type=_count, default=20, help="how many at first [20]"
     )
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_setting(tail, "data_dir", metavar="DIR", help="the server's data dir")
+    add_store(tail)
     add_common(tail, _tail)
 
 

@@ -7,7 +7,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_process, add_setting, add_store, settings
 
 if TYPE_CHECKING:
     from proxy_engine.app import FirstRun, Server
@@ -24,9 +24,7 @@ def add_parser(verbs: Any) -> None:
         parser, "admin_hosts", metavar="NAMES", help="more Host names that the API answers to"
     )
     add_setting(parser, "domain", metavar="NAME", help="tunnels are at TUNNEL.NAME [localhost]")
-    add_setting(
-        parser, "data_dir", metavar="DIR", help="the database [~/.local/share/proxy-engine]"
-    )
+    add_store(parser)
     add_setting(
         parser,
         "trusted_proxy",

@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_store, settings
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Store, Token
@@ -59,7 +59,7 @@ def add_parser(verbs: Any) -> None:
         (revoke, _revoke),
         (rotate, _rotate),
     ):
-        add_setting(action, "data_dir", metavar="DIR", help="the server's data dir")
+        add_store(action)
         add_common(action, function)
 
 

@@ -17,6 +17,10 @@ async def open_store(settings: Settings, *, create: bool = True) -> Store:
             dir says instead that there is none.
     Raises: StorageError with one clear line.
     """
+    if settings.mongodb_uri:
+        from proxy_engine.storage.mongo import MongoStore
+
+        return await MongoStore.open(settings.mongodb_uri, settings.mongodb_driver)
     from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
 
     if create:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxy_engine.cli import main
-from proxy_engine.cli.process_title import without_token
+from proxy_engine.cli.process_title import without
 from proxy_engine.storage.sqlite.database import DATABASE_NAME
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -201,10 +201,10 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_token_is_taken_out_of_the_arguments_in_both_spellings() -> None:
-    assert without_token(["-m", "x", "connect", "--token", "t", "--http", "a=b:1"]) == [
+    assert without(["-m", "x", "connect", "--token", "t", "--http", "a=b:1"], ["--token"]) == [
         "-m", "x", "connect", "--http", "a=b:1",
     ]  # fmt: skip
-    assert without_token(["connect", "--token=t", "--token-file", "f"]) == [
+    assert without(["connect", "--token=t", "--token-file", "f"], ["--token"]) == [
         "connect", "--token-file", "f",
     ]  # fmt: skip
-    assert without_token(["connect", "--token"]) == ["connect"]
+    assert without(["connect", "--token"], ["--token"]) == ["connect"]

@@ -1,0 +1,13 @@
+"""The store for those who have a MongoDB: database.py says how it is used."""
+
+from __future__ import annotations
+
+from proxy_engine.storage.mongo.access import MongoAccess
+from proxy_engine.storage.mongo.requests import MongoRequests
+from proxy_engine.storage.mongo.tunnels import MongoTunnels
+
+__all__ = ["MongoStore"]
+
+
+class MongoStore(MongoAccess, MongoTunnels, MongoRequests):
+    """Implements storage.Store. Open with `await MongoStore.open(uri)`."""

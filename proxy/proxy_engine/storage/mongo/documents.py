@@ -1,0 +1,47 @@
+"""Structs as documents: the same names, times as dates.
+
+A field whose name ends in `_at` holds seconds since the epoch in a struct and a date in a
+document, to the millisecond, because that is what MongoDB users sort, expire and group by.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+def date(seconds: float) -> datetime.datetime:
+    return _EPOCH + datetime.timedelta(milliseconds=round(seconds * 1000))
+
+
+def seconds(moment: datetime.datetime) -> float:
+    return (moment - _EPOCH) / datetime.timedelta(seconds=1)
+
+
+def document(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """These fields as a document has them."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name.endswith("_at") and value is not None:
+            value = date(value)
+        elif isinstance(value, msgspec.Struct):
+            value = msgspec.to_builtins(value)
+        found[name] = value
+    return found
+
+
+def struct(kind: type[_T], found: Mapping[str, Any], **more: Any) -> _T:
+    """The struct that a document, and `more`, make. What others keep beside it is ignored, what
+    is not there has its default."""
+    fields = {
+        name: seconds(value) if isinstance(value, datetime.datetime) else value
+        for name, value in found.items()
+        if name in kind.__struct_fields__
+    }
+    return msgspec.convert({**fields, **more}, kind, builtin_types=(bytes,))

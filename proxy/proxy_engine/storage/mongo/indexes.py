@@ -1,0 +1,36 @@
+"""The collections' indexes: what is looked for, and what MongoDB deletes by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, TEXT, IndexModel
+
+TTL_INDEX = "ts"
+
+# By collection. Names are those of the fields, so that hint("device_ts") reads well.
+INDEXES: dict[str, list[IndexModel]] = {
+    "tokens": [
+        IndexModel("name", name="name", unique=True),
+        IndexModel("digest", name="digest", unique=True),
+        # Sparse: tokens that were never rotated do not have it.
+        IndexModel("old_digest", name="old_digest", unique=True, sparse=True),
+        IndexModel("id", name="id", unique=True),
+    ],
+    "devices": [
+        IndexModel("name", name="name", unique=True),
+        IndexModel([("id", ASCENDING), ("last_seen_at", DESCENDING)], name="id_last_seen_at"),
+    ],
+    "tunnels": [IndexModel("name", name="name", unique=True)],
+    "requests": [
+        IndexModel([("device", ASCENDING), ("ts", DESCENDING)], name="device_ts"),
+        IndexModel([("status", ASCENDING), ("ts", DESCENDING)], name="status_ts"),
+        IndexModel([("path", TEXT), ("method", TEXT)], name="text", default_language="none"),
+    ],
+}
+
+
+def by_time(age: float) -> IndexModel:
+    """requests {ts: -1}; with an age it is also what deletes those that are older."""
+    expiry: dict[str, Any] = {"expireAfterSeconds": max(int(age), 1)} if age else {}
+    return IndexModel([("ts", DESCENDING)], name=TTL_INDEX, **expiry)
