@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import logs, tokens
@@ -135,8 +135,9 @@ class Server:
         self._runner = EngineRunner(self.engine, self.links.on_event, self._put_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
-        ticker = asyncio.create_task(self._tick(), name="tick")
-        self._exit.callback(ticker.cancel)
+        for work in (self._look, self.links.registry.write):
+            ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
+            self._exit.callback(ticker.cancel)
         _log.info(
             "listening",
             listen=self.listen,
@@ -170,19 +171,24 @@ class Server:
         device, _ = await tokens.create(self.store, name="default", now=now)
         self.first_run = FirstRun(admin, device)
 
-    async def _tick(self) -> None:
-        was_failing = False
-        while True:
-            await asyncio.sleep(TICK)
-            try:
-                await self.links.tick()
-                if await self.store.changed_elsewhere():
-                    await self.access_changed()
-                was_failing = False
-            except StorageError as error:
-                if not was_failing:
-                    _log.error("the store fails", error=error)
-                was_failing = True
+    async def _look(self) -> None:
+        """For links that are not allowed any more, by the clock or by others."""
+        self.links.tick()
+        if await self.store.changed_elsewhere():
+            await self.access_changed()
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    was_failing = False
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+            was_failing = False
+        except StorageError as error:
+            if not was_failing:
+                _log.error("the store fails", error=error)
+            was_failing = True
 
 
 def _listen(engine: Engine, address: Address) -> Address:

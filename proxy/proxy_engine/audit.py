@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from proxy_engine import logs
 from proxy_engine.errors import StorageError
@@ -18,6 +19,15 @@ LOCAL = "local"  # who has the data dir needs no token
 TEXT_MAX = 255  # characters of each text
 
 _log = logs.get("audit")
+
+
+def describe(given: Mapping[str, Any]) -> str:
+    """What was given, for the record: names, and values only where they can not be secrets."""
+    return ", ".join(
+        f"{name}={str(value).lower()}" if isinstance(value, (bool, int, float)) else name
+        for name, value in given.items()
+        if value is not None
+    )
 
 
 class Entry:

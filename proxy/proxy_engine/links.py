@@ -153,8 +153,8 @@ class Links:
                     self._close(link, "kicked", "an admin has ended the links of this device")
         self._engine.routes_apply(self._table.forget(owners - devices.keys()))
 
-    async def tick(self) -> None:
-        """Once a second: what time does to links, and what is written now and then."""
+    def tick(self) -> None:
+        """Now and then: what time does to links."""
         now = self._clock()
         for link in self._links:
             if link.expires_at is not None and link.expires_at <= now:
@@ -162,7 +162,6 @@ class Links:
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
         self._links.expire(now)
-        await self.registry.write()
 
     # Up and down
 

@@ -63,8 +63,8 @@ class DeviceQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
     online: bool | None = None
     blocked: bool | None = None
     label: Annotated[
-        tuple[str, ...], msgspec.Meta(description="`name=value` or `name`; all have to match")
-    ] = ()
+        list[str], msgspec.Meta(description="`name=value` or `name`; all have to match")
+    ] = []
 
 
 class NewDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

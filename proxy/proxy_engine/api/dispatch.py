@@ -19,7 +19,7 @@ from proxy_engine.api.context import Call, Service
 from proxy_engine.api.idempotency import Idempotency
 from proxy_engine.api.problems import Problem, explain, problem_of
 from proxy_engine.api.routes import Route, Stream
-from proxy_engine.audit import audited
+from proxy_engine.audit import audited, describe
 from proxy_engine.errors import suggestion
 from proxy_engine.storage import Token
 
@@ -117,7 +117,7 @@ class Dispatcher:
             address=call.peer,
             action=route.name,
             subject="/".join(map(str, names)) or str(given.get("name", "")),
-            detail=", ".join(given),
+            detail=describe(given),
         ):
             return await route.handler(call, **arguments)
 

@@ -35,7 +35,13 @@ class Service:
         self.guard = LoginGuard(5)
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
+        self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
+
+    async def access_changed(self) -> None:
+        self.cache.clear()
+        self.rechecks += 1
+        await self.links.recheck()
 
 
 @pytest.fixture
