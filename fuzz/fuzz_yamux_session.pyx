@@ -24,13 +24,20 @@ from proxy_engine_core.buffer cimport (
     Buffer, BufferPool, buffer_free, buffer_head, buffer_init, buffer_pool_free, buffer_pool_init,
     buffer_size,
 )
+from proxy_engine_core.yamux.receive cimport (
+    YAMUX_EVENT_DATA, YAMUX_EVENT_FIN, YAMUX_EVENT_GO_AWAY, YAMUX_EVENT_NEED_MORE,
+    YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG, YAMUX_EVENT_RESET, YamuxEvent, yamux_session_next,
+)
+from proxy_engine_core.yamux.send cimport (
+    yamux_session_ping, yamux_stream_finish, yamux_stream_send,
+)
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_ERROR_MEMORY, YAMUX_ERROR_TYPE, YAMUX_ERROR_VERSION, YAMUX_EVENT_DATA, YAMUX_EVENT_FIN,
-    YAMUX_EVENT_GO_AWAY, YAMUX_EVENT_NEED_MORE, YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG,
-    YAMUX_EVENT_RESET, YAMUX_WINDOW_INITIAL, WindowBudget, YamuxEvent, YamuxSession, YamuxStream,
-    yamux_session_any_stream, yamux_session_free, yamux_session_init, yamux_session_next,
-    yamux_session_ping, yamux_session_tune, yamux_stream_accept, yamux_stream_consume,
-    yamux_stream_finish, yamux_stream_open, yamux_stream_release, yamux_stream_send,
+    YAMUX_ERROR_MEMORY, YAMUX_ERROR_TYPE, YAMUX_ERROR_VERSION, YAMUX_WINDOW_INITIAL, WindowBudget,
+    YamuxSession, YamuxStream, yamux_session_init, yamux_session_tune,
+)
+from proxy_engine_core.yamux.stream cimport (
+    yamux_session_any_stream, yamux_session_free, yamux_stream_accept, yamux_stream_consume,
+    yamux_stream_open, yamux_stream_release,
 )
 
 cdef enum:

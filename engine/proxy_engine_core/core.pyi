@@ -14,6 +14,7 @@ EVENT_TARGET_FAILED: Final = 6
 EVENT_DRAINED: Final = 7
 EVENT_PRESSURE: Final = 8
 EVENT_LINK_SPENT: Final = 9
+EVENT_LINK_LOAD: Final = 10
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
@@ -34,6 +35,8 @@ WORKERS_MAX: Final = 64
 #   file descriptors that may be in use); level 0 none, 1 windows grow no more, 2 no new
 #   requests, 3 no new connections.
 # (EVENT_LINK_SPENT, link): server. link_streams_max streams were opened: replace it.
+# (EVENT_LINK_LOAD, link, share): server. It carried this part, in thousandths, of the bytes of
+#   its worker's links between two calls of link_loads().
 AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes]
 LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
 LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
@@ -43,9 +46,10 @@ TargetFailedEvent: TypeAlias = tuple[Literal[6], str, int]
 DrainedEvent: TypeAlias = tuple[Literal[7]]
 PressureEvent: TypeAlias = tuple[Literal[8], int, int, int, str]
 LinkSpentEvent: TypeAlias = tuple[Literal[9], int]
+LinkLoadEvent: TypeAlias = tuple[Literal[10], int, int]
 Event: TypeAlias = (
     AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
-    | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent
+    | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent | LinkLoadEvent
 )
 
 class LogRecord(NamedTuple):
@@ -186,6 +190,10 @@ class Engine:
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""
 
+    def link_loads(self) -> None:
+        """Server: ask every worker which of its links carry most: EVENT_LINK_LOAD follows for
+        each with a sixteenth or more of the bytes of its worker's links since the last call."""
+
     def link_worker(self, link: int) -> int:
         """The worker a link or dial id belongs to, 0 to workers - 1; it never changes.
 
@@ -212,7 +220,8 @@ class Engine:
         """Agent: replace the table of targets."""
 
     def stats(self) -> dict[str, int]:
-        """Counters and gauges by name, summed over the workers."""
+        """Counters and gauges by name, summed over the workers. cpu_us is the CPU time of their
+        threads in microseconds; 0 before start() and after stop()."""
 
     def worker_stats(self, worker: int) -> dict[str, int]:
         """The same of one worker. Raises: ValueError for a worker there is not."""

@@ -26,15 +26,17 @@ from proxy_engine_core.io.socket cimport (
 )
 from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
-    worker_close_conns, worker_free, worker_join, worker_listen, worker_new, worker_start,
+    worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_listen, worker_new,
+    worker_start,
 )
 from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
 from proxy_engine_core.link.end cimport links_close_all
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
-    MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE,
-    MESSAGE_TCP_LISTEN, TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG,
+    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
+    MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG,
     AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
     TargetEntry, TargetsMessage, TcpListenMessage,
 )
@@ -47,8 +49,8 @@ from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
-    EVENT_LINK_DOWN, EVENT_LINK_SPENT, EVENT_LINK_UP, EVENT_PRESSURE,  # no-cython-lint
-    EVENT_TARGET_FAILED,  # no-cython-lint
+    EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
+    EVENT_PRESSURE, EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
@@ -89,6 +91,7 @@ cdef dict stats_of(const Worker *worker):
     stats["buffer_bytes"] = atomic_load_relaxed(&worker.pool.bytes_lent)
     stats["buffer_bytes_max"] = atomic_load_relaxed(&worker.pool.bytes_lent_max)
     stats["buffer_bytes_kept"] = atomic_load_relaxed(&worker.pool.bytes_kept)
+    stats["cpu_us"] = worker_cpu_us(worker)
     return stats
 
 
@@ -528,6 +531,12 @@ cdef class Engine:
 
     def link_close(self, uint64_t link, str reason=""):
         self.post_to_link(MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])
+
+    def link_loads(self):
+        cdef MailboxNode *nodes[CREW_SIZE_MAX]
+        self.check_role(True)
+        self.make_for_all(nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
+        self.post_all(nodes)
 
     def link_worker(self, uint64_t link):
         self.check_worker(handle_worker(link))

@@ -10,3 +10,4 @@ cdef enum EventKind:
     EVENT_DRAINED = 7
     EVENT_PRESSURE = 8
     EVENT_LINK_SPENT = 9
+    EVENT_LINK_LOAD = 10

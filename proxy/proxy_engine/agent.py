@@ -1,10 +1,10 @@
 """The agent: keeps its links to the server up, with its tunnels registered on them.
 
 A run may have as many links as the server offers, so that all workers of the server and all
-of its cores serve this device. Most devices are idle and need one: the others are dialled
-as there is more to carry, and then they stay; ten thousand idle devices are ten thousand
-links. While no link serves, only the first is dialled. A lost link of several is
-dialled again while the others go on. link_keeper.py keeps one link up.
+of its cores serve this device. Most devices are idle and need one: the server knows how busy
+its workers are and tells when it wants another, or fewer again; ten thousand idle devices are
+ten thousand links. While no link serves, only the first is dialled. A lost link of several
+is dialled again while the others go on. link_keeper.py keeps one link up.
 
 Only four things end an agent: a token that is not good (401, 403), a server that is not a
 proxy-engine, every tunnel refused, or another run that took over with the same token: two
@@ -45,11 +45,6 @@ from proxy_engine_core.core import (
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Event
 
-# Connections to targets at once that are worth a link. With fewer, two links cost more than they
-# bring: what a turn sends is one write for each link, so 64 connections took 13 us of CPU a request
-# on one link and 18 on two; 512 took the same on both.
-TARGETS_PER_LINK = 64
-BUSY_CHECK_INTERVAL = 1.0  # seconds
 TARGET_LOG_INTERVAL = 60.0  # seconds between log lines about one failing target
 TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
 
@@ -132,7 +127,7 @@ class Agent:
         )
         self._links_max = links_max or LINKS_MAX
         self._offered = 1  # links, as far as we know
-        self._needed = 1  # links, by the most there was to carry since a link serves
+        self._needed = 1  # links, by the server's last word since a link serves
         self._keepers = [self._keeper(1)]
         self._public: list[control.PublicTunnel] | None = None
         self._failed_targets: set[str] = set()  # lately, each looked up again once
@@ -153,7 +148,6 @@ class Agent:
         await self._targets.refresh()
         self._keepers[0].start(0)
         self._call_later(REFRESH_INTERVAL, self._refresh)
-        self._call_later(BUSY_CHECK_INTERVAL, self._check_busy)
 
     def _refresh(self) -> None:
         if not self._is_ending:
@@ -227,26 +221,24 @@ class Agent:
         if record.tunnels != self._public:
             self._public = record.tunnels
             self._announce(record.tunnels)
-        self._start_others()
+        self._adjust()
         return ""
 
-    def _start_others(self) -> None:
+    def links_wanted(self, links: int) -> None:
+        self._needed = max(1, links)
+        self._adjust()
+
+    def _adjust(self) -> None:
+        """As many links as are wanted, once one of them serves."""
+        if not any(keeper.is_serving for keeper in self._keepers[: self._wanted]):
+            return
         while len(self._keepers) < self._wanted:
             self._keepers.append(self._keeper(len(self._keepers) + 1))
-        for keeper in self._keepers[: self._wanted]:
-            keeper.start()
-
-    def _check_busy(self) -> None:
-        """Every now and then: are the links enough?"""
-        if self._is_ending:
-            return
-        if self._wanted < self._offered and self._is_serving():
-            links = sum(len(keeper) for keeper in self._keepers)
-            targets = self._run.engine.stats()["connections"] - links
-            if targets // TARGETS_PER_LINK > self._needed:
-                self._needed = targets // TARGETS_PER_LINK
-                self._start_others()
-        self._call_later(BUSY_CHECK_INTERVAL, self._check_busy)
+        for keeper in self._keepers:
+            if keeper.number <= self._wanted:
+                keeper.start()
+            else:
+                keeper.retire()
 
     def _is_serving(self) -> bool:
         return any(keeper.is_serving for keeper in self._keepers)

@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import logs, tokens
-from proxy_engine.config import Settings
+from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
 from proxy_engine.login_guard import LoginGuard
-from proxy_engine.request_log import RequestLog
+from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
-from proxy_engine.storage import Retention, Store
+from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -31,6 +31,7 @@ from proxy_engine_core import log_batch
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from proxy_engine.reload import Reloaded
     from proxy_engine_core.core import Engine
 
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
@@ -48,8 +49,20 @@ class FirstRun(NamedTuple):
 class Server:
     """`async with Server(settings) as server:` is a running server."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        sources: Mapping[str, str] | None = None,
+        load: Callable[[], Loaded] | None = None,
+    ) -> None:
+        """Args:
+        sources: where the settings came from: config.Loaded.
+        load: reads the settings anew, for reload(); by default there is nothing to read.
+        """
         self.settings = settings
+        self.sources = dict(sources or {})
+        self._load = load or (lambda: Loaded(settings, self.sources))
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
@@ -103,12 +116,7 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        retention = Retention(
-            count=settings.keep_requests,
-            age=settings.keep_requests_age,
-            size=settings.keep_requests_size,
-        )
-        self.request_log = RequestLog(self.store, keep=retention)
+        self.request_log = RequestLog(self.store, keep=retention(settings))
         self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
 
@@ -119,12 +127,14 @@ class Server:
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
         self.cache = TokenCache(self.store)
+        await self.cache.refresh()
         self.guard = LoginGuard(settings.login_failures)
         self.links = Links(
             self.engine,
             self.store,
             self.table,
             links_max=settings.links_per_agent,
+            busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
         )
@@ -155,6 +165,35 @@ class Server:
         """Tokens or devices were written: nothing that was known of them counts any more."""
         self.cache.clear()
         await self.links.recheck()
+
+    def reload(self) -> Reloaded:
+        """Read the settings again and take over what can change.
+
+        Raises: UsageError if anything in them is wrong; then nothing has changed.
+        """
+        from proxy_engine import reload
+
+        loaded = self._load()
+        reload.check(loaded.settings)
+        done = reload.apply(self, loaded.settings)
+        waiting = set(done.needs_restart)
+        self.sources = {
+            key: source
+            for sources, is_wanted in ((self.sources, True), (loaded.sources, False))
+            for key, source in sources.items()
+            if (key in waiting) == is_wanted
+        }
+        _log.info("settings reloaded", changed=",".join(done.changed) or "nothing")
+        if waiting:
+            _log.warning("settings wait for a restart", settings=",".join(done.needs_restart))
+        return done
+
+    def reload_or_log(self) -> None:
+        """The same for SIGHUP: whoever sent it reads the log."""
+        try:
+            self.reload()
+        except ProxyEngineError as error:
+            _log.error("settings not reloaded, the last good ones stay", error=error)
 
     async def drain(self, grace: float) -> None:
         """Refuse new work, let what is in flight finish for at most `grace` seconds."""

@@ -2,17 +2,20 @@
 
 Every setting has one name in three spellings: `data_dir` in the file, `--data-dir` as a
 flag, PROXY_ENGINE_DATA_DIR in the environment. A file may hold the settings of several
-verbs; each reads what it needs. Unknown keys fail with a suggestion, because a typing
-error that is silently ignored is worse than a program that does not start.
+verbs; each reads what it needs. A secret may be in a file of its own, named by the setting
+with `_file` added (Docker and Kubernetes give secrets so). Unknown keys fail with a
+suggestion, because a typing error that is silently ignored is worse than a program that does
+not start.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -47,9 +50,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests_age: float = 0.0  # seconds; 0: no limit
     keep_requests_size: int = 0  # bytes; 0: no limit
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
+    mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
+    link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: str = ""
     token: str = ""
@@ -58,7 +63,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http: dict[str, Address] = {}
     transport: str = "ws"
     links: int = 0  # links to the server at most; 0: as many as it offers
-    # both
+    # the verbs that ask a server
+    admin_url: str = ""  # of its admin listener; "": the data dir on this machine
+    admin_token: str = ""
+    admin_token_file: str = ""
+    # several
     workers: int = 0  # threads of the data plane; 0: run: one for each core, connect: 1
     log_format: str = "text"
     engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
@@ -75,6 +84,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected text")
     return value
+
+
+def _url(value: Any) -> str:
+    text = _text(value)
+    if text and not text.startswith(("http://", "https://")):
+        raise ValueError(f'"{text}" is not an http:// or https:// URL')
+    return text.rstrip("/")
 
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
@@ -195,9 +211,11 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests_age": _duration,
     "keep_requests_size": _size,
     "mongodb_uri": _mongodb_uri,
+    "mongodb_uri_file": _text,
     "mongodb_driver": _choice("motor", "pymongo"),
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
+    "link_busy_share": _integer(0, 100),
     "server": _text,
     "token": _text,
     "token_file": _text,
@@ -205,12 +223,51 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "http": _targets,
     "transport": _choice("ws", "tcp"),
     "links": _integer(0, LINKS_MAX),
+    "admin_url": _url,
+    "admin_token": _text,
+    "admin_token_file": _text,
     "workers": _integer(0, 64),
     "log_format": _choice("text", "json"),
     "engine": _engine_options,
 }
 KEYS = tuple(_PARSERS)
+# Of verbs other than run.
+CLIENT_KEYS = frozenset(
+    {
+        *("server", "device", "token", "token_file", "http", "transport", "links"),
+        *("admin_url", "admin_token", "admin_token_file"),
+    }
+)
+# Never shown; each may be in a file of its own.
+SECRETS = tuple(key.removesuffix("_file") for key in KEYS if key.endswith("_file"))
 assert set(KEYS) == set(Settings.__struct_fields__)
+
+
+class Loaded(NamedTuple):
+    settings: Settings
+    # Where each setting that is not a default came from: "--listen", "PROXY_ENGINE_LISTEN" or
+    # "FILE: listen".
+    sources: dict[str, str]
+
+    def source(self, key: str) -> str:
+        return self.sources.get(key, "default")
+
+
+REDACTED = "[redacted]"
+
+
+def plain(settings: Settings, key: str) -> Any:
+    """A setting as it would stand in the file; secrets are not shown."""
+    value = getattr(settings, key)
+    if key in SECRETS:
+        return REDACTED if value else ""
+    if isinstance(value, (Address, Path)):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, dict):
+        return {name: str(x) if isinstance(x, Address) else x for name, x in value.items()}
+    return value
 
 
 def load(
@@ -224,6 +281,13 @@ def load(
         file: --config; else PROXY_ENGINE_CONFIG; else none.
     Raises: UsageError naming the place and, for unknown keys, the nearest known one.
     """
+    return load_with_sources(flags, environ, file=file).settings
+
+
+def load_with_sources(
+    flags: Mapping[str, Any], environ: Mapping[str, str], *, file: str | None = None
+) -> Loaded:
+    """The same, and where each came from."""
     file = file or environ.get(ENV_PREFIX + "CONFIG") or None
     layers: list[tuple[Callable[[str], str], Mapping[str, Any]]] = [
         (lambda key: "--" + key.replace("_", "-"), flags),
@@ -232,27 +296,52 @@ def load(
     if file is not None:
         layers.append((lambda key: f"{file}: {key}", _read_file(file)))
     values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
-    seen: dict[str, int] = {}
+    sources: dict[str, str] = {}
+    ranks: dict[str, int] = {}
     for rank, (place, layer) in enumerate(layers):
         for key, raw in layer.items():
-            if key in seen:
+            if key in sources:
                 continue
             try:
                 values[key] = _PARSERS[key](raw)
             except ValueError as error:
                 raise UsageError(f"{place(key)}: {error}") from None
-            seen[key] = rank
-    _one_token(values, seen)
-    return Settings(**values)
+            sources[key], ranks[key] = place(key), rank
+    for name in SECRETS:
+        for dropped in _one_of(name, f"{name}_file", values, ranks):
+            del values[dropped], sources[dropped]
+    return Loaded(Settings(**values), sources)
 
 
-def _one_token(values: dict[str, Any], seen: Mapping[str, int]) -> None:
-    """A token or a token file: the nearer layer wins; both in one layer is a mistake."""
-    if not (values.get("token") and values.get("token_file")):
-        return
-    if seen["token"] == seen["token_file"]:
-        raise UsageError("both token and token_file are given; use one")
-    del values["token" if seen["token"] > seen["token_file"] else "token_file"]
+def _one_of(
+    name: str, name_file: str, values: Mapping[str, Any], ranks: Mapping[str, int]
+) -> list[str]:
+    """A secret or its file: the nearer layer wins; both in one layer is a mistake."""
+    if not (values.get(name) and values.get(name_file)):
+        return []
+    if ranks[name] == ranks[name_file]:
+        raise UsageError(f"both {name} and {name_file} are given; use one")
+    return [name if ranks[name] > ranks[name_file] else name_file]
+
+
+def secret(settings: Settings, name: str) -> str:
+    """The value of one of SECRETS, from its file if it has one ("-": standard input).
+
+    Read when it is needed and not by load(), because a file may be there for one verb only.
+    Raises: UsageError.
+    """
+    value: str = getattr(settings, name)
+    file: str = getattr(settings, f"{name}_file")
+    if file == "-":
+        value = sys.stdin.readline()
+    elif file:
+        try:
+            with open(file, encoding="utf-8") as stream:
+                value = stream.readline()
+        except (OSError, UnicodeDecodeError) as error:
+            what = name.replace("_", " ")
+            raise UsageError(f"{what} file {file}: {error_text(error)}") from None
+    return value.strip()
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

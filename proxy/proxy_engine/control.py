@@ -59,6 +59,12 @@ class Drain(msgspec.Struct, tag_field="type", tag="drain"):
     """Either way: I am about to end; what is in flight may finish, send nothing new."""
 
 
+class Links(msgspec.Struct, tag_field="type", tag="links"):
+    """Server to agent: so many links this run should have now."""
+
+    wanted: int
+
+
 class Error(msgspec.Struct, tag_field="type", tag="error"):
     """Either way: something about this link, for the log. Never answered."""
 
@@ -71,7 +77,7 @@ class _Tag(msgspec.Struct):
 
 
 AgentRecord = Register | Drain | Error
-ServerRecord = Registered | Drain | Error
+ServerRecord = Registered | Drain | Links | Error
 
 _encoder = msgspec.json.Encoder()
 _tag = msgspec.json.Decoder(_Tag)
@@ -89,7 +95,7 @@ def decode_from_agent(data: bytes) -> AgentRecord:
 
 
 def decode_from_server(data: bytes) -> ServerRecord:
-    return _decode(_from_server, {"registered", "drain", "error"}, data)
+    return _decode(_from_server, {"registered", "drain", "links", "error"}, data)
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], types: set[str], data: bytes) -> _T:

@@ -79,6 +79,7 @@ class Offer(NamedTuple):
     window: int
     instance: str
     number: int  # which of the run's links this is, from 1
+    is_numbered: bool = True  # it said so: its run may have several
 
     @property
     def is_agent(self) -> bool:
@@ -123,8 +124,9 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
     else:
         window = STOCK_WINDOW
     instance = _value(fields, "proxy-engine-instance") or ""
-    number = (_number(fields, "proxy-engine-link") or 1) if version else 1
-    return Offer(carrier, key, min(version, PROTOCOL_VERSION), window, instance[:64], number)
+    number = _number(fields, "proxy-engine-link") if version else 0
+    version = min(version, PROTOCOL_VERSION)
+    return Offer(carrier, key, version, window, instance[:64], number or 1, number > 0)
 
 
 def device_name(fields: Fields) -> str:

@@ -5,6 +5,8 @@
                 |  | refused, failed            v
                 +--+---------- waiting (back-off) --> parked, if the agent says so
 
+    up, registered -- retire() --> parked; the server closes the link after its last request
+
 While a server drains, the old link keeps serving until the new one is up, so a keeper may
 have links besides its current one for a while.
 
@@ -72,6 +74,9 @@ class Owner(Protocol):
     def link_registered(self, keeper: LinkKeeper, record: control.Registered) -> str:
         """The link has its answer. Returns why it is of no use, usually ""."""
 
+    def links_wanted(self, links: int) -> None:
+        """The server wants this many links of the run."""
+
     def link_lost(self, keeper: LinkKeeper) -> None:
         """The link serves no more, or drains."""
 
@@ -101,10 +106,6 @@ class LinkKeeper:
         self._register_timer: Timer | None = None
         self._last_failure = ""
 
-    def __len__(self) -> int:
-        """Links and dials, each a connection to the server."""
-        return len(self._links) + (self._dial is not None)
-
     def start(self, delay: float | None = None) -> None:
         """See to it that there is a link; dial after this many seconds, or the back-off."""
         if not self._is_dialling and (self._current is None or self._is_draining):
@@ -117,6 +118,16 @@ class LinkKeeper:
             self._waiting = None
             self._is_dialling = False
 
+    def retire(self) -> None:
+        """Do without the link until start(); what is under way on it may finish."""
+        self.park()
+        if self._current is not None:
+            self._stop_register_timer()
+            if not self._is_draining:
+                self._say_drain(self._current)
+            self._current = None
+            self._is_draining = self.is_serving = False
+
     def stop(self) -> None:
         self.park()
         self._stop_register_timer()
@@ -124,7 +135,10 @@ class LinkKeeper:
     def drain(self) -> None:
         """Ask the server to send nothing new."""
         for link_id in self._links:
-            self._run.engine.link_send(link_id, control.encode(control.Drain()))
+            self._say_drain(link_id)
+
+    def _say_drain(self, link_id: int) -> None:
+        self._run.engine.link_send(link_id, control.encode(control.Drain()))
 
     def owns(self, link_id: int) -> bool:
         """Whether a link or a dial is this keeper's."""
@@ -272,6 +286,8 @@ class LinkKeeper:
             self._registered(link_id, record)
         elif isinstance(record, control.Drain):
             self._server_drains()
+        elif isinstance(record, control.Links):
+            self._owner.links_wanted(record.wanted)
         elif record.code == "replaced":
             self._owner.fail_replaced(record.message)
         else:

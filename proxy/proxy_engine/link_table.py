@@ -8,8 +8,8 @@ at most `links_max` of them. Which link takes over from which:
     another run              the run that came first gives way, with all its links
     no instance id           a run of one link
 
-Each new link goes to the worker with the fewest links of those where its run has none yet,
-so that a run spreads over the workers and the workers share the runs.
+The first link of a run goes to the worker with the fewest links, the next ones to the least
+busy of those where the run has none yet (link_demand.py).
 
 Nothing here talks to anybody; links.py acts on it.
 """
@@ -42,19 +42,21 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     instance: str
     number: int
     is_agent: bool
+    may_have_more: bool  # its run may have several links, and knows of it
     worker: int
     since: float
     id: int = -1  # -1: accepted, not up yet
     agent: str = ""
     platform: str = ""
     is_closing: bool = False
+    is_draining: bool = False  # its agent wants no new requests; closed after the last one
     is_spent: bool = False  # another is to take its place
     ends_at: float | None = None  # ... and has: closed then at the latest
 
     @property
     def is_leaving(self) -> bool:
         """It serves nothing new; nothing that it asks for counts any more."""
-        return self.is_closing or self.ends_at is not None
+        return self.is_closing or self.is_draining or self.ends_at is not None
 
     @property
     def run(self) -> str | int:
@@ -64,6 +66,7 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
 class LinkTable:
     def __init__(self, *, links_max: int, workers: int) -> None:
         self.links_max = links_max
+        self.busy = [0.0] * workers  # parts of a core each takes
         self._loads = [0] * workers  # links up and accepted
         self._links: dict[int, Link] = {}
         self._accepted: dict[tuple[int, str], Link] = {}  # not up yet, by device and peer
@@ -81,6 +84,11 @@ class LinkTable:
     def of_device(self, device_id: int) -> list[Link]:
         """Those that are up, in the order they came up."""
         return [link for link in self._by_device.get(device_id, ()) if link.id >= 0]
+
+    def of_run(self, device_id: int, run: str | int) -> list[Link]:
+        """Those of a run that serve, or are about to."""
+        links = self.of_device(device_id)
+        return [link for link in links if link.run == run and not link.is_leaving]
 
     def accept(self, device_id: int, token: Token, offer: Offer, peer: str, now: float) -> Link:
         """Let a link in that has been authorised. Raises Refusal if it is one too many."""
@@ -105,6 +113,7 @@ class LinkTable:
             instance=offer.instance,
             number=offer.number,
             is_agent=offer.is_agent,
+            may_have_more=offer.is_agent and offer.is_numbered and offer.instance != "",
             worker=self._place(present, offer),
             since=now,
         )
@@ -124,7 +133,12 @@ class LinkTable:
             if offer.instance and link.instance == offer.instance and link.number != offer.number
         }
         free = [worker for worker in range(len(self._loads)) if worker not in taken]
-        return min(free or range(len(self._loads)), key=self._loads.__getitem__)
+
+        def order(worker: int) -> tuple[int, int]:
+            tenths_busy = round(10 * self.busy[worker]) if taken else 0
+            return tenths_busy, self._loads[worker]
+
+        return min(free or range(len(self._loads)), key=order)
 
     def up(self, link_id: int, device_id: int, peer: str, now: float) -> Link | None:
         """The accepted link that has come up. None: nobody we let in."""

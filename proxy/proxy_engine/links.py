@@ -19,7 +19,7 @@ is done by tasks of admission and registration.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from proxy_engine import control, logs, tokens
@@ -27,6 +27,7 @@ from proxy_engine.admission import Admission, Ask
 from proxy_engine.config import LINKS_MAX
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
+from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.registration import Registration, Request
@@ -38,6 +39,7 @@ from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
     EVENT_LINK_DOWN,
+    EVENT_LINK_LOAD,
     EVENT_LINK_SPENT,
     EVENT_LINK_UP,
 )
@@ -58,6 +60,7 @@ class Links:
 
     Args:
         links_max: links one run of an agent may have; 0: one for each worker.
+        busy_share: percent of a core that makes a worker busy (link_demand.py).
     """
 
     def __init__(
@@ -67,9 +70,11 @@ class Links:
         table: TunnelTable,
         *,
         links_max: int = 0,
+        busy_share: int = 60,
         cache: TokenCache | None = None,
         guard: LoginGuard | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._store = store
@@ -80,11 +85,13 @@ class Links:
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
         self.registry = Registry(store, clock=clock)
+        self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
+        self._cache = cache or TokenCache(store)
         self._admission = Admission(
             engine,
             self._links,
             self._tasks,
-            cache=cache or TokenCache(store),
+            cache=self._cache,
             guard=guard or LoginGuard(0),
             registry=self.registry,
             clock=clock,
@@ -95,6 +102,9 @@ class Links:
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self._links)
 
     def of_device(self, device_id: int) -> list[Link]:
         """In the order they came up."""
@@ -109,6 +119,8 @@ class Links:
             self._record(*event[1:])
         elif event[0] == EVENT_LINK_SPENT:
             self._spent(event[1])
+        elif event[0] == EVENT_LINK_LOAD:
+            self._demand.load(event[1], event[2])
         elif event[0] == EVENT_LINK_DOWN:
             self._down(*event[1:])
 
@@ -133,7 +145,7 @@ class Links:
         """Close links whose token or device is not good any more, and take note of the rest."""
         # Who comes while the store answers may be newer than what it says.
         links, owners = list(self._links), self._table.owners()
-        known = {token.id: token for token in await self._store.tokens()}
+        known = {token.id: token for token in await self._cache.refresh()}
         devices = {device.id: device for device in await self._store.devices()}
         now = self._clock()
         for link in links:
@@ -162,6 +174,7 @@ class Links:
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
         self._links.expire(now)
+        self._demand.tick()
 
     # Up and down
 
@@ -254,8 +267,9 @@ class Links:
         if isinstance(record, control.Register):
             self._registration.put(Request(link, record, True))
         elif isinstance(record, control.Drain):
+            link.is_draining = True
             self._engine.routes_apply(self._table.withdraw(link_id))
-            self._engine.link_drain(link_id)
+            self._engine.link_drain(link_id, close=True)
             _log.info("device drains", device=link.device, link=link_id)
         else:
             _log.warning(
@@ -264,6 +278,7 @@ class Links:
 
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""
+        self._demand.registered(link)
         for other in older:
             if other.is_leaving:
                 continue

@@ -13,6 +13,7 @@ import asyncio
 import re
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
 from proxy_engine import logs
@@ -20,6 +21,9 @@ from proxy_engine.errors import StorageError
 from proxy_engine.storage import Retention, Store
 from proxy_engine.text import TOKEN_PREFIX, scrub
 from proxy_engine_core import log_batch
+
+if TYPE_CHECKING:
+    from proxy_engine.config import Settings
 
 FLUSH_INTERVAL = 0.2  # seconds
 FLUSH_BYTES = 512 << 10  # some 3,500 records
@@ -60,12 +64,21 @@ def without_secrets(path: str) -> str:
     return scrub(redact(path))
 
 
+def retention(settings: Settings) -> Retention:
+    """What is kept, by the settings."""
+    return Retention(
+        count=settings.keep_requests,
+        age=settings.keep_requests_age,
+        size=settings.keep_requests_size,
+    )
+
+
 class RequestLog:
     def __init__(
         self, store: Store, *, keep: Retention, queue_bytes_max: int = QUEUE_BYTES_MAX
     ) -> None:
         self._store = store
-        self._keep = keep
+        self.keep = keep
         self._queue_bytes_max = queue_bytes_max
         self._queue: deque[bytes] = deque()
         self._queue_bytes = 0
@@ -152,7 +165,7 @@ class RequestLog:
         if self._since_trim >= TRIM_EVERY_ROWS:
             self._since_trim = 0
             try:
-                await self._store.requests_trim(self._keep, time.time())
+                await self._store.requests_trim(self.keep, time.time())
             except StorageError as error:
                 _log.warning("old requests can not be deleted", error=error)
 

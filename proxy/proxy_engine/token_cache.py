@@ -3,7 +3,8 @@
 Every answer of the store is kept, also that there is no such token, until something was
 written: clear() is called after each write to tokens or devices, and when another process
 wrote (Store.changed_elsewhere(), asked twice a second). So a token that was revoked elsewhere
-can open a link for at most that long, and the recheck that follows closes it.
+can open a link for at most that long, and the recheck that follows closes it. All tokens
+that fit are known from the start (refresh()), so that a guess never costs a look into the store.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class TokenSource(Protocol):
 
 
 class AccessSource(TokenSource, Protocol):
+    async def tokens(self) -> list[Token]: ...
     async def devices_claim(
         self, claims: Sequence[tuple[str, int]], now: float
     ) -> dict[str, Device]: ...
@@ -46,6 +48,15 @@ class TokenCache:
         self._known.clear()
         self._unknown.clear()
         self._devices.clear()
+
+    async def refresh(self) -> list[Token]:
+        """All tokens, as they are now, and from now on known. Raises StorageError."""
+        version = self._version
+        found = await self._store.tokens()
+        if version == self._version:
+            self._keep({token.digest: token for token in found})
+            self._keep({token.old_digest: token for token in found if token.old_digest})
+        return found
 
     def peek(self, digest: bytes) -> Token | None:
         """The token if it is in here."""
@@ -69,7 +80,10 @@ class TokenCache:
             fresh = await self._store.tokens_by_digest(asked)
             found |= fresh
             if version == self._version:  # else somebody wrote meanwhile: it may be old already
-                self._keep(asked, fresh)
+                self._keep(fresh)
+                self._unknown |= dict.fromkeys(digest for digest in asked if digest not in fresh)
+                while len(self._unknown) > UNKNOWN_MAX:
+                    self._unknown.popitem(last=False)
         return found
 
     async def devices(self, claims: Mapping[str, int], now: float) -> dict[str, Device]:
@@ -86,10 +100,9 @@ class TokenCache:
                     self._devices.popitem(last=False)
         return found
 
-    def _keep(self, asked: Sequence[bytes], fresh: dict[bytes, Token]) -> None:
+    def _keep(self, fresh: Mapping[bytes, Token]) -> None:
         self._known |= fresh
-        self._unknown |= dict.fromkeys(digest for digest in asked if digest not in fresh)
+        for digest in fresh:
+            self._unknown.pop(digest, None)
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
-        while len(self._unknown) > UNKNOWN_MAX:
-            self._unknown.popitem(last=False)

@@ -67,6 +67,12 @@ class TunnelTable:
         for tunnel in tunnels:
             self._entries.setdefault(tunnel.name, _Entry(tunnel))
 
+    def set_default(self, name: str) -> list[RouteOp]:
+        """From now on this is the tunnel of requests that match no other; "" for none."""
+        before, self._default_tunnel = self._default_tunnel, name
+        ops: list[RouteOp] = [("delete", "default")] if before in self._entries else []
+        return ops + (self._ops(self._entries[name]) if name in self._entries else [])
+
     def serve(
         self,
         link: int,

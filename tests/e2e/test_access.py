@@ -76,9 +76,7 @@ def test_devices_of_a_fleet_register_themselves_and_are_told_apart(
         assert code in "\n".join(agent.err) or "does not allow" in "\n".join(agent.err)
 
 
-def test_what_a_device_did_is_counted_and_when_it_came_and_went(
-    site: Site, target: Target
-) -> None:
+def test_what_a_device_did_is_counted_and_when_it_came_and_went(site: Site, target: Target) -> None:
     agent = fleet_agent(site, site.make_token("f", "--scope", "device=*"), "pi", "web", target.port)
     for _ in range(3):
         assert site.get("web", "/kib").status == 200
@@ -151,12 +149,12 @@ def test_a_token_is_rotated_while_its_device_stays(site: Site, target: Target) -
     for secret in (old, made["secret"]):
         site.connect({"web": target.port}, token=secret).end()
     now = command(site, "token", "rotate", "pi", "--overlap", "0").strip()
-    status = Process(
+    outdated = Process(
         "connect", "--server", f"http://127.0.0.1:{site.port}", "--http", "web=127.0.0.1:1",
         PROXY_ENGINE_TOKEN=made["secret"],
     )  # fmt: skip
-    site.processes.append(status)
-    assert status.exit_code() == 1
+    site.processes.append(outdated)
+    assert outdated.exit_code() == 1
     site.connect({"web": target.port}, token=now)
     assert site.get("web").status == 200
 

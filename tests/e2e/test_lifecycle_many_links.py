@@ -1,6 +1,6 @@
 """Runs of an agent with several links: they serve together, and come and go one by one.
 
-An agent makes the others when the first has much to carry, so each test begins with a rush.
+The server wants them all at once here; when it does not, test_lifecycle_link_demand.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from proxy_engine.agent import BUSY_CHECK_INTERVAL, TARGETS_PER_LINK
 from tests.e2e.faultproxy import FaultProxy
 from tests.e2e.harness import Truncated, Visitor, wait_until
 from tests.e2e.processes import Process
@@ -23,8 +22,7 @@ from tests.e2e.site import Site
 from tests.e2e.target import Target
 
 LINKS = 2
-RUSH = LINKS * TARGETS_PER_LINK  # visitors at once
-RUN = ("--workers", str(LINKS))  # and one link for each of them
+RUN = ("--workers", str(LINKS), "--link-busy-share", "0")  # one link for each worker
 
 
 @pytest.fixture
@@ -57,20 +55,9 @@ def wait_links(site: Site, count: int, device: str = "default") -> list[dict[str
 
 
 def connect(site: Site, target: Target, *args: str, **keywords: Any) -> Process:
-    with Target() as other:
-        agent = site.connect({"web": target.port, "rush": other.port}, *args, **keywords)
-        rush(site, other)
+    agent = site.connect({"web": target.port}, *args, **keywords)
+    agent.log("one more link", LINKS - 1)
     return agent
-
-
-def rush(site: Site, target: Target) -> None:
-    """So many visitors at once that the agent makes all its links."""
-    visitors = begin_slow(site, target, RUSH, "rush")
-    wait_links(site, LINKS)
-    target.release()
-    for visitor in visitors:
-        assert visitor.response().status == 200
-        visitor.socket.close()
 
 
 def begin_slow(site: Site, target: Target, count: int, name: str = "web") -> list[Visitor]:
@@ -108,19 +95,12 @@ def test_an_agent_makes_the_links_it_is_offered_and_says_so_once(
     site.settled()
 
 
-def test_an_idle_agent_has_one_link(site: Site, target: Target) -> None:
-    site.connect({"web": target.port})
-    serves(site)
-    assert len(links(site)) == 1
-
-
 def test_an_agent_may_want_fewer(site: Site, target: Target) -> None:
     site.connect({"web": target.port}, "--links", "1")
-    visitors = begin_slow(site, target, RUSH)
-    time.sleep(1.5 * BUSY_CHECK_INTERVAL)
+    site.server.log("links wanted")
+    serves(site)
+    time.sleep(1.5)
     assert len(links(site)) == 1
-    target.release()
-    assert [visitor.response().status for visitor in visitors] == [200] * RUSH
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -200,7 +180,7 @@ def test_what_is_under_way_on_a_replaced_run_is_answered(site: Site, target: Tar
     target.release()
     assert [visitor.response().status for visitor in visitors] == [200] * len(visitors)
     assert first.exit_code() == 1
-    wait_links(site, 1)
+    wait_links(site, LINKS)
     assert second.popen.poll() is None
     site.settled()
 
@@ -228,11 +208,7 @@ def test_all_links_are_made_again_with_the_next_server(
     site.server.popen.wait(10)
     site.restart_server()
     for device in ("default", "other"):
-        wait_links(site, 1, device)
-    for visitor in begin_slow(site, target, RUSH):
-        wait_links(site, LINKS)
-        target.release()
-        assert visitor.response().status == 200
+        wait_links(site, LINKS, device)
     for name in ("web", "api"):
         for _ in range(10):
             assert site.get(name, "/kib").status == 200

@@ -769,3 +769,45 @@ def test_polling_is_fair_to_all_workers() -> None:
         while records := server.engine.poll_logs(7):
             rest += [record.path for record in records]
         assert per_host["w0.test"] + rest == [f"/{number}" for number in range(300)]
+
+
+# --- how busy the workers are -------------------------------------------------------------
+
+
+def test_the_cpu_time_of_each_worker_is_told() -> None:
+    engine = Engine("server", workers=2)
+    assert engine.worker_stats(0)["cpu_us"] == 0
+    port = engine.listen("127.0.0.1", 0)
+    engine.start()
+    wait_until(lambda: min(engine.worker_stats(worker)["cpu_us"] for worker in (0, 1)) > 0)
+    before = engine.stats()["cpu_us"]
+    for _ in range(200):
+        socket.create_connection(("127.0.0.1", port)).close()
+    wait_until(lambda: engine.stats()["cpu_us"] > before)
+    engine.stop()
+    assert engine.stats()["cpu_us"] == 0
+
+
+def test_links_that_carry_much_are_told_with_their_share() -> None:
+    with serving(2) as server:
+        devices = [server.device(worker=worker) for worker in (0, 0, 1, 0)]
+        for device in devices:
+            device.open_control()
+        *busy, idle = devices
+        server.engine.link_loads()  # since they came up, all carried the same
+        assert {server.event(core.EVENT_LINK_LOAD)[1] for _ in devices} == {
+            device.link for device in devices
+        }
+        for device, size in zip(busy, (30_000, 10_000, 5), strict=True):
+            server.engine.link_send(device.link, b"x" * size)
+            received = 0
+            while received < size:
+                received += len(device.next(1).payload)
+        server.engine.link_loads()
+        told = dict(server.event(core.EVENT_LINK_LOAD)[1:] for _ in busy)
+        assert told.keys() == {device.link for device in busy}
+        assert 700 <= told[busy[0].link] <= 800
+        assert 200 <= told[busy[1].link] <= 300
+        assert told[busy[2].link] == 1000
+        assert idle.link not in told
+        assert not server.has_event(core.EVENT_LINK_LOAD)

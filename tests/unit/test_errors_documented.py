@@ -1,4 +1,4 @@
-"""docs/errors.md holds every reason that the sources can give."""
+"""docs/errors.md, and docs/api.md for the API, hold every reason that the sources can give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTED = set(re.findall(r"`([a-z0-9_]+)`", (ROOT / "docs" / "errors.md").read_text()))
+DOCUMENTED = {
+    name
+    for page in ("errors.md", "api.md")
+    for name in re.findall(r"`([a-z0-9_]+)`", (ROOT / "docs" / page).read_text())
+}
 
 # How each kind of source spells a reason.
 SPELLINGS = {

@@ -25,8 +25,11 @@ PROXY = ROOT / "proxy" / "proxy_engine"
 PROTOCOL_FOLDERS = ("websocket", "yamux", "http1")
 # What a protocol may not know: anything that moves bytes or owns a connection.
 ABOVE_PROTOCOLS = ("io", "link", "forward", "agent", "core")
-# Each file of the folder uses those before it only.
-LINK_FILES = ("link", "output", "end", "control", "keepalive", "input", "establish")
+# Each file of these folders uses those before it only.
+FILES_IN_ORDER = {
+    "yamux": ("frame", "session", "table", "window", "send", "stream", "receive"),
+    "link": ("link", "output", "end", "control", "keepalive", "input", "establish"),
+}
 
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.*)|c?import\s+(.*))$")
 EXTERN = re.compile(r"^\s*cdef\s+extern\s+from\s+[\"']<?([\w./]+)>?[\"']")
@@ -123,13 +126,15 @@ def test_protocols_do_not_know_each_other(folder: str) -> None:
             )
 
 
-def test_the_files_of_link_use_each_other_in_one_direction() -> None:
-    folder = ENGINE / "link"
-    assert {path.stem for path in sources(folder, ".pyx", ".pxd")} == set(LINK_FILES)
-    for path in sources(folder, ".pyx", ".pxd"):
+@pytest.mark.parametrize("folder", FILES_IN_ORDER)
+def test_the_files_of_a_folder_use_each_other_in_one_direction(folder: str) -> None:
+    order = FILES_IN_ORDER[folder]
+    files = sources(ENGINE / folder, ".pyx", ".pxd")
+    assert {path.stem for path in files} == set(order)
+    for path in files:
         modules = imported_modules(path, ENGINE.parent)
-        for later in LINK_FILES[LINK_FILES.index(path.stem) + 1 :]:
-            assert f"proxy_engine_core.link.{later}" not in modules, f"{named(path)}: {later}"
+        for later in order[order.index(path.stem) + 1 :]:
+            assert f"proxy_engine_core.{folder}.{later}" not in modules, f"{named(path)}: {later}"
 
 
 def test_only_testing_wrappers_import_testing_wrappers() -> None:

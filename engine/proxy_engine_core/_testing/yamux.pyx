@@ -17,7 +17,10 @@ from proxy_engine_core.buffer cimport (
 from proxy_engine_core.yamux.frame cimport (
     YAMUX_DATA, YAMUX_HEADER_SIZE, YamuxHeader, yamux_header_decode, yamux_header_encode
 )
+from proxy_engine_core.yamux.receive cimport *
+from proxy_engine_core.yamux.send cimport *
 from proxy_engine_core.yamux.session cimport *
+from proxy_engine_core.yamux.stream cimport *
 
 
 EVENT_NAMES = {

@@ -34,12 +34,15 @@ from proxy_engine_core.link.output cimport (
 )
 from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TARGET_TCP, TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
+from proxy_engine_core.yamux.send cimport (
+    yamux_stream_commit, yamux_stream_finish, yamux_stream_reserve, yamux_stream_rest,
+)
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL,
-    YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST, YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL,
-    YAMUX_RESET_UNREACHABLE, YamuxStream, yamux_stream_accept, yamux_stream_commit,
-    yamux_stream_consume, yamux_stream_finish, yamux_stream_release, yamux_stream_reserve,
-    yamux_stream_rest,
+    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST,
+    YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE, YamuxStream,
+)
+from proxy_engine_core.yamux.stream cimport (
+    yamux_stream_accept, yamux_stream_consume, yamux_stream_release,
 )
 
 cdef enum TargetState:

@@ -21,9 +21,8 @@ from proxy_engine_core.io.worker cimport CONN_READABLE, Conn, Worker
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
-from proxy_engine_core.yamux.session cimport (
-    YamuxStream, yamux_stream_finish, yamux_stream_rest, yamux_stream_send,
-)
+from proxy_engine_core.yamux.send cimport yamux_stream_finish, yamux_stream_rest, yamux_stream_send
+from proxy_engine_core.yamux.session cimport YamuxStream
 
 cdef enum:
     BODY_BUDGET = 256 * 1024              # body bytes moved before others get a turn

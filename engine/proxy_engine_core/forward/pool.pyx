@@ -25,9 +25,10 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
-from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_UNACKED_MAX, YamuxStream, yamux_stream_open, yamux_stream_release,
-    yamux_stream_send,
+from proxy_engine_core.yamux.send cimport yamux_stream_send
+from proxy_engine_core.yamux.session cimport YAMUX_RESET_CANCEL, YamuxStream
+from proxy_engine_core.yamux.stream cimport (
+    YAMUX_UNACKED_MAX, yamux_stream_open, yamux_stream_release,
 )
 
 

@@ -49,7 +49,7 @@ from proxy_engine_core.io.worker cimport (
 )
 from proxy_engine_core.link.link cimport Link, link_of
 from proxy_engine_core.link.output cimport link_is_full, link_touch
-from proxy_engine_core.yamux.session cimport yamux_stream_commit, yamux_stream_reserve
+from proxy_engine_core.yamux.send cimport yamux_stream_commit, yamux_stream_reserve
 from proxy_engine_core.forward.body cimport body_too_big, send_body
 from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_link
 

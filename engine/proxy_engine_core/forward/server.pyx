@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
+from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
@@ -32,8 +33,9 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
-    MESSAGE_MOVE, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
+    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_ROUTE_DELETE,
+    MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
     AuthReplyMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
     TcpListenMessage,
 )
@@ -122,6 +124,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         moves_resume(role)
     elif message.kind == MESSAGE_MOVE:
         return move_receive(worker, <MoveMessage *>message)
+    elif message.kind == MESSAGE_LINK_LOADS:
+        tell_link_loads(worker)
     elif message.kind == MESSAGE_TCP_LISTEN:
         listen = <TcpListenMessage *>message
         if worker.is_draining:

@@ -24,8 +24,9 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
 )
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_is_closed, yamux_stream_settle,
+    YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_is_closed,
 )
+from proxy_engine_core.yamux.stream cimport yamux_stream_settle
 from proxy_engine_core.link.output cimport link_touch
 
 cdef enum:

@@ -37,7 +37,8 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_NEW, CONN_READABLE, CONN_VISITOR, Conn, Worker,
 )
 from proxy_engine_core.link.output cimport link_touch
-from proxy_engine_core.yamux.session cimport YamuxStream, yamux_stream_consume
+from proxy_engine_core.yamux.session cimport YamuxStream
+from proxy_engine_core.yamux.stream cimport yamux_stream_consume
 
 
 cdef void visitor_init_worker(Worker *worker) noexcept nogil:

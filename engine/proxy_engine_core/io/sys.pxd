@@ -126,6 +126,7 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec *value)
     int CLOCK_MONOTONIC
     int CLOCK_REALTIME
+    ctypedef int clockid_t
 
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *target, size_t size, unsigned int flags)
@@ -154,3 +155,4 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_join(pthread_t thread, void **result)
     pthread_t pthread_self()
     int pthread_setname_np(pthread_t thread, const char *name)
+    int pthread_getcpuclockid(pthread_t thread, clockid_t *clock)

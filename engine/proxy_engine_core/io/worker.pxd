@@ -17,7 +17,7 @@ from proxy_engine_core.buffer cimport Buffer, BufferPool
 from proxy_engine_core.counters cimport COUNTER_COUNT
 from proxy_engine_core.io.mailbox cimport Mailbox, MailboxNode
 from proxy_engine_core.io.socket cimport Address
-from proxy_engine_core.io.sys cimport epoll_event, iovec, pthread_t
+from proxy_engine_core.io.sys cimport clockid_t, epoll_event, iovec, pthread_t
 from proxy_engine_core.io.timer cimport Timer, TimerWheel
 from proxy_engine_core.networks cimport Networks
 from proxy_engine_core.options cimport Options
@@ -170,6 +170,8 @@ cdef struct Worker:
     uint64_t counters[COUNTER_COUNT]
     pthread_t thread
     bint has_thread
+    bint has_cpu_clock
+    clockid_t cpu_clock                   # of the thread
     uint8_t *scratch
     uint8_t *link_scratch
     uint8_t *arena
@@ -187,6 +189,8 @@ cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
 cdef void worker_ask_to_stop(Worker *worker) noexcept nogil
 cdef void worker_join(Worker *worker) noexcept nogil
 cdef void worker_run(Worker *worker) noexcept nogil
+# CPU time of its thread, microseconds; 0: there is none. From any thread, also after the join.
+cdef uint64_t worker_cpu_us(const Worker *worker) noexcept nogil
 # Accept from a listening socket, which is taken over; `port` is a TCP tunnel's, else 0. 0, -errno.
 cdef int worker_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
 cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil   # a TCP tunnel's

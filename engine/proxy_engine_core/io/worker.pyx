@@ -21,11 +21,11 @@ from proxy_engine_core.io.pressure cimport (
 )
 from proxy_engine_core.io.socket cimport Address, socket_accept
 from proxy_engine_core.io.sys cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
-    EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create, pthread_join,
-    pthread_self, pthread_setname_np, pthread_sigmask, sigdelset, sigfillset, sigset_t, timespec,
-    write,
+    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN,
+    EPOLLOUT, EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime,
+    close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create,
+    pthread_getcpuclockid, pthread_join, pthread_self, pthread_setname_np, pthread_sigmask,
+    sigdelset, sigfillset, sigset_t, timespec, write,
 )
 from proxy_engine_core.io.timer cimport (
     Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
@@ -146,7 +146,16 @@ cdef int worker_start(Worker *worker) noexcept nogil:
     if error:
         return -error
     worker.has_thread = True
+    worker.has_cpu_clock = pthread_getcpuclockid(worker.thread, &worker.cpu_clock) == 0
     return 0
+
+
+cdef uint64_t worker_cpu_us(const Worker *worker) noexcept nogil:
+    # The clock names the thread to the kernel, so it only fails when the thread has gone.
+    cdef timespec used
+    if not worker.has_cpu_clock or clock_gettime(worker.cpu_clock, &used) < 0:
+        return 0
+    return <uint64_t>used.tv_sec * 1_000_000 + <uint64_t>used.tv_nsec // 1000
 
 
 cdef void worker_ask_to_stop(Worker *worker) noexcept nogil:

@@ -14,9 +14,10 @@ from proxy_engine_core.link.end cimport link_fail, link_protocol_error
 from proxy_engine_core.link.link cimport OWNER_CONTROL, RESET_LINK_LOST, Link, StreamOps
 from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.wire cimport load_be32, store_be32
-from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_PROTOCOL, YamuxStream, yamux_stream_accept, yamux_stream_consume,
-    yamux_stream_open, yamux_stream_release, yamux_stream_rest, yamux_stream_send,
+from proxy_engine_core.yamux.send cimport yamux_stream_rest, yamux_stream_send
+from proxy_engine_core.yamux.session cimport YAMUX_RESET_PROTOCOL, YamuxStream
+from proxy_engine_core.yamux.stream cimport (
+    yamux_stream_accept, yamux_stream_consume, yamux_stream_open, yamux_stream_release,
 )
 
 

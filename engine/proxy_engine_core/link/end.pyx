@@ -14,9 +14,10 @@ from proxy_engine_core.link.link cimport (
     OWNER_NONE, RESET_LINK_LOST, Link, LinkHost, link_host,
 )
 from proxy_engine_core.link.output cimport output_close, output_flush
-from proxy_engine_core.yamux.session cimport (
-    YamuxStream, yamux_session_any_stream, yamux_session_free, yamux_session_go_away,
-    yamux_stream_release,
+from proxy_engine_core.yamux.send cimport yamux_session_go_away
+from proxy_engine_core.yamux.session cimport YamuxStream
+from proxy_engine_core.yamux.stream cimport (
+    yamux_session_any_stream, yamux_session_free, yamux_stream_release,
 )
 
 

@@ -22,12 +22,13 @@ from proxy_engine_core.link.output cimport LINK_OUT_MAX, link_touch, link_waitin
 from proxy_engine_core.websocket.frame cimport (
     WS_EVENT_CLOSE, WS_EVENT_DATA, WS_EVENT_NEED_MORE, WS_EVENT_PING, WsEvent, ws_reader_next,
 )
-from proxy_engine_core.yamux.session cimport (
+from proxy_engine_core.yamux.receive cimport (
     YAMUX_EVENT_ACK, YAMUX_EVENT_DATA, YAMUX_EVENT_FIN, YAMUX_EVENT_GO_AWAY,
     YAMUX_EVENT_NEED_MORE, YAMUX_EVENT_OPEN, YAMUX_EVENT_PONG, YAMUX_EVENT_RESET,
-    YAMUX_EVENT_WINDOW, YAMUX_RESET_REFUSED, YamuxEvent, YamuxStream, yamux_session_next,
-    yamux_stream_release,
+    YAMUX_EVENT_WINDOW, YamuxEvent, yamux_session_next,
 )
+from proxy_engine_core.yamux.session cimport YAMUX_RESET_REFUSED, YamuxStream
+from proxy_engine_core.yamux.stream cimport yamux_stream_release
 
 
 cdef void link_ready(Conn *conn) noexcept nogil:

@@ -9,7 +9,7 @@ from proxy_engine_core.link.control cimport control_grant
 from proxy_engine_core.link.end cimport link_fail
 from proxy_engine_core.link.link cimport Link, link_host
 from proxy_engine_core.link.output cimport link_touch, link_waiting_size
-from proxy_engine_core.yamux.session cimport yamux_session_ping
+from proxy_engine_core.yamux.send cimport yamux_session_ping
 
 
 cdef void keepalive_start(Link *link) noexcept nogil:

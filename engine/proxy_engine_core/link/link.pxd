@@ -69,6 +69,7 @@ cdef struct Link:
     uint64_t device                       # server: the control plane's id
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t bytes_told                   # server: of both, by the last look at loads
     uint64_t up_ms
     uint64_t input_ms                     # last time anything came in
     uint64_t ping_ms                      # last ping sent or missed

@@ -1,7 +1,7 @@
 # What leaves on a link, in which order, and who has to wait.
 #
 # Frames are encoded straight into two buffers during the turn and leave at its end, in one
-# send each. Frames that pass bulk (yamux/session.pxd) stand in `urgent`, the rest in
+# send each. Frames that pass bulk (yamux/send.pxd) stand in `urgent`, the rest in
 # conn.out. What the socket took part of goes on first, but no further than to the end of the
 # frame that was cut; then urgent, then the rest. TCP_NOTSENT_LOWAT keeps the kernel's part of
 # the queue short.
@@ -22,9 +22,8 @@ from libc.stdint cimport uint32_t
 from proxy_engine_core.buffer cimport buffer_size
 from proxy_engine_core.io.conn cimport conn_mark_dirty
 from proxy_engine_core.link.link cimport Link
-from proxy_engine_core.yamux.session cimport (
-    YAMUX_FRAME_PAYLOAD_MAX, YamuxStream, yamux_stream_urgent_size,
-)
+from proxy_engine_core.yamux.send cimport YAMUX_FRAME_PAYLOAD_MAX, yamux_stream_urgent_size
+from proxy_engine_core.yamux.session cimport YamuxStream
 
 
 cdef enum:

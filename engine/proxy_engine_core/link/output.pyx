@@ -17,7 +17,7 @@ from proxy_engine_core.websocket.frame cimport (
     WS_BINARY, WS_CLOSE, WS_HEADER_SIZE_MAX, WS_PONG, ws_header_encode, ws_header_size, ws_mask,
 )
 from proxy_engine_core.wire cimport store_be16, store_be32
-from proxy_engine_core.yamux.session cimport YAMUX_FRAME_PAYLOAD_MAX, yamux_frames_size
+from proxy_engine_core.yamux.send cimport YAMUX_FRAME_PAYLOAD_MAX, yamux_frames_size
 
 
 cdef enum:

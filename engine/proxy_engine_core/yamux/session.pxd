@@ -1,5 +1,15 @@
 # One yamux session: streams, windows and frames. Pure: bytes in, events out, and
-# frames encoded straight into the caller's output buffer.
+# frames encoded straight into the caller's output buffers.
+#
+#   frame       the header on the wire
+#   session     what a session and a stream are
+#   table       the streams by their ids
+#   window      credit, and how much of it
+#   send        frames out, in order
+#   stream      its life: open, accept, consume, release
+#   receive     frames in, as events
+#
+# Each uses those above it.
 #
 # Rules (docs/protocol.md has the reasons, each taught by a real peer):
 # - A stream opens with an empty WindowUpdate|SYN, then Data: some peers lose
@@ -16,16 +26,6 @@
 # - An RST frame of either type has no payload and no delta: its length is a code.
 # - The peer's new ids need not grow: a stock Go peer that opens from two goroutines
 #   takes the ids in order and sends the SYNs in any. Only a live id is an error.
-#
-# Output goes to two buffers, and `urgent` goes first: control frames, and the first
-# YAMUX_BURST_SMALL bytes a stream sends after a rest, so small requests and answers
-# pass bulk. All else goes to `out`, and so does what a stream sends while it still has
-# bytes there: each stream's data, FIN and RST stay in order.
-#
-# Lifetime: a stream lives from open (yamux_stream_open or a YAMUX_EVENT_OPEN)
-# until its owner calls yamux_stream_release, which resets it on the wire if it is
-# not closed both ways. The session never frees a stream by itself, except in
-# yamux_session_free.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -34,10 +34,6 @@ from proxy_engine_core.buffer cimport Buffer
 
 cdef enum:
     YAMUX_WINDOW_INITIAL = 256 * 1024          # bytes; fixed by the spec for strangers
-    YAMUX_FRAME_PAYLOAD_MAX = 64 * 1024        # bytes we put in one frame: a lone stream
-    YAMUX_FRAME_PAYLOAD_SHARED = 16 * 1024     # ... when others are active too
-    YAMUX_BURST_SMALL = 16 * 1024              # bytes a rested stream sends ahead of bulk
-    YAMUX_UNACKED_MAX = 256                    # opens without ACK; stock accept backlog
 
 # Reset codes carried in the length of an RST frame; stock peers ignore them.
 cdef enum YamuxResetCode:
@@ -49,7 +45,7 @@ cdef enum YamuxResetCode:
     YAMUX_RESET_TARGET_LOST = 5      # the target's connection broke after it was open
     YAMUX_RESET_PROTOCOL = 6         # bad preamble or data
 
-cdef enum YamuxError:                # returned by yamux_session_next; answer GoAway(1)
+cdef enum YamuxError:                # from yamux_session_next; answer GoAway(1)
     YAMUX_ERROR_VERSION = -1
     YAMUX_ERROR_TYPE = -2
     YAMUX_ERROR_STREAM_ID = -3       # SYN on a live id, wrong parity, id 0
@@ -57,17 +53,6 @@ cdef enum YamuxError:                # returned by yamux_session_next; answer Go
     YAMUX_ERROR_FLAGS = -5           # an ACK twice, or never asked for
     YAMUX_ERROR_PING = -6            # a pong nobody asked for
     YAMUX_ERROR_MEMORY = -7
-
-cdef enum YamuxEventKind:
-    YAMUX_EVENT_NEED_MORE = 0        # all input used
-    YAMUX_EVENT_OPEN                 # the peer opened event.stream; set its owner
-    YAMUX_EVENT_DATA                 # event.data, event.size: in the window until consumed
-    YAMUX_EVENT_WINDOW               # send_window of event.stream grew
-    YAMUX_EVENT_ACK                  # the peer accepted a stream we opened
-    YAMUX_EVENT_FIN                  # the peer will send no more on event.stream
-    YAMUX_EVENT_RESET                # the peer aborted event.stream, event.code; release it
-    YAMUX_EVENT_PONG                 # event.code is the value we sent
-    YAMUX_EVENT_GO_AWAY              # event.code: YamuxGoAwayCode
 
 cdef enum YamuxStreamFlag:
     YAMUX_STREAM_SYN_SENT = 1        # we opened it
@@ -96,12 +81,6 @@ cdef struct YamuxStream:
     uint64_t busy_us                 # when the window was last put to use
     uint8_t flags
     uint8_t owner_kind
-
-cdef struct YamuxEvent:
-    YamuxStream *stream
-    uint8_t *data
-    size_t size
-    uint32_t code
 
 # What windows may grow to beyond what was agreed on, over all sessions of a worker.
 cdef struct WindowBudget:
@@ -158,79 +137,17 @@ cdef struct YamuxSession:
     bint go_away_sent
     int error                        # sticky: the YamuxError that ended the session, or 0
 
-
 cdef void yamux_session_init(
     YamuxSession *session, bint is_client, Buffer *out, Buffer *urgent, uint32_t window,
     uint32_t streams_max
 ) noexcept nogil
-cdef void yamux_session_free(YamuxSession *session) noexcept nogil  # idempotent; frees all
-# The next event from [*cursor, end); advances *cursor. Event kind >= 0 or a YamuxError,
-# which every later call returns again. Call until YAMUX_EVENT_NEED_MORE: events may be
-# owed although all input is used. Any stream may be released between two calls.
-cdef int yamux_session_next(
-    YamuxSession *session, uint8_t **cursor, uint8_t *end, YamuxEvent *event
-) noexcept nogil
-# 0; 1: the last ping is still unanswered and another would say nothing new; -ENOMEM.
-cdef int yamux_session_ping(YamuxSession *session, uint32_t value) noexcept nogil
 # Let windows grow: `start` is what a quiet one falls back to.
 cdef void yamux_session_tune(
     YamuxSession *session, WindowBudget *budget, uint32_t start
 ) noexcept nogil
-# 0, -ENOMEM. Streams the peer opens from now on are refused.
-cdef int yamux_session_go_away(YamuxSession *session, uint32_t code) noexcept nogil
-# The first stream of a chained walk over all, for teardown; NULL when none is left.
-cdef YamuxStream *yamux_session_any_stream(YamuxSession *session) noexcept nogil
-
-# NULL: ids exhausted, GoAway received, YAMUX_UNACKED_MAX reached or no memory. `window` is
-# what the peer may send at once, if more than was agreed and the budget has it; 0: no more.
-cdef YamuxStream *yamux_stream_open(YamuxSession *session, uint32_t window) noexcept nogil
-# Send the ACK; once. `window` as above.
-cdef int yamux_stream_accept(YamuxStream *stream, uint32_t window) noexcept nogil
-# Encode `size` <= send_window bytes as Data frames. 0, -ENOMEM.
-cdef int yamux_stream_send(YamuxStream *stream, const uint8_t *bytes, uint32_t size) noexcept nogil
-# Read straight behind a reserved header: at most `size` <= YAMUX_FRAME_PAYLOAD_MAX
-# bytes may be written at the returned place, then committed; nothing else may touch
-# the output buffers in between. It passes bulk if the stream still may, whatever its size.
-# commit(0) abandons the frame. NULL: no memory.
-cdef uint8_t *yamux_stream_reserve(YamuxStream *stream, uint32_t size) noexcept nogil
-cdef void yamux_stream_commit(YamuxStream *stream, uint32_t size) noexcept nogil
-cdef int yamux_stream_finish(YamuxStream *stream) noexcept nogil   # FIN; once, no-op after RST
-# The destination accepted `size` bytes: grants credit in quarter-window steps, and lets
-# the window grow if it is too small for the link. 0, -ENOMEM.
-cdef int yamux_stream_consume(YamuxStream *stream, uint32_t size) noexcept nogil
-# Somebody else keeps what was not consumed yet: its credit comes back as well, but proves
-# no need of a larger window.
-cdef int yamux_stream_settle(YamuxStream *stream) noexcept nogil
-# Give the stream back: RST(code) on the wire unless closed both ways or already reset.
-# A stream of the peer's that was never accepted is reset in any case but the last.
-cdef void yamux_stream_release(YamuxStream *stream, uint32_t code) noexcept nogil
-
-# Size of the whole frames that hold the first `part` of these bytes, which begin with a frame.
-cdef uint32_t yamux_frames_size(const uint8_t *bytes, uint32_t size, uint32_t part) noexcept nogil
-
-cdef inline bint yamux_stream_has_bulk(const YamuxStream *stream) noexcept nogil:
-    # Bytes of it still wait in session.out.
-    return stream.bulk_end > stream.session.bulk_start
-
-cdef inline uint32_t yamux_stream_urgent_size(const YamuxStream *stream) noexcept nogil:
-    # How much of what it sends now goes ahead of bulk.
-    if stream.burst >= YAMUX_BURST_SMALL or yamux_stream_has_bulk(stream):
-        return 0
-    return YAMUX_BURST_SMALL - stream.burst
-
-cdef inline void yamux_stream_rest(YamuxStream *stream) noexcept nogil:
-    # Its source has nothing more for now: what comes next is a new burst, unless the last
-    # one is still here.
-    if stream.urgent_end <= stream.session.urgent_start:
-        stream.burst = 0
 
 cdef inline bint yamux_stream_is_closed(const YamuxStream *stream) noexcept nogil:
     # Both directions finished, or reset.
     return (stream.flags & YAMUX_STREAM_RESET) != 0 or (
         stream.flags & (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_FIN_RECEIVED)
     ) == (YAMUX_STREAM_FIN_SENT | YAMUX_STREAM_FIN_RECEIVED)
-
-cdef inline uint32_t yamux_session_payload_max(const YamuxSession *session) noexcept nogil:
-    # The largest payload we put in one frame now. The control stream is always there
-    # and nearly idle, so with two streams the second has the link to itself.
-    return YAMUX_FRAME_PAYLOAD_SHARED if session.stream_count >= 3 else YAMUX_FRAME_PAYLOAD_MAX

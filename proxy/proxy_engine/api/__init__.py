@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Service", "create_app", "start_api"]
 
+# Longer request lines are answered by aiohttp, which knows nothing of problems.
+LINE_SIZE_MAX = 64 << 10
 SHUTDOWN_TIMEOUT = 2.0  # seconds for answers in flight when the program ends
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -44,7 +46,12 @@ def create_app(service: Service) -> web.Application:
 
 
 async def start_api(listener: socket.socket, service: Service) -> web.AppRunner:
-    runner = web.AppRunner(create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    runner = web.AppRunner(
+        create_app(service),
+        access_log=None,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+        max_line_size=LINE_SIZE_MAX,
+    )
     await runner.setup()
     await web.SockSite(runner, listener).start()
     return runner

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
     from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
     from proxy_engine.token_cache import TokenCache
@@ -22,6 +23,7 @@ class Service(Protocol):
     """The part of app.Server that the API uses."""
 
     settings: Settings
+    sources: dict[str, str]
     started_at: float
     is_draining: bool
     store: Store
@@ -34,6 +36,8 @@ class Service(Protocol):
 
     async def access_changed(self) -> None:
         """Tokens or devices were written: links that are not allowed any more end now."""
+
+    def reload(self) -> Reloaded: ...
 
 
 @dataclass

@@ -64,7 +64,7 @@ class DeviceQuery(PageQuery, forbid_unknown_fields=True, kw_only=True):
     blocked: bool | None = None
     label: Annotated[
         list[str], msgspec.Meta(description="`name=value` or `name`; all have to match")
-    ] = []
+    ] = msgspec.field(default_factory=list)
 
 
 class NewDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from proxy_engine.api import audit, devices, health, requests, stats, tokens, tunnels
+from proxy_engine.api import (
+    audit,
+    configuration,
+    devices,
+    health,
+    requests,
+    stats,
+    tokens,
+    tunnels,
+)
 from proxy_engine.api.routes import Route, Routes
 
 TOPICS: tuple[Routes, ...] = (
@@ -12,6 +21,7 @@ TOPICS: tuple[Routes, ...] = (
     requests.routes,
     stats.routes,
     audit.routes,
+    configuration.routes,
     health.routes,
 )
 TABLE: tuple[Route, ...] = tuple(route for topic in TOPICS for route in topic)

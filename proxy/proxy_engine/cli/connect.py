@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
-from proxy_engine.cli.process_title import hide
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -45,8 +44,6 @@ def run(args: argparse.Namespace) -> int:
     if not chosen.http:
         raise UsageError("which services? give --http NAME=HOST:PORT")
     token = _token(chosen)
-    if chosen.token:
-        hide({"token": chosen.token})
     from proxy_engine import logs
     from proxy_engine.agent import parse_server
     from proxy_engine.runner import run_async
@@ -60,18 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _token(chosen: Settings) -> str:
-    from proxy_engine.errors import UsageError, error_text
+    from proxy_engine.config import secret
+    from proxy_engine.errors import UsageError
 
-    token = chosen.token
-    if chosen.token_file == "-":
-        token = sys.stdin.readline()
-    elif chosen.token_file:
-        try:
-            with open(chosen.token_file, encoding="utf-8") as stream:
-                token = stream.readline()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"token file {chosen.token_file}: {error_text(error)}") from None
-    token = token.strip()
+    token = secret(chosen, "token")
     if not token:
         raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
     if not token.isascii() or not token.isprintable() or " " in token:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from proxy_engine.errors import EXIT_USAGE, suggestion
 
 if TYPE_CHECKING:
-    from proxy_engine.config import Settings
+    from proxy_engine.config import Loaded, Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,6 +66,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
         parser, "data_dir", metavar="DIR", help="the server's data [~/.local/share/proxy-engine]"
     )
     add_setting(parser, "mongodb_uri", metavar="URI", help="a MongoDB instead of SQLite there")
+    add_setting(parser, "mongodb_uri_file", metavar="FILE", help="read its URI from a file")
     add_setting(parser, "mongodb_driver", metavar="motor|pymongo", help="the driver for it [motor]")
 
 
@@ -97,12 +98,18 @@ def count(text: str) -> int:
 
 
 def settings(args: argparse.Namespace) -> Settings:
+    return loaded(args).settings
+
+
+def loaded(args: argparse.Namespace) -> Loaded:
+    """The settings, and where each came from. Reads the file anew each time."""
     from proxy_engine import config
 
     flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
-    chosen = config.load(flags, os.environ, file=args.config)
-    if "mongodb_uri" in flags:  # there may be a password in it
+    found = config.load_with_sources(flags, os.environ, file=args.config)
+    secrets = {name: getattr(found.settings, name) for name in config.SECRETS if name in flags}
+    if secrets:
         from proxy_engine.cli.process_title import hide
 
-        hide({"mongodb_uri": chosen.mongodb_uri})
-    return chosen
+        hide(secrets)
+    return found

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_process, add_setting, add_store, settings
+from proxy_engine.cli.parser import add_common, add_process, add_setting, add_store, loaded
 
 if TYPE_CHECKING:
     from proxy_engine.app import FirstRun, Server
-    from proxy_engine.config import Settings
+    from proxy_engine.config import Loaded
 
 
 def add_parser(verbs: Any) -> None:
@@ -47,33 +48,40 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"
     )
+    add_setting(
+        parser,
+        "link_busy_share",
+        metavar="PERCENT",
+        help="of a core: a worker this busy lets its agents make another link, 0: at once [60]",
+    )
     add_process(parser, "server")
     add_common(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
-    chosen = settings(args)
+    chosen = loaded(args)
     from proxy_engine import logs
     from proxy_engine.runner import run_async
 
-    logs.setup(chosen.log_format)
+    logs.setup(chosen.settings.log_format)
     try:
-        return run_async(_serve(chosen))
+        return run_async(_serve(chosen, lambda: loaded(args)))
     finally:
         logs.flush()
 
 
-async def _serve(chosen: Settings) -> int:
+async def _serve(chosen: Loaded, load: Callable[[], Loaded]) -> int:
     from proxy_engine import logs
     from proxy_engine.app import Server
     from proxy_engine.cli.signals import Signals
 
     signals = Signals()
-    async with Server(chosen) as server:
+    async with Server(chosen.settings, sources=chosen.sources, load=load) as server:
         if server.first_run is not None:
             _show_first_run(server, server.first_run)
+        signals.on_hangup(server.reload_or_log)
         await signals.first()
-        code = await signals.finish(server.drain(chosen.grace))
+        code = await signals.finish(server.drain(server.settings.grace))
     logs.get("server").info("stopped")
     return code
 

@@ -1,10 +1,10 @@
-"""SIGINT and SIGTERM: the first asks for a clean end, the second ends at once."""
+"""SIGINT and SIGTERM: the first asks for a clean end, the second ends at once. SIGHUP: reload."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy_engine import logs
@@ -23,6 +23,10 @@ class Signals:
 
     def _on_signal(self) -> None:
         (self._second if self._first.is_set() else self._first).set()
+
+    @staticmethod
+    def on_hangup(reload: Callable[[], object]) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
     async def first(self) -> None:
         await self._first.wait()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy_engine.config import secret
+
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.storage import Store
@@ -17,10 +19,11 @@ async def open_store(settings: Settings, *, create: bool = True) -> Store:
             dir says instead that there is none.
     Raises: StorageError with one clear line.
     """
-    if settings.mongodb_uri:
+    mongodb_uri = secret(settings, "mongodb_uri")
+    if mongodb_uri:
         from proxy_engine.storage.mongo import MongoStore
 
-        return await MongoStore.open(settings.mongodb_uri, settings.mongodb_driver)
+        return await MongoStore.open(mongodb_uri, settings.mongodb_driver)
     from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
 
     if create:

@@ -11,7 +11,8 @@ from typing import Any
 class FakeEngine:
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        self.connections = 0
+        self.cpu_us = [0] * workers
+        self.load_asks = 0
         self.calls: list[tuple[Any, ...]] = []
         self.routes: dict[str, tuple[int, tuple[int, ...], str]] = {}
         self.sent: list[tuple[int, dict[str, Any]]] = []
@@ -66,8 +67,14 @@ class FakeEngine:
     def targets_apply(self, targets: Any) -> None:
         self.targets = list(targets)
 
+    def link_loads(self) -> None:
+        self.load_asks += 1
+
     def stats(self) -> dict[str, int]:
-        return {"links": 0, "connections": self.connections}
+        return {"links": 0, "connections": 0}
+
+    def worker_stats(self, worker: int) -> dict[str, int]:
+        return {"cpu_us": self.cpu_us[worker]}
 
 
 def head(target: str = "/_proxy/link", method: str = "GET", **fields: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import TARGETS_PER_LINK, Agent, parse_server
+from proxy_engine.agent import Agent, parse_server
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
@@ -126,6 +126,10 @@ async def device(engine: FakeEngine) -> AsyncIterator[Device]:
     await device.pass_time(0)
     yield device
     await device.agent.close()
+
+
+def types_in_all(engine: FakeEngine) -> list[str]:
+    return [record["type"] for _, record in engine.sent]
 
 
 def types(engine: FakeEngine, link: int) -> list[str]:
@@ -328,10 +332,10 @@ async def test_a_newer_link_of_its_own_does_not_end_it(device: Device, engine: F
 
 
 async def connect_all(device: Device, links: int) -> list[int]:
-    """The agent with this many links, each registered, and much to do."""
+    """The agent with this many links, each registered."""
     device.links_offered = links
-    device.engine.connections = 1000
     found = [await device.connect()]
+    await device.say(found[0], type="links", wanted=links)
     await device.pass_time(3)
     for dial in range(found[0] + 1, found[0] + links):
         await device.up(dial)
@@ -345,28 +349,74 @@ async def lose(device: Device, *links: int) -> None:
         await device.event(3, link, 0, "closed", 0, 0, 1.0)
 
 
-async def test_an_agent_makes_links_as_it_has_more_to_carry(
+async def test_an_agent_makes_as_many_links_as_the_server_wants(
     device: Device, engine: FakeEngine
 ) -> None:
     device.links_offered = 4
-    await device.connect()
-    for wanted, targets in ((1, 0), (1, 2), (2, 2), (2, 3), (3, 3), (3, 0), (4, 9)):
-        # The connection to the server is one as well.
-        engine.connections = len(engine.dials) + targets * TARGETS_PER_LINK - (wanted < targets)
+    first = await device.connect()
+    for wanted, dials in ((1, 1), (2, 2), (0, 2), (4, 5), (3, 5), (99, 6), (-7, 6)):
+        await device.say(first, type="links", wanted=wanted)
         await device.pass_time(5)
-        for dial in range(101 + len(engine.sent), device.dial + 1):
+        for dial in range(101 + types_in_all(engine).count("register"), device.dial + 1):
             await device.up(dial)
             await device.registered(dial)
-        assert len(engine.dials) == wanted, (wanted, targets)
+        assert len(engine.dials) == dials, wanted
     assert engine.closed == []
 
 
-async def test_a_busy_agent_dials_the_other_links_once_the_first_is_registered(
+async def test_a_link_that_is_not_wanted_any_more_drains_and_is_left_to_end(
+    device: Device, engine: FakeEngine
+) -> None:
+    links = await connect_all(device, 3)
+    await device.say(links[1], type="links", wanted=2)
+    assert [types(engine, link) for link in links] == [
+        ["register"],
+        ["register"],
+        ["register", "drain"],
+    ]
+    await device.pass_time(600)
+    await lose(device, links[2])
+    await device.pass_time(600)
+    assert len(engine.dials) == 3
+    assert len(device.public) == 1
+
+
+async def test_a_link_wanted_again_is_made_anew_beside_the_one_that_drains(
+    device: Device, engine: FakeEngine
+) -> None:
+    links = await connect_all(device, 2)
+    await device.say(links[0], type="links", wanted=1)
+    await device.say(links[0], type="links", wanted=2)
+    await device.pass_time(3)
+    assert fields(engine.dials[-1][2])["proxy-engine-link"] == "2"
+    await device.connect()
+    await lose(device, links[1])
+    await device.pass_time(600)
+    assert len(engine.dials) == 3
+
+
+async def test_a_link_that_comes_up_when_it_is_not_wanted_any_more_drains(
+    device: Device, engine: FakeEngine
+) -> None:
+    device.links_offered = 2
+    first = await device.connect()
+    await device.say(first, type="links", wanted=2)
+    await device.pass_time(3)
+    assert len(engine.dials) == 2
+    await device.say(first, type="links", wanted=1)
+    late = await device.connect()
+    assert types(engine, late) == ["register", "drain"]
+    await lose(device, late)
+    await device.pass_time(600)
+    assert len(engine.dials) == 2
+
+
+async def test_the_other_links_are_dialled_once_the_first_is_registered(
     device: Device, engine: FakeEngine
 ) -> None:
     device.links_offered = 3
-    engine.connections = 1000
     first = await device.up()
+    await device.say(first, type="links", wanted=3)
     await device.pass_time(5)
     assert len(engine.dials) == 1
     await device.registered(first)
@@ -388,9 +438,9 @@ async def test_a_server_that_offers_nothing_gets_one_link(
 ) -> None:
     head = handshake.accept_response(handshake.Offer("raw", "", 1, 1 << 20, "", 1), 4)
     head = head.replace(b"Proxy-Engine-Links: 4\r\n", b"")
-    engine.connections = 1000
     await device.event(2, device.dial, 0, "10.0.0.1:8080", head)
     await device.registered(device.dial)
+    await device.say(device.dial, type="links", wanted=4)
     await device.pass_time(600)
     assert len(engine.dials) == 1
 
@@ -401,10 +451,9 @@ async def test_it_takes_no_more_links_than_it_was_told(
 ) -> None:
     device = Device(engine, links_max=2)
     device.links_offered = offered
-    engine.connections = 1000
     device.agent.start()
     await device.pass_time(0)
-    await device.connect()
+    await device.say(await device.connect(), type="links", wanted=offered)
     await device.pass_time(600)
     assert len(engine.dials) == wanted
     await device.agent.close()
@@ -412,8 +461,7 @@ async def test_it_takes_no_more_links_than_it_was_told(
 
 async def test_an_absurd_offer_is_cut(device: Device, engine: FakeEngine) -> None:
     device.links_offered = 4_000_000
-    engine.connections = 1_000_000
-    await device.connect()
+    await device.say(await device.connect(), type="links", wanted=4_000_000)
     await device.pass_time(3)
     assert len(engine.dials) == 64
 
@@ -447,7 +495,10 @@ async def test_when_all_links_are_lost_only_the_first_is_dialled(
         await device.pass_time(60)
     numbers = [fields(request)["proxy-engine-link"] for _, _, request, _ in engine.dials[3:]]
     assert numbers == ["1"] * 6
-    await device.connect()
+    first = await device.connect()
+    await device.pass_time(60)
+    assert len(engine.dials) == 9
+    await device.say(first, type="links", wanted=3)
     await device.pass_time(60)
     numbers = [fields(request)["proxy-engine-link"] for _, _, request, _ in engine.dials[9:]]
     assert numbers == ["2", "3"]
@@ -462,7 +513,7 @@ async def test_a_draining_server_is_left_link_by_link_for_the_next_one(
     await device.pass_time(60)
     assert len(engine.dials) == 3
     device.links_offered = 2
-    await device.connect()
+    await device.say(await device.connect(), type="links", wanted=2)
     await device.pass_time(60)
     assert len(engine.dials) == 4
     await device.connect()
@@ -492,15 +543,14 @@ async def test_a_next_server_with_fewer_workers_gets_fewer_links(
     await lose(device, *links)
     await device.pass_time(60)
     device.links_offered = 1
-    await device.connect()
+    await device.say(await device.connect(), type="links", wanted=1)
     await device.pass_time(600)
     assert len(engine.dials) == 4
 
 
 async def test_a_link_too_many_is_not_asked_for_again(device: Device, engine: FakeEngine) -> None:
     device.links_offered = 2
-    engine.connections = 1000
-    await device.connect()
+    await device.say(await device.connect(), type="links", wanted=2)
     await device.pass_time(3)
     await device.refuse(409, body=b'{"error":"bad_link_number","message":"1 to 1"}')
     await device.pass_time(600)

@@ -11,9 +11,10 @@ import proxy_engine
 from proxy_engine import tokens
 from proxy_engine.api import create_app
 from proxy_engine.config import Settings
-from proxy_engine.errors import StorageError
+from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links import Links
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.reload import Reloaded
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage import Retention
 from proxy_engine.storage.sqlite import SqliteStore
@@ -27,6 +28,7 @@ from tests.unit.proxy.fake_engine import FakeEngine
 class Service:
     def __init__(self, engine: Any, store: SqliteStore) -> None:
         self.settings = Settings(admin_hosts=("admin.example",))
+        self.sources = {"admin_hosts": "--admin-hosts"}
         self.started_at = time.time() - 5
         self.is_draining = False
         self.store = store
@@ -42,6 +44,9 @@ class Service:
         self.cache.clear()
         self.rechecks += 1
         await self.links.recheck()
+
+    def reload(self) -> Reloaded:
+        raise UsageError("listen: no")
 
 
 @pytest.fixture
@@ -76,7 +81,13 @@ async def test_an_address_that_fails_too_often_is_answered_429(
     assert (stats["logins_failed"], stats["logins_limited"]) == (5, 2)
 
 
-PATHS = ["/api/v1/stats", "/api/v1/devices", "/api/v1/tunnels", "/api/v1/requests"]
+PATHS = [
+    "/api/v1/stats",
+    "/api/v1/devices",
+    "/api/v1/tunnels",
+    "/api/v1/requests",
+    "/api/v1/config",
+]
 
 
 async def test_probes_need_no_token(client: TestClient[Any, Any]) -> None:
@@ -144,7 +155,8 @@ async def test_the_api_is_open_with_one(
     response = await client.get(path, headers=admin)
     assert response.status == 200
     assert response.content_type == "application/json"
-    assert response.headers["Cache-Control"] == "no-store"
+    cached = "no-cache" if "ETag" in response.headers else "no-store"
+    assert response.headers["Cache-Control"] == cached
 
 
 async def test_a_revoked_admin_token_opens_nothing(
@@ -218,3 +230,27 @@ async def test_a_bug_is_a_problem_without_details(
     response = await client.get("/api/v1/stats", headers=admin)
     assert response.status == 500
     assert "NoneType" not in await response.text()
+
+
+async def test_settings_are_shown_with_their_source(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    response = await client.get("/api/v1/config", headers=admin)
+    found = {item["name"]: item for item in (await response.json())["settings"]}
+    assert found["admin_hosts"] == {
+        "name": "admin_hosts",
+        "value": ["admin.example"],
+        "source": "--admin-hosts",
+        "is_live": True,
+    }
+    assert (found["listen"]["value"], found["listen"]["source"]) == ("0.0.0.0:8080", "default")
+    assert "token" not in found
+    known = {**admin, "If-None-Match": response.headers["ETag"]}
+    assert (await client.get("/api/v1/config", headers=known)).status == 304
+
+
+async def test_a_reload_that_fails_says_why(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    response = await client.post("/api/v1/config/reload", headers=admin)
+    assert (response.status, (await response.json())["detail"]) == (422, "listen: no")

@@ -51,9 +51,11 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "keep_requests_age": "30d",
         "keep_requests_size": "10GiB",
         "mongodb_uri": "mongodb://a",
+        "mongodb_uri_file": "f",
         "mongodb_driver": "pymongo",
         "login_failures": "5",
         "links_per_agent": "3",
+        "link_busy_share": "50",
         "server": "http://x",
         "token": "t",
         "token_file": "f",
@@ -61,6 +63,9 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "http": "web=127.0.0.1:3000",
         "transport": "tcp",
         "links": "2",
+        "admin_url": "http://127.0.0.1:8081",
+        "admin_token": "t",
+        "admin_token_file": "f",
         "workers": "2",
         "log_format": "json",
         "engine": "a=1",
@@ -173,3 +178,50 @@ def test_the_data_dir_follows_xdg() -> None:
     assert config.load({}, {"XDG_DATA_HOME": "/x"}).data_dir == Path("/x/proxy-engine")
     relative = config.load({}, {"XDG_DATA_HOME": "x"}).data_dir
     assert relative == Path("~/.local/share/proxy-engine").expanduser()
+
+
+def test_where_each_setting_came_from_is_known(tmp_path: Path) -> None:
+    file = write(tmp_path, 'keep_requests = 2\ndomain = "file.example"\n')
+    loaded = config.load_with_sources(
+        {"keep_requests": "4"}, {"PROXY_ENGINE_GRACE": "3s", "HOME": "/nowhere"}, file=file
+    )
+    assert loaded.sources == {
+        "keep_requests": "--keep-requests",
+        "grace": "PROXY_ENGINE_GRACE",
+        "domain": f"{file}: domain",
+    }
+    assert loaded.source("listen") == "default"
+
+
+def test_settings_are_shown_as_the_file_would_have_them(tmp_path: Path) -> None:
+    text = """
+        listen = "[::1]:80"
+        admin_hosts = ["a.example"]
+        http = { web = "127.0.0.1:3000" }
+        token = "pe_secret"
+        grace = 1.5
+    """
+    settings = config.load({}, {}, file=write(tmp_path, text))
+    shown = {key: config.plain(settings, key) for key in config.KEYS}
+    assert (shown["listen"], shown["admin_hosts"], shown["grace"]) == (
+        "[::1]:80",
+        ["a.example"],
+        1.5,
+    )
+    assert shown["http"] == {"web": "127.0.0.1:3000"}
+    assert (shown["token"], shown["admin_token"]) == ("[redacted]", "")
+
+
+def test_a_secret_may_be_in_a_file_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("pe_x\nsecond line\n")
+    environ = {"PROXY_ENGINE_ADMIN_TOKEN_FILE": str(file)}
+    assert config.secret(config.load({}, environ), "admin_token") == "pe_x"
+    both = {**environ, "PROXY_ENGINE_ADMIN_TOKEN": "pe_y"}
+    with pytest.raises(UsageError, match="both admin_token and admin_token_file"):
+        config.load({}, both)
+    nearer = config.load({"admin_token": "pe_z"}, environ)
+    assert config.secret(nearer, "admin_token") == "pe_z"
+    file.unlink()
+    with pytest.raises(UsageError, match=r"admin token file .*No such file"):
+        config.secret(config.load({}, environ), "admin_token")

@@ -25,7 +25,7 @@ class Site:
         return Link(
             device_id=device_id, device=f"d{device_id}", peer=peer, token_id=1, token="t",
             digest=b"", scopes=ANY, limits=UNLIMITED, expires_at=None, instance="i", number=1,
-            is_agent=True, worker=0, since=self.now,
+            is_agent=True, may_have_more=False, worker=0, since=self.now,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
-from proxy_engine_core.core import EVENT_LINK_SPENT
+from proxy_engine_core.core import EVENT_LINK_LOAD, EVENT_LINK_SPENT
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
 
 RAW = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
@@ -32,7 +32,7 @@ class Server:
         self.guard = LoginGuard(3)
         self.links = Links(
             fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
-            clock=lambda: self.now,
+            clock=lambda: self.now, monotonic=lambda: self.now,
         )  # fmt: skip
         self._ticket = 0
 
@@ -356,7 +356,41 @@ async def test_a_device_that_drains_gets_nothing_new(server: Server, secret: str
     await server.say(7, {"type": "drain"})
     assert server.route("web") == ()
     assert server.engine.calls[-1] == ("drain", 7)
+    assert server.engine.drained == [7]
     assert server.engine.closed == []
+
+
+async def test_a_link_made_again_leaves_the_one_of_its_number_that_drains_alone(
+    engine: FakeEngine, store: SqliteStore, secret: str
+) -> None:
+    server = Server(engine, store, links_max=2)
+    await server.serve(7, secret, number=1)
+    await server.serve(8, secret, number=2)
+    await server.say(8, {"type": "drain"})
+    assert server.route("web") == (7,)
+    await server.serve(9, secret, number=2)
+    assert server.route("web") == (7, 9)
+    server.now += 1000
+    server.links.tick()
+    assert engine.closed == []
+    assert server.said(8)[1:] == []
+
+
+async def test_a_busy_worker_makes_its_agent_make_another_link(
+    store: SqliteStore, secret: str
+) -> None:
+    engine = FakeEngine(workers=2)
+    server = Server(engine, store, links_max=2)
+    await server.serve(7, secret, number=1)
+    for _ in range(20):
+        server.now += 1
+        engine.cpu_us[server.engine.replies[-1][2]["worker"]] += 900_000
+        server.links.on_event((EVENT_LINK_LOAD, 7, 1000))
+        server.links.tick()
+    assert server.said(7)[-1] == {"type": "links", "wanted": 2}
+    await server.serve(8, secret, number=2)
+    workers = [options["worker"] for _, _, options in engine.replies]
+    assert sorted(workers) == [0, 1]
 
 
 async def test_the_server_tells_its_links_that_it_drains(server: Server, secret: str) -> None:

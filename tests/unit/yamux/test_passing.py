@@ -1,4 +1,4 @@
-"""What goes ahead of bulk, and what must not: the rule at the top of session.pxd."""
+"""What goes ahead of bulk, and what must not: the rule at the top of send.pxd."""
 
 from __future__ import annotations
 

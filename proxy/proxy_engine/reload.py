@@ -1,0 +1,74 @@
+"""Settings that change while the server runs.
+
+They are read and checked as a whole first. If anything is wrong, nothing changes and the
+server goes on with the last good ones. What can change, changes at once; of the rest the
+log says that it waits for a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from proxy_engine import config, logs
+from proxy_engine.request_log import retention
+from proxy_engine.runner import make_engine
+
+if TYPE_CHECKING:
+    from proxy_engine.app import Server
+    from proxy_engine.config import Settings
+
+
+def _keep_requests(server: Server) -> None:
+    server.request_log.keep = retention(server.settings)
+
+
+def _default_tunnel(server: Server) -> None:
+    server.engine.routes_apply(server.table.set_default(server.settings.default_tunnel))
+
+
+def _log_format(server: Server) -> None:
+    logs.setup(server.settings.log_format)
+
+
+def _nothing(server: Server) -> None:
+    """It is looked up each time it is needed."""
+
+
+# Settings that can change, and what there is to do then.
+LIVE: dict[str, Callable[[Server], None]] = {
+    "admin_hosts": _nothing,
+    "default_tunnel": _default_tunnel,
+    "grace": _nothing,
+    "keep_requests": _keep_requests,
+    "keep_requests_age": _keep_requests,
+    "keep_requests_size": _keep_requests,
+    "log_format": _log_format,
+}
+
+
+class Reloaded(NamedTuple):
+    changed: list[str]  # in use from now on
+    needs_restart: list[str]  # differ from what the server runs with
+
+
+def check(settings: Settings) -> None:
+    """What config.load() can not see: the engine's options. Raises UsageError."""
+    make_engine("server", settings).stop()
+
+
+def apply(server: Server, settings: Settings) -> Reloaded:
+    """Take over what can change. The settings have been checked."""
+    different = [
+        key
+        for key in config.KEYS
+        if key not in config.CLIENT_KEYS and getattr(settings, key) != getattr(server.settings, key)
+    ]
+    changed = [key for key in different if key in LIVE]
+    news = {key: getattr(settings, key) for key in changed}
+    server.settings = msgspec.structs.replace(server.settings, **news)
+    for key in changed:
+        LIVE[key](server)
+    return Reloaded(changed, [key for key in different if key not in LIVE])

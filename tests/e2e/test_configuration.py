@@ -1,0 +1,92 @@
+"""`config` verbs, and a server whose file changes under it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.processes import run
+from tests.e2e.site import Site
+
+
+def test_what_is_shown_is_a_file_that_gives_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('domain = "example.com"\nadmin_hosts = ["x.example"]\n[engine]\nbacklog = 9\n')
+    shown = run("config", "show", "--config", str(file), PROXY_ENGINE_GRACE="5s")
+    assert shown.returncode == 0, shown.stderr
+    assert tomllib.loads(shown.stdout) == {
+        "domain": "example.com",
+        "admin_hosts": ["x.example"],
+        "engine": {"backlog": 9},
+        "grace": 5.0,
+    }
+    again = tmp_path / "b.toml"
+    again.write_text(shown.stdout)
+    assert run("config", "show", "--config", str(again)).stdout == shown.stdout
+    sources = run("config", "show", "--sources", "--json", PROXY_ENGINE_TOKEN="pe_secret")
+    found = json.loads(sources.stdout)
+    assert found["token"] == {"value": "[redacted]", "source": "PROXY_ENGINE_TOKEN"}
+    assert found["listen"]["source"] == "default"
+    assert "pe_secret" not in sources.stdout
+    table = run("config", "show", "--sources", "--config", str(file)).stdout
+    assert f"# {file}: domain" in table
+    assert tomllib.loads(table)["engine"] == {"backlog": 9}
+
+
+def test_validate_finds_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    for text, complaint in (
+        ('domian = "x"\n', 'unknown key "domian", did you mean "domain"?'),
+        ("[engine]\nbacklogs = 9\n", 'did you mean "backlog"?'),
+        ("[engine]\nbacklog = 0\n", "backlog"),
+        ('listen = "x"\n', "listen"),
+        ("domain = \n", "not TOML"),
+        (f'admin_token_file = "{tmp_path}/none"\n', "No such file"),
+    ):
+        file.write_text(text)
+        result = run("config", "validate", "--config", str(file))
+        assert (result.returncode, result.stdout) == (2, ""), text
+        assert complaint in result.stderr, result.stderr
+        assert result.stderr.count("\n") == 1, result.stderr
+    file.write_text("workers = 2\n")
+    result = run("config", "validate", "--config", str(file))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_sighup_takes_over_what_can_change_and_keeps_the_last_good(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('domain = "one.example"\n')
+    site = Site(tmp_path / "data", server_args=("--config", str(file)))
+    try:
+
+        def shown(name: str) -> tuple[Any, str]:
+            settings = site.api("/api/v1/config")["settings"]
+            [found] = [each for each in settings if each["name"] == name]
+            return found["value"], found["source"]
+
+        def reload(text: str) -> None:
+            file.write_text(text)
+            site.server.signal(signal.SIGHUP)
+
+        assert shown("domain") == ("one.example", f"{file}: domain")
+        reload('domain = "one.example"\nadmin_hosts = ["x.example"]\ngrace = "7s"\n')
+        assert site.server.log("settings reloaded")["changed"] == "admin_hosts,grace"
+        assert shown("grace") == (7.0, f"{file}: grace")
+
+        reload('domain = "one.example"\ngarce = "9s"\n')
+        failed = site.server.log("settings not reloaded, the last good ones stay")
+        assert 'did you mean "grace"?' in failed["error"]
+        reload("[engine]\nbacklog = 0\n")
+        site.server.log("settings not reloaded, the last good ones stay", 2)
+        assert shown("grace")[0] == 7.0
+
+        reload('domain = "two.example"\n')
+        assert site.server.log("settings wait for a restart")["settings"] == "domain"
+        assert shown("domain") == ("one.example", f"{file}: domain")
+        assert shown("grace") == (30.0, "default")
+        assert site.server.popen.poll() is None
+    finally:
+        site.close()
