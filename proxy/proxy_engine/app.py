@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from proxy_engine import logs, tokens
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.journal import Journal
 from proxy_engine.links import Links
+from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Store
@@ -27,13 +30,15 @@ from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
 from proxy_engine_core import log_batch
+from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy_engine.reload import Reloaded
-    from proxy_engine_core.core import Engine
+    from proxy_engine_core.core import Engine, Event
 
+JOURNAL_NAME = "request-journal"  # in the data dir
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
 _log = logs.get("server")
@@ -66,6 +71,7 @@ class Server:
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
+        self._must_recheck = False
         self.store: Store
         self.engine: Engine
         self.cache: TokenCache
@@ -73,6 +79,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.events: LiveEvents
         self.listen: Address  # as bound
         self.admin: Address
         self._runner: EngineRunner
@@ -116,8 +123,14 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        self.request_log = RequestLog(self.store, keep=retention(settings))
-        self.request_log.start()
+        self.request_log = RequestLog(
+            self.store,
+            keep=retention(settings),
+            journal=_journal(settings),
+            sample=settings.request_sample,
+            redactor=Redactor(settings.request_redact),
+        )
+        await self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
 
         self.table = TunnelTable(
@@ -126,8 +139,12 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
+        self.events = LiveEvents(
+            redact=Redactor(settings.request_redact),
+            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            device_name=self._device_name,
+        )
         self.cache = TokenCache(self.store)
-        await self.cache.refresh()
         self.guard = LoginGuard(settings.login_failures)
         self.links = Links(
             self.engine,
@@ -139,10 +156,11 @@ class Server:
             guard=self.guard,
         )
         await self.store.changed_elsewhere()  # from here on
+        await self.links.recheck()  # all tokens are known from the start
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
-        self._runner = EngineRunner(self.engine, self.links.on_event, self._put_logs)
+        self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
         for work in (self._look, self.links.registry.write):
@@ -157,14 +175,33 @@ class Server:
             tunnels=len(self.table),
         )
 
-    def _put_logs(self, batch: bytes) -> None:
-        self.links.registry.count(log_batch.totals(batch))
-        self.request_log.put(batch)
-
     async def access_changed(self) -> None:
         """Tokens or devices were written: nothing that was known of them counts any more."""
         self.cache.clear()
+        self._must_recheck = True  # until it is done, should the store fail on the way
         await self.links.recheck()
+        self._must_recheck = False
+
+    def _on_event(self, event: Event) -> None:
+        link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
+        self.links.on_event(event)
+        if event[0] == EVENT_LINK_UP:
+            link = self.links.get(event[1])
+        if link is not None:
+            others = len(self.links.of_device(link.device_id))
+            if event[0] == EVENT_LINK_DOWN:
+                self.events.device(link.device, "down", others, link.peer, event[3])
+            else:
+                self.events.device(link.device, "up", others, link.peer)
+
+    def _on_logs(self, batch: bytes) -> None:
+        self.links.registry.count(log_batch.totals(batch))
+        self.request_log.put(batch)
+        self.events.requests(batch)
+
+    def _device_name(self, device_id: int) -> str | None:
+        links = self.links.of_device(device_id)
+        return links[-1].device if links else None
 
     def reload(self) -> Reloaded:
         """Read the settings again and take over what can change.
@@ -215,6 +252,9 @@ class Server:
         self.links.tick()
         if await self.store.changed_elsewhere():
             await self.access_changed()
+        elif self._must_recheck:
+            await self.links.recheck()
+            self._must_recheck = False
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -228,6 +268,12 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
             if not was_failing:
                 _log.error("the store fails", error=error)
             was_failing = True
+
+
+def _journal(settings: Settings) -> Journal | None:
+    if settings.request_journal_max == 0:
+        return None
+    return Journal(settings.data_dir / JOURNAL_NAME, size_max=settings.request_journal_max)
 
 
 def _listen(engine: Engine, address: Address) -> Address:

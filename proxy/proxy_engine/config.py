@@ -49,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
     keep_requests_age: float = 0.0  # seconds; 0: no limit
     keep_requests_size: int = 0  # bytes; 0: no limit
+    request_sample: float = 1.0  # share of the requests that went well that is logged
+    request_redact: tuple[str, ...] = ()  # more keys of queries whose values are secret
+    request_journal_max: int = 1 << 30  # bytes on disk while the store fails; 0: no journal
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
@@ -121,6 +124,16 @@ def _duration(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError('expected a duration such as "30s"')
     return parse_duration(value)
+
+
+def _share(value: Any) -> float:
+    try:
+        share = float(_text(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        raise ValueError(f'"{value}" is not a number') from None
+    if isinstance(value, bool) or not 0 <= share <= 1:
+        raise ValueError(f"{value} is not in 0..1")
+    return share
 
 
 def _size(value: Any) -> int:
@@ -210,6 +223,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests": _integer(0, 2**53),
     "keep_requests_age": _duration,
     "keep_requests_size": _size,
+    "request_sample": _share,
+    "request_redact": _names,
+    "request_journal_max": _size,
     "mongodb_uri": _mongodb_uri,
     "mongodb_uri_file": _text,
     "mongodb_driver": _choice("motor", "pymongo"),

@@ -81,6 +81,7 @@ class Links:
         self._table = table
         self._clock = clock
         self._tasks = Tasks()
+        self._cache = cache or TokenCache(store)
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
@@ -102,6 +103,9 @@ class Links:
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def get(self, link_id: int) -> Link | None:
+        return self._links.get(link_id)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
@@ -145,8 +149,10 @@ class Links:
         """Close links whose token or device is not good any more, and take note of the rest."""
         # Who comes while the store answers may be newer than what it says.
         links, owners = list(self._links), self._table.owners()
-        known = {token.id: token for token in await self._cache.refresh()}
+        version = self._cache.version
+        known = {token.id: token for token in await self._store.tokens()}
         devices = {device.id: device for device in await self._store.devices()}
+        self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
         for link in links:
             token = known.get(link.token_id)

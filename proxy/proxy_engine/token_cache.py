@@ -3,14 +3,13 @@
 Every answer of the store is kept, also that there is no such token, until something was
 written: clear() is called after each write to tokens or devices, and when another process
 wrote (Store.changed_elsewhere(), asked twice a second). So a token that was revoked elsewhere
-can open a link for at most that long, and the recheck that follows closes it. All tokens
-that fit are known from the start (refresh()), so that a guess never costs a look into the store.
+can open a link for at most that long, and the recheck that follows closes it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from proxy_engine.storage import Device, Token
@@ -26,7 +25,6 @@ class TokenSource(Protocol):
 
 
 class AccessSource(TokenSource, Protocol):
-    async def tokens(self) -> list[Token]: ...
     async def devices_claim(
         self, claims: Sequence[tuple[str, int]], now: float
     ) -> dict[str, Device]: ...
@@ -49,14 +47,22 @@ class TokenCache:
         self._unknown.clear()
         self._devices.clear()
 
-    async def refresh(self) -> list[Token]:
-        """All tokens, as they are now, and from now on known. Raises StorageError."""
-        version = self._version
-        found = await self._store.tokens()
-        if version == self._version:
-            self._keep({token.digest: token for token in found})
-            self._keep({token.old_digest: token for token in found if token.old_digest})
-        return found
+    @property
+    def version(self) -> int:
+        """Another one after each clear()."""
+        return self._version
+
+    def learn(self, tokens: Iterable[Token], devices: Iterable[Device], version: int) -> None:
+        """All that the store had, read since this version: who was let in before will be again,
+        should the store fail next."""
+        if version != self._version:
+            return
+        for token in tokens:
+            self._known[token.digest] = token
+            if token.old_digest is not None:
+                self._known[token.old_digest] = token
+        self._devices |= {device.name: device for device in devices}
+        self._forget()
 
     def peek(self, digest: bytes) -> Token | None:
         """The token if it is in here."""
@@ -80,10 +86,7 @@ class TokenCache:
             fresh = await self._store.tokens_by_digest(asked)
             found |= fresh
             if version == self._version:  # else somebody wrote meanwhile: it may be old already
-                self._keep(fresh)
-                self._unknown |= dict.fromkeys(digest for digest in asked if digest not in fresh)
-                while len(self._unknown) > UNKNOWN_MAX:
-                    self._unknown.popitem(last=False)
+                self._keep(asked, fresh)
         return found
 
     async def devices(self, claims: Mapping[str, int], now: float) -> dict[str, Device]:
@@ -96,13 +99,19 @@ class TokenCache:
             found |= fresh
             if version == self._version:
                 self._devices |= fresh
-                while len(self._devices) > KNOWN_MAX:
-                    self._devices.popitem(last=False)
+                self._forget()
         return found
 
-    def _keep(self, fresh: Mapping[bytes, Token]) -> None:
+    def _keep(self, asked: Sequence[bytes], fresh: dict[bytes, Token]) -> None:
         self._known |= fresh
-        for digest in fresh:
-            self._unknown.pop(digest, None)
+        self._unknown |= dict.fromkeys(digest for digest in asked if digest not in fresh)
+        self._forget()
+
+    def _forget(self) -> None:
+        """... whoever was not asked for longest, beyond what there is room for."""
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
+        while len(self._devices) > KNOWN_MAX:
+            self._devices.popitem(last=False)
+        while len(self._unknown) > UNKNOWN_MAX:
+            self._unknown.popitem(last=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
+    from proxy_engine.live_events import LiveEvents
     from proxy_engine.login_guard import LoginGuard
     from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
@@ -33,6 +34,7 @@ class Service(Protocol):
     links: Links
     table: TunnelTable
     request_log: RequestLog
+    events: LiveEvents
 
     async def access_changed(self) -> None:
         """Tokens or devices were written: links that are not allowed any more end now."""

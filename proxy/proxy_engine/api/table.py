@@ -6,6 +6,7 @@ from proxy_engine.api import (
     audit,
     configuration,
     devices,
+    events,
     health,
     requests,
     stats,
@@ -21,6 +22,7 @@ TOPICS: tuple[Routes, ...] = (
     requests.routes,
     stats.routes,
     audit.routes,
+    events.routes,
     configuration.routes,
     health.routes,
 )

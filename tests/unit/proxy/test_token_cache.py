@@ -64,7 +64,7 @@ async def test_what_was_read_while_somebody_wrote_is_not_kept(
     assert len(asked) == 2
 
 
-async def test_after_a_refresh_no_secret_has_to_be_looked_for(
+async def test_what_was_learnt_has_not_to_be_looked_for(
     store: SqliteStore, asked: list[bytes]
 ) -> None:
     cache = TokenCache(store)
@@ -75,7 +75,7 @@ async def test_after_a_refresh_no_secret_has_to_be_looked_for(
     new = made[0]
     cache.clear()
     asked.clear()
-    await cache.refresh()
+    cache.learn(await store.tokens(), [], cache.version)
     for secret in (old, new):
         assert cache.peek(tokens.digest(secret)) is not None
         assert await tokens.find(cache, secret) is not None
@@ -104,3 +104,26 @@ async def test_a_cached_check_takes_far_less_than_a_millisecond(store: SqliteSto
         await tokens.find(cache, secret)
         times.append(time.perf_counter() - start)
     assert sorted(times)[100] < 0.001
+
+
+async def test_what_the_store_had_opens_links_when_it_fails_next(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = TokenCache(store)
+    secret, token = await tokens.create(store, name="pi", now=1.0)
+    await store.devices_claim([("s-1", token.id)], 1.0)
+    cache.clear()  # somebody wrote, and everybody was looked at anew
+    cache.learn(await store.tokens(), await store.devices(), cache.version)
+    await store.close()
+    assert await tokens.find(cache, secret) == token
+    assert set(await cache.devices({"s-1": token.id}, 2.0)) == {"s-1"}
+
+
+async def test_what_was_read_before_somebody_wrote_is_not_learnt(store: SqliteStore) -> None:
+    cache = TokenCache(store)
+    _, token = await tokens.create(store, name="pi", now=1.0)
+    version = cache.version
+    before = await store.tokens()
+    cache.clear()
+    cache.learn(before, [], version)
+    assert cache.peek(token.digest) is None
