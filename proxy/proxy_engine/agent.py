@@ -88,7 +88,7 @@ class Agent:
         token: str,
         carrier: Carrier,
         targets: Targets,
-        tunnels: list[str],
+        tunnels: list[control.TunnelSpec],
         resolve: Resolve,
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
@@ -107,7 +107,7 @@ class Agent:
         self._monotonic = monotonic
         self._tasks = Tasks()
         register = control.Register(
-            tunnels=[control.TunnelSpec(name) for name in tunnels],
+            tunnels=tunnels,
             agent=f"proxy-engine/{proxy_engine.__version__}",
             platform=f"{platform.system()} {platform.machine()}",
         )

@@ -21,6 +21,7 @@ from proxy_engine.journal import Journal
 from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.ports import Ports
 from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
@@ -151,6 +152,13 @@ class Server:
             self.store,
             self.table,
             links_max=settings.links_per_agent,
+            ports=Ports(
+                self.engine,
+                self.table,
+                host=self.listen.host,
+                ranges=settings.tcp_ports,
+                reserved=(self.listen.port, self.admin.port),
+            ),
             busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,

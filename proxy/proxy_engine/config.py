@@ -20,13 +20,16 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from proxy_engine.errors import UsageError, error_text, suggestion
+from proxy_engine.grants import PortRange
 from proxy_engine.values import (
     LABEL,
     Address,
+    TcpTunnel,
     parse_address,
     parse_duration,
     parse_pairs,
     parse_size,
+    parse_tcp,
 )
 
 ENV_PREFIX = "PROXY_ENGINE_"
@@ -57,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
+    tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: str = ""
@@ -64,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
+    tcp: dict[str, TcpTunnel] = {}  # by what was written in front of the target
+    proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "ws"
     links: int = 0  # links to the server at most; 0: as many as it offers
     # the verbs that ask a server
@@ -200,6 +206,25 @@ def _targets(value: Any) -> dict[str, Address]:
     return targets
 
 
+def _ports(value: Any) -> tuple[PortRange, ...]:
+    items = [str(value)] if isinstance(value, int) else _names(value)
+    ranges = []
+    for item in items:
+        first, _, last = item.partition("-")
+        parse = _integer(1, 65535)
+        ranges.append(PortRange(parse(first), parse(last or first)))
+        if ranges[-1].first > ranges[-1].last:
+            raise ValueError(f'"{item}" begins behind its end')
+    return tuple(ranges)
+
+
+def _tcp(value: Any) -> dict[str, TcpTunnel]:
+    tunnels = {key: parse_tcp(key, _text(target)) for key, target in _pairs(value).items()}
+    if len(tunnels) > TUNNELS_MAX:
+        raise ValueError(f"more than {TUNNELS_MAX} tunnels")
+    return tunnels
+
+
 def _engine_options(value: Any) -> dict[str, int]:
     parse = _integer(-(2**63), 2**63 - 1)
     options = {}
@@ -231,12 +256,15 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_driver": _choice("motor", "pymongo"),
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
+    "tcp_ports": _ports,
     "link_busy_share": _integer(0, 100),
     "server": _text,
     "token": _text,
     "token_file": _text,
     "device": _text,
     "http": _targets,
+    "tcp": _tcp,
+    "proxy_protocol": _names,
     "transport": _choice("ws", "tcp"),
     "links": _integer(0, LINKS_MAX),
     "admin_url": _url,
@@ -280,9 +308,11 @@ def plain(settings: Settings, key: str) -> Any:
     if isinstance(value, (Address, Path)):
         return str(value)
     if isinstance(value, tuple):
-        return list(value)
+        return [str(x) for x in value]
     if isinstance(value, dict):
-        return {name: str(x) if isinstance(x, Address) else x for name, x in value.items()}
+        return {
+            name: str(x) if isinstance(x, (Address, TcpTunnel)) else x for name, x in value.items()
+        }
     return value
 
 

@@ -39,14 +39,19 @@ async def resolve(host: str, port: int) -> list[str]:
 
 class Targets:
     def __init__(
-        self, engine: Engine, targets: Mapping[str, Address], resolve: Resolve = resolve
+        self,
+        engine: Engine,
+        targets: Mapping[str, Address],
+        resolve: Resolve = resolve,
+        flags: Mapping[str, int] | None = None,
     ) -> None:
         self._engine = engine
         self._targets = dict(targets)
+        self._flags = flags or {}  # TARGET_... of the engine; of those that have any
         self._resolve = resolve
         self._found: dict[str, list[str]] = {}
         self._unknown: set[str] = set()
-        self._applied: list[tuple[str, str, int]] | None = None
+        self._applied: list[tuple[str, str, int, int]] | None = None
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> None:
@@ -72,7 +77,7 @@ class Targets:
 
     def _apply(self) -> None:
         table = [
-            (tunnel, address, self._targets[tunnel].port)
+            (tunnel, address, self._targets[tunnel].port, self._flags.get(tunnel, 0))
             for tunnel, found in self._found.items()
             for address in found
         ]

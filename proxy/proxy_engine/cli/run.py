@@ -65,6 +65,12 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(
         parser,
+        "tcp_ports",
+        metavar="RANGES",
+        help="public ports that TCP tunnels may have [10000-20000]",
+    )
+    add_setting(
+        parser,
         "link_busy_share",
         metavar="PERCENT",
         help="of a core: a worker this busy lets its agents make another link, 0: at once [60]",

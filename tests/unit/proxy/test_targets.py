@@ -26,9 +26,9 @@ async def test_the_engine_is_given_every_address_in_order(engine: FakeEngine) ->
     targets = make(engine, names, web=Address("app", 80), x=Address("db", 81))
     await targets.refresh()
     assert engine.targets == [
-        ("web", "10.0.0.1", 80),
-        ("web", "10.0.0.2", 80),
-        ("x", "10.0.0.3", 81),
+        ("web", "10.0.0.1", 80, 0),
+        ("web", "10.0.0.2", 80, 0),
+        ("x", "10.0.0.3", 81, 0),
     ]
 
 
@@ -38,7 +38,7 @@ async def test_a_changed_answer_is_taken_over(engine: FakeEngine) -> None:
     await targets.refresh()
     names.known["app"] = ["10.0.0.9"]
     await targets.refresh()
-    assert engine.targets == [("web", "10.0.0.9", 80)]
+    assert engine.targets == [("web", "10.0.0.9", 80, 0)]
 
 
 async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngine) -> None:
@@ -47,7 +47,7 @@ async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngin
     await targets.refresh()
     del names.known["app"]
     await targets.refresh()
-    assert engine.targets == [("web", "10.0.0.1", 80)]
+    assert engine.targets == [("web", "10.0.0.1", 80, 0)]
 
 
 async def test_literals_resolve_to_themselves() -> None:

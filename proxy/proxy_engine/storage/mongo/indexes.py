@@ -25,7 +25,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("device_id", ASCENDING), ("id", DESCENDING)], name="device_id_id")
     ],
     "audit": [IndexModel([("id", DESCENDING)], name="id", unique=True)],
-    "tunnels": [IndexModel("name", name="name", unique=True)],
+    "tunnels": [
+        IndexModel("name", name="name", unique=True),
+        # Sparse: only TCP tunnels with a public port have one.
+        IndexModel("port", name="port", unique=True, sparse=True),
+    ],
     "requests": [
         IndexModel([("device", ASCENDING), ("ts", DESCENDING)], name="device_ts"),
         IndexModel([("status", ASCENDING), ("ts", DESCENDING)], name="status_ts"),

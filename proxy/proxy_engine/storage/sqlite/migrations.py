@@ -110,6 +110,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP TABLE tokens_before",
     ),
     (
+        # Public ports of TCP tunnels.
+        "ALTER TABLE tunnels ADD COLUMN port INTEGER",
+        "CREATE UNIQUE INDEX tunnels_port ON tunnels (port)",
+    ),
+    (
         # What is known of devices, when they came and went, and what admins did.
         "ALTER TABLE devices ADD COLUMN first_seen_at REAL",
         "ALTER TABLE devices ADD COLUMN kicked_at REAL",
