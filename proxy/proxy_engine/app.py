@@ -21,6 +21,7 @@ from proxy_engine.journal import Journal
 from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.metric_history import MetricHistory
 from proxy_engine.ports import Ports
 from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
@@ -110,6 +111,7 @@ class Server:
 
     async def _start(self) -> None:
         from proxy_engine.api import start_api
+        from proxy_engine.api.stats import all_stats
 
         settings = self.settings
         self.engine = make_engine("server", settings)
@@ -174,6 +176,9 @@ class Server:
         for work in (self._look, self.links.registry.write):
             ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
             self._exit.callback(ticker.cancel)
+        history = MetricHistory(self.store, lambda: all_stats(self))
+        keeper = asyncio.create_task(history.run(), name="metric-history")
+        self._exit.callback(keeper.cancel)
         _log.info(
             "listening",
             listen=self.listen,

@@ -115,6 +115,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE UNIQUE INDEX tunnels_port ON tunnels (port)",
     ),
     (
+        """
+        CREATE TABLE metrics (
+            type TEXT NOT NULL,
+            time_ms INTEGER NOT NULL,
+            data TEXT NOT NULL,  -- values by name, JSON
+            PRIMARY KEY (type, time_ms)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
+    (
         # What is known of devices, when they came and went, and what admins did.
         "ALTER TABLE devices ADD COLUMN first_seen_at REAL",
         "ALTER TABLE devices ADD COLUMN kicked_at REAL",
