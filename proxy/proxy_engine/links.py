@@ -98,6 +98,7 @@ class Links:
             cache=self._cache,
             guard=guard or LoginGuard(0),
             registry=self.registry,
+            table=table,
             clock=clock,
         )
         self._ports = ports or Ports(engine, table)

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which server? give --server URL")
     if not chosen.http and not chosen.tcp:
         raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
-    token = _token(chosen)
+    token = read_token(chosen)
     chosen = _named(chosen, token)
     from proxy_engine import logs
     from proxy_engine.agent import parse_server
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         logs.flush()
 
 
-def _token(chosen: Settings) -> str:
+def read_token(chosen: Settings) -> str:
+    """The token, wherever it is. Raises UsageError."""
     from proxy_engine.config import secret
     from proxy_engine.errors import UsageError
 
