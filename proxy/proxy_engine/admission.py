@@ -200,7 +200,7 @@ class Admission:
         device, tunnel = joining.read_request(request.method, request.target, request.fields)
         joining.authorise(token, device, tunnel)
         joining.find(self._table, self._links, device, tunnel)
-        self._tokens_used[token.id] = self._clock()
+        self._registry.token_used(token.id)
         self._engine.auth_reply(ask.ticket, joining.ACCEPT, accept=True, tunnel=tunnel)
         _log.info("tunnel joined", peer=ask.peer, token=token.name, tunnel=f"{device}/{tunnel}")
 
