@@ -91,6 +91,13 @@ def add_process(parser: argparse.ArgumentParser, role: str) -> None:
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
 
 
+def count(text: str) -> int:
+    """The type of an argument that says how many."""
+    if not text.isascii() or not text.isdigit() or int(text[:9]) > 1_000_000:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a count up to 1000000')
+    return int(text)
+
+
 def settings(args: argparse.Namespace) -> Settings:
     return loaded(args).settings
 
