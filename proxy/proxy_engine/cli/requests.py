@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
     found = actions.add_parser("list", help="search the log; the newest last")
     _add_filters(found)
     found.add_argument(
-        "-n", "--limit", metavar="N", type=_count, default=100, help="the newest N [100]"
+        "-n", "--limit", metavar="N", type=count, default=100, help="the newest N [100]"
     )
     found.add_argument("--json", action="store_true", help="one JSON object a line")
     add_target(found)
@@ -52,7 +52,7 @@ def add_parser(verbs: Any) -> None:
     stats = actions.add_parser("stats", help="counts, percentiles and frequent paths")
     _add_filters(stats)
     stats.add_argument(
-        "--paths", metavar="N", type=_count, default=10, help="the N most frequent paths [10]"
+        "--paths", metavar="N", type=count, default=10, help="the N most frequent paths [10]"
     )
     stats.add_argument("--json", action="store_true", help="as JSON")
     add_target(stats)
@@ -61,7 +61,7 @@ def add_parser(verbs: Any) -> None:
     export = actions.add_parser("export", help="write what matches to stdout, the newest first")
     _add_filters(export)
     export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="[jsonl]")
-    export.add_argument("-n", "--limit", metavar="N", type=_count, help="at most N [all]")
+    export.add_argument("-n", "--limit", metavar="N", type=count, help="at most N [all]")
     add_target(export)
     add_common(export, _export)
 
