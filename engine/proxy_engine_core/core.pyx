@@ -544,7 +544,7 @@ cdef class Engine:
 
     def dial(
         self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000,
-        int worker=-1,
+        int worker=-1, int fd=-1,
     ):
         cdef DialMessage *dial
         cdef Address address
@@ -567,6 +567,7 @@ cdef class Engine:
         dial.address = address
         dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
         dial.carrier = kind
+        dial.fd = fd
         dial.size = <uint32_t>size
         memcpy(dial + 1, <const char *>request, size)
         cdef uint64_t id = dial.dial

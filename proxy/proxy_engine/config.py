@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from proxy_engine.allowed import Allowed, parse_allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.values import (
     LABEL,
@@ -56,12 +57,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
-    server: str = ""
+    server: tuple[str, ...] = ()  # several: the first that answers
+    proxy: str = ""  # on the way there: a URL, "none", or "": by HTTP_PROXY, NO_PROXY, ...
     token: str = ""
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
-    transport: str = "ws"
+    transport: str = "auto"
+    allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
     links: int = 0  # links to the server at most; 0: as many as it offers
     # the verbs that ask a server
     admin_url: str = ""  # of its admin listener; "": the data dir on this machine
@@ -84,6 +87,16 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected text")
     return value
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    words = [word.strip() for item in items for word in _text(item).split(",")]
+    return tuple(word for word in words if word)
+
+
+def _allowed(value: Any) -> tuple[Allowed, ...]:
+    return tuple(parse_allowed(word) for word in _words(value))
 
 
 def _url(value: Any) -> str:
@@ -216,12 +229,14 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
     "link_busy_share": _integer(0, 100),
-    "server": _text,
+    "server": _words,
+    "proxy": _text,
+    "allow_target": _allowed,
     "token": _text,
     "token_file": _text,
     "device": _text,
     "http": _targets,
-    "transport": _choice("ws", "tcp"),
+    "transport": _choice("auto", "ws", "tcp"),
     "links": _integer(0, LINKS_MAX),
     "admin_url": _url,
     "admin_token": _text,
@@ -234,7 +249,8 @@ KEYS = tuple(_PARSERS)
 # Of verbs other than run.
 CLIENT_KEYS = frozenset(
     {
-        *("server", "device", "token", "token_file", "http", "transport", "links"),
+        *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
+        "allow_target",
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )

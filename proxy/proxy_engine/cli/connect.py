@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("connect", help="connect this device's services to a server")
-    add_setting(parser, "server", metavar="URL", help="such as http://proxy.example.com:8080")
+    add_setting(
+        parser,
+        "server",
+        metavar="URL",
+        action="append",
+        help="such as http://proxy.example.com:8080; repeatable: the first that answers",
+    )
+    add_setting(
+        parser,
+        "proxy",
+        metavar="URL",
+        help="reach it through this HTTP proxy, or none [HTTP_PROXY, HTTPS_PROXY, NO_PROXY]",
+    )
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(
@@ -29,7 +41,19 @@ def add_parser(verbs: Any) -> None:
         action="append",
         help="serve this target as tunnel NAME; repeatable",
     )
-    add_setting(parser, "transport", metavar="ws|tcp", help="WebSocket, or raw (faster) [ws]")
+    add_setting(
+        parser,
+        "allow_target",
+        metavar="NETWORK[:PORTS]",
+        action="append",
+        help="where services may be, such as 127.0.0.0/8:3000-4000; repeatable [anywhere]",
+    )
+    add_setting(
+        parser,
+        "transport",
+        metavar="auto|ws|tcp",
+        help="WebSocket, raw (faster), or what gets through [auto]",
+    )
     add_setting(parser, "links", metavar="N", help="links to the server at most [what it offers]")
     add_process(parser, "agent")
     add_common(parser, run)
@@ -45,10 +69,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which services? give --http NAME=HOST:PORT")
     token = _token(chosen)
     from proxy_engine import logs
-    from proxy_engine.agent import parse_server
+    from proxy_engine.reach import proxy_for
     from proxy_engine.runner import run_async
+    from proxy_engine.servers import parse_server
 
-    parse_server(chosen.server)
+    for url in chosen.server:
+        proxy_for(parse_server(url), chosen.proxy)
     logs.setup(chosen.log_format)
     try:
         return run_async(_connect(chosen, token))
@@ -71,22 +97,23 @@ def _token(chosen: Settings) -> str:
 async def _connect(chosen: Settings, token: str) -> int:
     import asyncio
 
-    from proxy_engine.agent import Agent, parse_server
+    from proxy_engine.agent import Agent
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
+    from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
+    from proxy_engine.servers import Servers, parse_server
     from proxy_engine.targets import Targets, resolve
 
     signals = Signals()
     engine = make_engine("agent", chosen)
     agent = Agent(
         engine,
-        server=parse_server(chosen.server),
+        servers=Servers([parse_server(url) for url in chosen.server], chosen.transport),
         token=token,
-        carrier="websocket" if chosen.transport == "ws" else "raw",
-        targets=Targets(engine, chosen.http, resolve),
+        targets=Targets(engine, chosen.http, resolve, allowed=chosen.allow_target),
         tunnels=list(chosen.http),
-        resolve=resolve,
+        reach=Reacher(resolve, proxy=chosen.proxy),
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import Agent, parse_server
+from proxy_engine.agent import Agent
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel
 from proxy_engine.errors import UsageError
 from proxy_engine.link_keeper import REGISTER_TIMEOUT
+from proxy_engine.reach import Reached
+from proxy_engine.servers import Servers, ServerUrl, parse_server
 from proxy_engine.targets import Targets
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine, fields
@@ -29,7 +31,14 @@ class Timer:
 class Device:
     """An agent in a world where time passes only when the test says so."""
 
-    def __init__(self, engine: FakeEngine, *, links_max: int = 0) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        *,
+        links_max: int = 0,
+        servers: tuple[str, ...] = ("http://proxy.example:8080",),
+        transport: str = "tcp",
+    ) -> None:
         self.engine = engine
         self.now = 0.0
         self.timers: list[Timer] = []
@@ -39,12 +48,11 @@ class Device:
         fake: Any = engine
         self.agent = Agent(
             fake,
-            server=parse_server("http://proxy.example:8080"),
+            servers=Servers([parse_server(url) for url in servers], transport),
             token="pe_secret",
-            carrier="raw",
             targets=Targets(fake, {"web": Address("127.0.0.1", 3000)}, self.resolve),
             tunnels=["web"],
-            resolve=self.resolve,
+            reach=self.reach,
             announce=self.public.append,
             call_later=self.call_later,
             links_max=links_max,
@@ -59,6 +67,9 @@ class Device:
         if not self.addresses:
             raise OSError("name unknown")
         return self.addresses
+
+    async def reach(self, server: ServerUrl) -> Reached:
+        return Reached((await self.resolve(server.host, server.port))[0], server.port, -1)
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
         self.timers.append(Timer(self.now + delay, call))
