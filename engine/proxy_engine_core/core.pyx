@@ -6,23 +6,19 @@ worker it posts to the worker's mailbox, what it hears it reads from the workers
 
 import os
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 from proxy_engine_core.agent.role cimport agent_discard, agent_free, agent_init
 from proxy_engine_core.atomic cimport atomic_load_relaxed
 from proxy_engine_core.counters cimport COUNTER_COUNT, counter_name
-from proxy_engine_core.forward.route cimport (
-    ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, route_new,
-)
 from proxy_engine_core.forward.server cimport server_discard, server_free, server_init
-from proxy_engine_core.io.crew cimport crew_add_link, crew_init, crew_least_linked, crew_post
+from proxy_engine_core.io.crew cimport crew_init, crew_least_linked
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_take
 from proxy_engine_core.io.socket cimport (
-    Address, address_parse, socket_close, socket_listen_all, socket_local_port,
+    Address, socket_close, socket_listen_all, socket_local_port,
 )
 from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
@@ -31,19 +27,19 @@ from proxy_engine_core.io.worker cimport (
 )
 from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
 from proxy_engine_core.link.end cimport links_close_all
+from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
+from proxy_engine_core.mail cimport (
+    address_read, check_worker, post_auth_reply, post_dial, post_drain, post_link_loads,
+    post_route, post_route_delete, post_targets, post_tcp_close, post_tcp_listen, post_to_link,
+)
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
-    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
-    MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
     TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG,
-    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
-    TargetEntry, TargetsMessage, TcpListenMessage,
 )
 from proxy_engine_core.networks cimport networks_add
 from proxy_engine_core.options cimport Options, options_fit_memory, options_read
-from proxy_engine_core.records cimport event_tuple, log_record
-from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
+from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
 
 from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
@@ -62,24 +58,11 @@ TARGET_PROXY_HEADER = PROXY_HEADER_FLAG
 
 cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 
-cdef enum:
-    TIME_MAX_MS = 7 * 86_400_000          # what a caller may ask us to wait
-    RING_BATCH = 64                       # records of one worker before the next one's turn
-    LOG_RECORD_SIZE_MAX = 4096            # of one record in a log ring; more than there can be
-
 
 cdef uint8_t carrier_kind(carrier) except? 255:
     if carrier not in CARRIERS:
         raise ValueError(f"carrier is 'raw' or 'websocket', not {carrier!r}")
     return CARRIERS[carrier]
-
-
-cdef void *message(size_t size, uint32_t kind) except NULL:
-    cdef MailboxNode *node = <MailboxNode *>calloc(1, size)
-    if node == NULL:
-        raise MemoryError
-    node.kind = kind
-    return node
 
 
 cdef dict stats_of(const Worker *worker):
@@ -93,20 +76,6 @@ cdef dict stats_of(const Worker *worker):
     stats["buffer_bytes_kept"] = atomic_load_relaxed(&worker.pool.bytes_kept)
     stats["cpu_us"] = worker_cpu_us(worker)
     return stats
-
-
-cdef Py_ssize_t take_batch(SpscRing *ring, uint8_t *target, Py_ssize_t room) noexcept:
-    # Move whole records of a log ring there; the bytes taken.
-    cdef const uint8_t *place
-    cdef uint32_t size
-    cdef Py_ssize_t used = 0
-    while True:
-        place = spsc_peek(ring, &size)
-        if place == NULL or used + <Py_ssize_t>size > room:
-            return used
-        memcpy(target + used, place, size)
-        used += size
-        spsc_pop(ring, size)
 
 
 cdef class Engine:
@@ -215,38 +184,6 @@ cdef class Engine:
                                else "an agent does not do that")
         return 0
 
-    cdef int check_worker(self, int64_t worker) except -1:
-        if not 0 <= worker < self.crew.worker_count:
-            raise ValueError(f"worker takes 0 to {self.crew.worker_count - 1}, not {worker}")
-        return 0
-
-    # Messages. Ownership goes to the workers. The caller has checked that there are any:
-    # nothing lets another thread call stop() in between.
-
-    cdef void post(self, uint32_t worker, void *node) noexcept:
-        crew_post(self.crew, worker, <MailboxNode *>node)
-
-    cdef int make_for_all(self, MailboxNode **nodes, size_t size, uint32_t kind) except -1:
-        """A message for every worker, before the first gets one: all or none."""
-        cdef uint32_t index
-        for index in range(self.crew.worker_count):
-            nodes[index] = <MailboxNode *>calloc(1, size)
-            if nodes[index] == NULL:
-                self.discard_all(nodes, index)
-                raise MemoryError
-            nodes[index].kind = kind
-        return 0
-
-    cdef void discard_all(self, MailboxNode **nodes, uint32_t count) noexcept:
-        cdef uint32_t index
-        for index in range(count):
-            self.discard(nodes[index])
-
-    cdef void post_all(self, MailboxNode **nodes) noexcept:
-        cdef uint32_t index
-        for index in range(self.crew.worker_count):
-            self.post(index, nodes[index])
-
     @property
     def event_fd(self):
         return self.python_fd
@@ -260,10 +197,7 @@ cdef class Engine:
         cdef Address address
         cdef int error, bound
         cdef uint32_t index
-        if not 0 <= port <= 65535:
-            raise ValueError(f"port takes 0 to 65535, not {port}")
-        if address_parse(&address, host.encode(), <uint16_t>port) < 0:
-            raise ValueError(f"{host!r} is not an IP address")
+        address_read(&address, host, port, 0)
         error = socket_listen_all(
             &address, <int>self.options.backlog, fds, self.crew.worker_count
         )
@@ -295,36 +229,18 @@ cdef class Engine:
         return bound
 
     def tcp_listen(self, str host, int port):
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
-        cdef TcpListenMessage *listener
         cdef int fds[CREW_SIZE_MAX]
         cdef int bound
-        cdef uint32_t index
         self.check_role(True)
-        self.make_for_all(nodes, sizeof(TcpListenMessage), MESSAGE_TCP_CLOSE)
-        try:
-            bound = self.bind_all(host, port, fds)
-        except BaseException:
-            self.discard_all(nodes, self.crew.worker_count)
-            raise
-        for index in range(self.crew.worker_count):
-            listener = <TcpListenMessage *>nodes[index]
-            listener.node.kind = MESSAGE_TCP_LISTEN       # from here on it owns an fd
-            listener.fd = fds[index]
-            listener.port = <uint16_t>bound
-        self.post_all(nodes)
+        bound = self.bind_all(host, port, fds)
+        post_tcp_listen(self.crew, <uint16_t>bound, fds)
         return bound
 
     def tcp_close(self, int port):
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
-        cdef uint32_t index
         self.check_role(True)
         if not 0 < port <= 65535:
             raise ValueError(f"port takes 1 to 65535, not {port}")
-        self.make_for_all(nodes, sizeof(TcpListenMessage), MESSAGE_TCP_CLOSE)
-        for index in range(self.crew.worker_count):
-            (<TcpListenMessage *>nodes[index]).port = <uint16_t>port
-        self.post_all(nodes)
+        post_tcp_close(self.crew, <uint16_t>port)
 
     def trust(self, str network):
         self.check_role(True)
@@ -346,13 +262,8 @@ cdef class Engine:
                 raise OSError(-error, os.strerror(-error))
 
     def drain(self, uint64_t grace_ms):
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
-        cdef uint32_t index
         self.check_usable()
-        self.make_for_all(nodes, sizeof(DrainMessage), MESSAGE_DRAIN)
-        for index in range(self.crew.worker_count):
-            (<DrainMessage *>nodes[index]).grace_ms = min(grace_ms, TIME_MAX_MS)
-        self.post_all(nodes)
+        post_drain(self.crew, grace_ms)
 
     def stop(self):
         if self.is_stopped:
@@ -360,262 +271,105 @@ cdef class Engine:
         self.is_stopped = True
         self.close()
 
-    cdef list collect(self, int limit, bint is_log):
-        # The rings take turns, a batch each, and the next call goes on where this one ends.
-        cdef SpscRing *ring
-        cdef const uint8_t *place
-        cdef uint32_t size, taken, empty = 0
-        cdef list records = []
-        while len(records) < limit and empty < self.crew.worker_count:
-            if is_log:
-                ring = &self.crew.workers[self.next_ring].log_ring
-            else:
-                ring = &self.crew.workers[self.next_ring].control_ring
-            taken = 0
-            while taken < RING_BATCH and len(records) < limit:
-                place = spsc_peek(ring, &size)
-                if place == NULL:
-                    break
-                try:
-                    records.append(log_record(place) if is_log else event_tuple(place))
-                finally:
-                    spsc_pop(ring, size)
-                taken += 1
-            empty = 0 if taken else empty + 1
-            self.next_ring = (self.next_ring + 1) % self.crew.worker_count
-        if len(records) >= limit:
-            os.eventfd_write(self.python_fd, 1)      # more is waiting
-        return records
+    cdef int wake_again(self) except -1:
+        os.eventfd_write(self.python_fd, 1)          # more is waiting
+        return 0
 
     def poll(self, int limit=4096):
+        cdef list events
         try:
             os.eventfd_read(self.python_fd)
         except BlockingIOError:
             pass
-        return self.collect(limit, False)
+        events = rings_events(self.crew, &self.next_ring, limit)
+        if len(events) >= limit:
+            self.wake_again()
+        return events
 
     def poll_logs(self, int limit=4096):
-        return self.collect(limit, True)
+        cdef list records = rings_logs(self.crew, &self.next_ring, limit)
+        if len(records) >= limit:
+            self.wake_again()
+        return records
 
     def poll_log_batch(self, Py_ssize_t limit=1 << 20):
-        cdef uint32_t index
-        cdef Py_ssize_t room = 0, used = 0
-        cdef bytes batch
-        for index in range(self.crew.worker_count):
-            room += <Py_ssize_t>spsc_used(&self.crew.workers[index].log_ring)
-        room = min(room, max(limit, LOG_RECORD_SIZE_MAX))
-        batch = PyBytes_FromStringAndSize(NULL, room)
-        for index in range(self.crew.worker_count):
-            used += take_batch(
-                &self.crew.workers[(self.next_ring + index) % self.crew.worker_count].log_ring,
-                <uint8_t *>PyBytes_AS_STRING(batch) + used, room - used,
-            )
-        # Another one is the first of the next call, so none is always behind a busy one.
-        self.next_ring = (self.next_ring + 1) % self.crew.worker_count
-        for index in range(self.crew.worker_count):
-            if spsc_used(&self.crew.workers[index].log_ring):
-                os.eventfd_write(self.python_fd, 1)      # more is waiting
-                break
-        return batch[:used]
+        cdef bytes batch = rings_log_batch(self.crew, &self.next_ring, limit)
+        if rings_have_logs(self.crew):
+            self.wake_again()
+        return batch
 
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",
         uint32_t window=262144, uint32_t streams_max=500, bint preamble=False, int worker=-1,
         str tunnel="",
     ):
-        cdef AuthReplyMessage *reply
-        cdef bytes name = tunnel.encode()
-        cdef const char *source = response
-        cdef size_t size = len(response)
+        cdef LinkSetup setup
         if not 262144 <= window <= 16 << 20:
             raise ValueError(f"window takes 262144 to {16 << 20} bytes, not {window}")
-        if len(name) > TUNNEL_NAME_SIZE_MAX:
-            raise ValueError(f"tunnel name of {len(name)} bytes")
-        cdef uint8_t kind = carrier_kind(carrier)
+        memset(&setup, 0, sizeof(LinkSetup))
+        setup.device = device
+        setup.window = window
+        setup.streams_max = streams_max
+        setup.carrier = carrier_kind(carrier)
+        setup.has_preamble = preamble
         self.check_role(True)
-        self.check_worker(handle_worker(ticket))
-        if worker != -1:
-            self.check_worker(worker)
-        reply = <AuthReplyMessage *>message(sizeof(AuthReplyMessage) + size, MESSAGE_AUTH_REPLY)
-        reply.ticket = ticket
-        reply.worker = worker
-        reply.accept = accept
-        reply.tunnel_size = <uint8_t>len(name)
-        memcpy(reply.tunnel, <const char *>name, len(name))
-        reply.size = <uint32_t>size
-        reply.setup.device = device
-        reply.setup.window = window
-        reply.setup.streams_max = streams_max
-        reply.setup.carrier = kind
-        reply.setup.has_preamble = preamble
-        memcpy(reply + 1, source, size)
-        self.post(handle_worker(ticket), reply)
+        post_auth_reply(self.crew, ticket, response, accept, &setup, worker, tunnel)
 
     def routes_apply(self, ops):
         self.check_role(True)
         for op in ops:
             if op[0] == "set":
                 _, key, route_id, links, tunnel = op
-                self.route_set(key, route_id, links, tunnel)
+                post_route(self.crew, self.routes_version + 1, key, route_id, list(links), tunnel)
             elif op[0] == "delete":
-                self.route_delete(op[1])
+                post_route_delete(self.crew, self.routes_version + 1, op[1])
             else:
                 raise ValueError(f"unknown route operation {op[0]!r}")
-
-    cdef route_set(self, str key, uint32_t route_id, links, str tunnel):
-        cdef bytes key_bytes = key.encode()
-        cdef bytes name = tunnel.encode()
-        cdef const char *key_start = key_bytes
-        cdef const char *name_start = name
-        cdef uint64_t handles[ROUTE_LINKS_MAX]
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
-        cdef RouteMessage *change
-        cdef uint32_t index, link_count = 0
-        if not 0 < len(key_bytes) <= ROUTE_KEY_SIZE_MAX:
-            raise ValueError(f"route key of {len(key_bytes)} bytes")
-        if not 0 < len(name) <= TUNNEL_NAME_SIZE_MAX:
-            raise ValueError(f"tunnel name of {len(name)} bytes")
-        for handle in list(links)[:ROUTE_LINKS_MAX]:
-            handles[link_count] = handle
-            link_count += 1
-        self.check_usable()
-        self.make_for_all(nodes, sizeof(RouteMessage), MESSAGE_ROUTE_SET)
-        for index in range(self.crew.worker_count):
-            change = <RouteMessage *>nodes[index]
-            change.version = self.routes_version + 1
-            change.route = route_new(
-                route_id, handles, link_count, <const uint8_t *>name_start, <uint32_t>len(name),
-                <const uint8_t *>key_start, <uint32_t>len(key_bytes),
-            )
-            if change.route == NULL:
-                self.discard_all(nodes, self.crew.worker_count)
-                raise MemoryError
-        self.routes_version += 1
-        self.post_all(nodes)
-
-    cdef route_delete(self, str key):
-        cdef bytes key_bytes = key.encode()
-        cdef size_t size = len(key_bytes)
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
-        cdef RouteDeleteMessage *change
-        cdef uint32_t index
-        self.check_usable()
-        self.make_for_all(nodes, sizeof(RouteDeleteMessage) + size, MESSAGE_ROUTE_DELETE)
-        self.routes_version += 1
-        for index in range(self.crew.worker_count):
-            change = <RouteDeleteMessage *>nodes[index]
-            change.version = self.routes_version
-            change.size = <uint32_t>size
-            memcpy(change + 1, <const char *>key_bytes, size)
-        self.post_all(nodes)
-
-    cdef post_to_link(self, uint32_t kind, uint64_t link, bytes content):
-        cdef size_t size = len(content)
-        cdef LinkMessage *for_link
-        self.check_usable()
-        self.check_worker(handle_worker(link))
-        for_link = <LinkMessage *>message(sizeof(LinkMessage) + size + 1, kind)
-        for_link.link = link
-        for_link.size = <uint32_t>size
-        memcpy(for_link + 1, <const char *>content, size)
-        self.post(handle_worker(link), for_link)
+            self.routes_version += 1
 
     def link_send(self, uint64_t link, bytes record):
         if not 0 < len(record) <= RECORD_SIZE_MAX:
             raise ValueError(f"control record of {len(record)} bytes")
-        self.post_to_link(MESSAGE_LINK_SEND, link, record)
+        self.check_usable()
+        post_to_link(self.crew, MESSAGE_LINK_SEND, link, record)
 
     def link_drain(self, uint64_t link, *, bint close=False):
         self.check_role(True)
-        self.post_to_link(MESSAGE_LINK_DRAIN, link, b"close" if close else b"")
+        post_to_link(self.crew, MESSAGE_LINK_DRAIN, link, b"close" if close else b"")
 
     def link_close(self, uint64_t link, str reason=""):
-        self.post_to_link(MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])
+        self.check_usable()
+        post_to_link(self.crew, MESSAGE_LINK_CLOSE, link, (reason or "closed").encode()[:64])
 
     def link_loads(self):
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
         self.check_role(True)
-        self.make_for_all(nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
-        self.post_all(nodes)
+        post_link_loads(self.crew)
 
     def link_worker(self, uint64_t link):
-        self.check_worker(handle_worker(link))
+        check_worker(self.crew, handle_worker(link))
         return handle_worker(link)
 
     def dial(
         self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000,
         int worker=-1, int fd=-1,
     ):
-        cdef DialMessage *dial
         cdef Address address
-        cdef size_t size = len(request)
-        cdef uint32_t index
         cdef uint8_t kind = carrier_kind(carrier)
+        cdef uint64_t id
         self.check_role(False)
-        if not 0 < port <= 65535:
-            raise ValueError(f"port takes 1 to 65535, not {port}")
-        if address_parse(&address, host.encode(), <uint16_t>port) < 0:
-            raise ValueError(f"{host!r} is not an IP address")
+        address_read(&address, host, port, 1)
         if worker == -1:
-            index = crew_least_linked(self.crew, 0)
+            worker = <int>crew_least_linked(self.crew, 0)
         else:
-            self.check_worker(worker)
-            index = <uint32_t>worker
-        dial = <DialMessage *>message(sizeof(DialMessage) + size, MESSAGE_DIAL)
+            check_worker(self.crew, worker)
         self.dial_count += 1
-        dial.dial = <uint64_t>index << 56 | self.dial_count
-        dial.address = address
-        dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
-        dial.carrier = kind
-        dial.fd = fd
-        dial.size = <uint32_t>size
-        memcpy(dial + 1, <const char *>request, size)
-        cdef uint64_t id = dial.dial
-        crew_add_link(self.crew, index)
-        self.post(index, dial)
+        id = <uint64_t>worker << 56 | self.dial_count
+        post_dial(self.crew, <uint32_t>worker, id, &address, request, kind, timeout_ms, fd)
         return id
 
     def targets_apply(self, targets):
-        cdef MailboxNode *nodes[CREW_SIZE_MAX]
-        cdef TargetsMessage *table
-        cdef TargetEntry *entries
-        cdef list rows = list(targets)
-        cdef uint32_t worker
-        cdef size_t index
-        cdef bytes name
         self.check_role(False)
-        self.make_for_all(nodes, sizeof(TargetsMessage), MESSAGE_TARGETS)
-        try:
-            for worker in range(self.crew.worker_count):
-                table = <TargetsMessage *>nodes[worker]
-                table.target_count = <uint32_t>len(rows)
-                table.targets = <TargetEntry *>calloc(len(rows) + 1, sizeof(TargetEntry))
-                if table.targets == NULL:
-                    raise MemoryError
-            entries = (<TargetsMessage *>nodes[0]).targets
-            for index, (tunnel, host, port, *rest) in enumerate(rows):
-                name = tunnel.encode()
-                flags = rest[0] if rest else 0
-                if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER):
-                    raise ValueError(f"unknown flags of a target: {flags}")
-                if not 0 < len(name) <= TUNNEL_NAME_SIZE_MAX:
-                    raise ValueError(f"tunnel name of {len(name)} bytes")
-                if not 0 < port <= 65535:
-                    raise ValueError(f"port takes 1 to 65535, not {port}")
-                if address_parse(&entries[index].address, host.encode(), <uint16_t>port) < 0:
-                    raise ValueError(f"{host!r} is not an IP address")
-                entries[index].flags = flags
-                entries[index].name_size = <uint8_t>len(name)
-                memcpy(entries[index].name, <const char *>name, len(name))
-            for worker in range(1, self.crew.worker_count):
-                memcpy(
-                    (<TargetsMessage *>nodes[worker]).targets, entries,
-                    len(rows) * sizeof(TargetEntry),
-                )
-        except BaseException:
-            self.discard_all(nodes, self.crew.worker_count)
-            raise
-        self.post_all(nodes)
+        post_targets(self.crew, list(targets))
 
     def stats(self):
         cdef uint32_t index
@@ -626,5 +380,5 @@ cdef class Engine:
         return total
 
     def worker_stats(self, int worker):
-        self.check_worker(worker)
+        check_worker(self.crew, worker)
         return stats_of(self.crew.workers[worker])

@@ -106,8 +106,14 @@ class Admission:
         self._links.expire(self._clock())
         used, self._tokens_used = self._tokens_used, {}
         seen, self._devices_seen = self._devices_seen, {}
-        if used or seen:
+        if not used and not seen:
+            return
+        try:
             await self._store.seen(used, seen)
+        except StorageError:  # to be written once it can be; what is newer stands
+            self._tokens_used = used | self._tokens_used
+            self._devices_seen = seen | self._devices_seen
+            raise
 
     async def _answer_all(self) -> None:
         """Answer all who ask, many for each look into the store."""

@@ -18,20 +18,22 @@ from proxy_engine import logs, tokens
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.links import Links
+from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
-from proxy_engine.request_log import RequestLog, retention
+from proxy_engine.request_log import RequestLog, retention, without_secrets
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
+from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy_engine.reload import Reloaded
-    from proxy_engine_core.core import Engine
+    from proxy_engine_core.core import Engine, Event
 
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
@@ -72,6 +74,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.events: LiveEvents
         self.listen: Address  # as bound
         self.admin: Address
         self._runner: EngineRunner
@@ -125,6 +128,11 @@ class Server:
             default_tunnel=settings.default_tunnel,
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
+        self.events = LiveEvents(
+            redact=without_secrets,
+            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            device_name=self._device_name,
+        )
         self.cache = TokenCache(self.store)
         self.guard = LoginGuard(settings.login_failures)
         self.links = Links(
@@ -140,7 +148,7 @@ class Server:
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
-        self._runner = EngineRunner(self.engine, self.links.on_event, self.request_log.put)
+        self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
         ticker = asyncio.create_task(self._tick(), name="tick")
@@ -153,6 +161,26 @@ class Server:
             data_dir=settings.data_dir,
             tunnels=len(self.table),
         )
+
+    def _on_event(self, event: Event) -> None:
+        link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
+        self.links.on_event(event)
+        if event[0] == EVENT_LINK_UP:
+            link = self.links.get(event[1])
+        if link is not None:
+            others = len(self.links.of_device(link.device_id))
+            if event[0] == EVENT_LINK_DOWN:
+                self.events.device(link.device, "down", others, link.peer, event[3])
+            else:
+                self.events.device(link.device, "up", others, link.peer)
+
+    def _on_logs(self, batch: bytes) -> None:
+        self.request_log.put(batch)
+        self.events.requests(batch)
+
+    def _device_name(self, device_id: int) -> str | None:
+        links = self.links.of_device(device_id)
+        return links[-1].device if links else None
 
     def reload(self) -> Reloaded:
         """Read the settings again and take over what can change.
@@ -199,14 +227,17 @@ class Server:
         self.first_run = FirstRun(admin, device)
 
     async def _tick(self) -> None:
-        was_failing = False
+        was_failing = has_changed = False
         while True:
             await asyncio.sleep(TICK)
             try:
                 await self.links.tick()
                 if await self.store.changed_elsewhere():
                     self.cache.clear()
+                    has_changed = True
+                if has_changed:  # still, if the store failed on the way
                     await self.links.recheck()
+                    has_changed = False
                 was_failing = False
             except StorageError as error:
                 if not was_failing:

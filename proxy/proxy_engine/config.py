@@ -11,6 +11,7 @@ not start.
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -277,10 +278,12 @@ def plain(settings: Settings, key: str) -> Any:
     value = getattr(settings, key)
     if key in SECRETS:
         return REDACTED if value else ""
+    if key == "proxy":
+        return re.sub(r"//[^/]*@", f"//{REDACTED}@", value)
     if isinstance(value, (Address, Path)):
         return str(value)
     if isinstance(value, tuple):
-        return list(value)
+        return list(map(str, value))
     if isinstance(value, dict):
         return {name: str(x) if isinstance(x, Address) else x for name, x in value.items()}
     return value

@@ -79,6 +79,7 @@ class Links:
         self._table = table
         self._clock = clock
         self._tasks = Tasks()
+        self._cache = cache or TokenCache(store)
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
@@ -88,7 +89,7 @@ class Links:
             store,
             self._links,
             self._tasks,
-            cache=cache or TokenCache(store),
+            cache=self._cache,
             guard=guard or LoginGuard(0),
             clock=clock,
         )
@@ -98,6 +99,9 @@ class Links:
 
     def __len__(self) -> int:
         return len(self._links)
+
+    def get(self, link_id: int) -> Link | None:
+        return self._links.get(link_id)
 
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
@@ -135,8 +139,10 @@ class Links:
 
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more."""
+        version = self._cache.version
         known = {token.id: token for token in await self._store.tokens()}
         devices = {device.id: device for device in await self._store.devices()}
+        self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
         for link in self._links:
             token = known.get(link.token_id)

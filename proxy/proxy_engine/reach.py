@@ -15,7 +15,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -76,9 +76,7 @@ def proxy_for(server: ServerUrl, chosen: str) -> ProxyUrl | None:
     url = found.get("http") or found.get("https")
     if not url or _is_loopback(server.host):
         return None
-    if proxy_bypass_environment(f"{server.host}:{server.port}") or proxy_bypass_environment(
-        server.host
-    ):
+    if proxy_bypass(f"{server.host}:{server.port}"):  # NO_PROXY names it, with its port or without
         return None
     return parse_proxy(url)
 

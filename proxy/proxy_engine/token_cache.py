@@ -9,7 +9,7 @@ can open a link for at most that long, and the recheck that follows closes it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from proxy_engine.storage import Device, Token
@@ -47,6 +47,23 @@ class TokenCache:
         self._unknown.clear()
         self._devices.clear()
 
+    @property
+    def version(self) -> int:
+        """Another one after each clear()."""
+        return self._version
+
+    def learn(self, tokens: Iterable[Token], devices: Iterable[Device], version: int) -> None:
+        """All that the store had, read since this version: who was let in before will be again,
+        should the store fail next."""
+        if version != self._version:
+            return
+        for token in tokens:
+            self._known[token.digest] = token
+            if token.old_digest is not None:
+                self._known[token.old_digest] = token
+        self._devices |= {device.name: device for device in devices}
+        self._forget()
+
     def peek(self, digest: bytes) -> Token | None:
         """The token if it is in here."""
         return self._known.get(digest)
@@ -82,14 +99,19 @@ class TokenCache:
             found |= fresh
             if version == self._version:
                 self._devices |= fresh
-                while len(self._devices) > KNOWN_MAX:
-                    self._devices.popitem(last=False)
+                self._forget()
         return found
 
     def _keep(self, asked: Sequence[bytes], fresh: dict[bytes, Token]) -> None:
         self._known |= fresh
         self._unknown |= dict.fromkeys(digest for digest in asked if digest not in fresh)
+        self._forget()
+
+    def _forget(self) -> None:
+        """... whoever was not asked for longest, beyond what there is room for."""
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
+        while len(self._devices) > KNOWN_MAX:
+            self._devices.popitem(last=False)
         while len(self._unknown) > UNKNOWN_MAX:
             self._unknown.popitem(last=False)

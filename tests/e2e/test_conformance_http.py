@@ -1,8 +1,9 @@
 """HTTP/1.1 by the book, through a tunnel: our vectors over the wire, and the public suite's.
 
 A target that echoes stands behind a default tunnel, so any Host gets there, and records what
-does. Http11Probe is in no package index: its vectors are run where PROXY_ENGINE_HTTP11PROBE
-names the file (docs/conformance.md has the figures).
+does. The public suites are in no package index: Http11Probe's vectors are run where
+PROXY_ENGINE_HTTP11PROBE names their file, h1spec where PROXY_ENGINE_H1SPEC names its
+http_test.ts and there is deno to run it (docs/conformance.md has the figures).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import os
 import re
 import select
+import shutil
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +29,8 @@ from tests.e2e.harness import OK, Pair, Peer, RecordingTarget, Request, ok, repl
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "http1"
 PROBE = os.environ.get("PROXY_ENGINE_HTTP11PROBE", "")
+H1SPEC = os.environ.get("PROXY_ENGINE_H1SPEC", "")
+DENO = shutil.which("deno")
 STATUS = {
     "line_too_long": 414,
     "too_large": 431,
@@ -125,6 +130,22 @@ def test_a_conversation(pair: Pair, target: RecordingTarget, case: dict[str, Any
 def test_there_are_33_conversations() -> None:
     conversations = load("conversations.json")
     assert len(conversations["waits"]["cuts"]) + len(conversations["answers"]) == 33
+
+
+# --- h1spec -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (H1SPEC and DENO), reason="no PROXY_ENGINE_H1SPEC, or no deno")
+def test_h1spec(pair: Pair, target: RecordingTarget) -> None:
+    assert DENO is not None
+    target.handler = echo
+    done = subprocess.run(
+        [DENO, "run", "--allow-net", H1SPEC, "127.0.0.1", str(pair.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "33 out of 33 tests passed." in done.stdout, done.stdout + done.stderr
 
 
 # --- Http11Probe ------------------------------------------------------------------------------

@@ -24,10 +24,12 @@ URI_VARIABLE = "PROXY_ENGINE_TEST_MONGO_URI"
 
 
 class MongoServer:
-    """One process; start() after stop() takes the same port, with nothing in it."""
+    """One process; start() after stop() takes the same port, and the same data if it has a
+    file."""
 
-    def __init__(self, python: Path) -> None:
+    def __init__(self, python: Path, file: Path | None = None) -> None:
         self._python = python
+        self._file = file
         self._port = 0
         self._process: subprocess.Popen[str] | None = None
 
@@ -42,7 +44,7 @@ class MongoServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [self._python, SCRIPT, str(self._port)],
+            [self._python, SCRIPT, str(self._port), *([self._file] if self._file else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,12 +98,12 @@ def _is_new_enough(python: Path | str) -> bool:
         return False
 
 
-def mongo_server() -> Iterator[MongoServer]:
+def mongo_server(file: Path | None = None) -> Iterator[MongoServer]:
     """A running server of the test's own; skips where there can be none."""
     found = python_with_mongoeco()
     if isinstance(found, str):
         pytest.skip(found)
-    server = MongoServer(found)
+    server = MongoServer(found, file)
     server.start()
     try:
         yield server

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
-from proxy_engine.storage import Retention, Store
+from proxy_engine.storage import Request, Retention, Store
 from tests.storage.conftest import Backend
 from tests.storage.records import add, packed, record
 
@@ -41,6 +42,7 @@ async def test_a_request_is_kept_whole_with_names_for_its_numbers(backend: Backe
     for field in set(whole._fields) - {"route", "device"}:
         assert getattr(first, field) == getattr(whole, field), field
     assert (first.tunnel, first.device) == ("web", "pi")
+    assert msgspec.json.decode(msgspec.json.encode(first), type=Request) == first
     assert (second.request_id, second.tunnel, second.device) == ("r2", None, None)
     await store.close()
 

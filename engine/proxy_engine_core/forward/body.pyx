@@ -51,7 +51,7 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
             link_is_full(transaction.link, transaction.http.stream)
             or link_turn_is_over(transaction.link, moved)
         ):
-            upload_stops(transaction, conn.worker)
+            upload_stops(visitor)
             conn_wait(conn, &transaction.link.waiting)
             return
         if moved >= BODY_BUDGET:
@@ -59,9 +59,9 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
             return
         allowed = link_allowance(transaction.link, transaction.http.stream)
         if allowed == 0:
-            upload_stops(transaction, conn.worker)
+            upload_stops(visitor)
             return
-        upload_goes_on(transaction, conn.worker)
+        upload_goes_on(visitor)
         if (
             transaction.request_framing == BODY_LENGTH
             and transaction.request_remaining < allowed

@@ -29,12 +29,9 @@ cdef bint upload_is_late(const Visitor *visitor) noexcept nogil
 cdef inline void upload_starts(Transaction *transaction, const Worker *worker) noexcept nogil:
     transaction.upload_since_ms = worker.now_ms
 
-cdef inline void upload_stops(Transaction *transaction, const Worker *worker) noexcept nogil:
-    # We do not read.
-    if transaction.upload_stopped_ms == 0:
-        transaction.upload_stopped_ms = worker.now_ms
-
-cdef inline void upload_goes_on(Transaction *transaction, const Worker *worker) noexcept nogil:
-    if transaction.upload_stopped_ms != 0:
-        transaction.upload_since_ms += worker.now_ms - transaction.upload_stopped_ms
-        transaction.upload_stopped_ms = 0
+# We do not read, or do again: the deadline is another one.
+cdef void upload_stops(Visitor *visitor) noexcept nogil
+cdef void upload_goes_on(Visitor *visitor) noexcept nogil
+# Is it the visitor whom the body waits for?
+cdef inline bint upload_is_awaited(const Transaction *transaction) noexcept nogil:
+    return not transaction.request_done and transaction.upload_stopped_ms == 0

@@ -96,6 +96,24 @@ cdef bint upload_is_late(const Visitor *visitor) noexcept nogil:
     )
 
 
+cdef void upload_stops(Visitor *visitor) noexcept nogil:
+    cdef Transaction *transaction = visitor.transaction
+    if transaction.upload_stopped_ms == 0:
+        transaction.upload_stopped_ms = visitor.conn.worker.now_ms
+        transaction_deadline(visitor)
+
+
+cdef void upload_goes_on(Visitor *visitor) noexcept nogil:
+    cdef Transaction *transaction = visitor.transaction
+    if transaction.upload_stopped_ms != 0:
+        if transaction.upload_since_ms != 0:   # else a 100 (Continue) is waited for
+            transaction.upload_since_ms += (
+                visitor.conn.worker.now_ms - transaction.upload_stopped_ms
+            )
+        transaction.upload_stopped_ms = 0
+        transaction_deadline(visitor)
+
+
 # --- readers ----------------------------------------------------------------------------------
 
 cdef inline uint64_t bytes_taken(const Visitor *visitor, uint32_t owed) noexcept nogil:

@@ -18,8 +18,8 @@ from proxy_engine_core.forward.admission cimport (
 from proxy_engine_core.forward.body cimport run_tunnel, send_body
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, is_trusted_peer
 from proxy_engine_core.forward.clock cimport (
-    is_connecting, reader_is_late, reader_moved, transaction_deadline, upload_is_late,
-    visitor_rest_deadline,
+    is_connecting, reader_is_late, reader_moved, transaction_deadline, upload_is_awaited,
+    upload_is_late, visitor_rest_deadline,
 )
 from proxy_engine_core.forward.request cimport new_request_id, read_head, request_overloaded
 from proxy_engine_core.forward.tcp cimport tcp_begin, tcp_open, tcp_read_header
@@ -205,7 +205,7 @@ cdef void request_timeout(Visitor *visitor) noexcept nogil:
     elif upload_is_late(visitor):
         count(counters, COUNT_SLOW_BODIES, 1)
         transaction_fail(visitor, 408, b"slow_body", b"The request body came too slowly.")
-    elif not transaction.request_done and transaction.http.stream.send_window:
+    elif upload_is_awaited(transaction):
         count(counters, COUNT_BODY_TIMEOUTS, 1)
         transaction_fail(visitor, 408, b"body_timeout", b"The request body did not come in time.")
     else:

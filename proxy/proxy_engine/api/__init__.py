@@ -10,13 +10,14 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import msgspec
 from aiohttp import web
 
 from proxy_engine.api.context import Service
-from proxy_engine.api.dispatch import BODY_MAX, HEADERS, Answer, Ask, Dispatcher
+from proxy_engine.api.dispatch import BODY_MAX, Answer, Ask, Dispatcher
 from proxy_engine.api.middleware import ACTOR, SERVER, admin_only, errors, known_hosts
-from proxy_engine.api.openapi import document
+from proxy_engine.api.pages import add_pages
+from proxy_engine.api.routes import Upgrade
+from proxy_engine.api.sockets import SOCKETS, close_all
 from proxy_engine.api.table import TABLE
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def create_app(service: Service) -> web.Application:
     app = web.Application(middlewares=[errors, known_hosts, admin_only], client_max_size=BODY_MAX)
     app[SERVER] = service
+    app[SOCKETS] = set()
+    app.on_shutdown.append(close_all)
     dispatcher = Dispatcher(TABLE, service)
     for route in TABLE:
         handler = _handler(route, dispatcher)
@@ -39,7 +42,7 @@ def create_app(service: Service) -> web.Application:
             app.router.add_get(route.path, handler)  # and HEAD
         else:
             app.router.add_route(route.method, route.path, handler)
-    app.router.add_get("/openapi.json", _document_handler())
+    add_pages(app)
     return app
 
 
@@ -68,6 +71,9 @@ def _handler(route: Route, dispatcher: Dispatcher) -> _Handler:
 async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
     if isinstance(answer.body, bytes):
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    if isinstance(answer.body, Upgrade):
+        upgraded: web.StreamResponse = await answer.body.serve(request)
+        return upgraded
     response = web.StreamResponse(status=answer.status, headers=answer.headers)
     await response.prepare(request)
     async with contextlib.aclosing(answer.body) as chunks:  # type: ignore[type-var]
@@ -76,12 +82,3 @@ async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
                 await response.write(chunk)
     await response.write_eof()
     return response
-
-
-def _document_handler() -> _Handler:
-    body = msgspec.json.encode(document()) + b"\n"
-
-    async def openapi(request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json", headers=HEADERS)
-
-    return openapi

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.links import Links
+    from proxy_engine.live_events import LiveEvents
     from proxy_engine.login_guard import LoginGuard
     from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
@@ -32,6 +33,7 @@ class Service(Protocol):
     links: Links
     table: TunnelTable
     request_log: RequestLog
+    events: LiveEvents
 
     def reload(self) -> Reloaded: ...
 

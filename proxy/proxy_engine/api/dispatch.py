@@ -18,7 +18,7 @@ import msgspec
 from proxy_engine.api.context import Call, Service
 from proxy_engine.api.idempotency import Idempotency
 from proxy_engine.api.problems import Problem, explain, problem_of
-from proxy_engine.api.routes import Route, Stream
+from proxy_engine.api.routes import Route, Stream, Upgrade
 from proxy_engine.errors import suggestion
 from proxy_engine.storage import Token
 
@@ -40,7 +40,7 @@ class Ask(NamedTuple):
 class Answer(NamedTuple):
     status: int
     headers: dict[str, str]
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncIterator[bytes] | Upgrade = b""
 
 
 class Dispatcher:
@@ -143,6 +143,8 @@ def _body(wanted: type[msgspec.Struct], ask: Ask) -> Any:
 def _encode(route: Route, call: Call, result: Any, known: str | None) -> Answer:
     status = call.status or route.status
     headers = {**HEADERS, **call.answer_headers}
+    if isinstance(result, Upgrade):
+        return Answer(status, headers, result)
     if isinstance(result, Stream):
         headers["Content-Type"] = result.media_type
         return Answer(status, headers, result.chunks)
@@ -169,5 +171,6 @@ async def whole(answer: Answer) -> bytes:
     """The body, put together if it comes in pieces."""
     if isinstance(answer.body, bytes):
         return answer.body
+    assert not isinstance(answer.body, Upgrade)
     async with contextlib.aclosing(answer.body) as chunks:  # type: ignore[type-var]
         return b"".join([chunk async for chunk in chunks])

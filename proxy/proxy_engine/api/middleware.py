@@ -20,6 +20,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 API = "/api/"
 SERVER: web.AppKey[Service] = web.AppKey("server", Service)
 ACTOR: web.RequestKey[Token] = web.RequestKey("actor", Token)
+TOKEN_SUBPROTOCOL = "bearer."
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 
@@ -64,7 +65,7 @@ async def admin_only(request: web.Request, handler: Handler) -> web.StreamRespon
     """Everything below /api/ wants a live admin token, paths that do not exist too."""
     if not request.path.startswith(API):
         return await handler(request)
-    secret = tokens.bearer(request.headers.get("Authorization"))
+    secret = tokens.bearer(request.headers.get("Authorization")) or _token_of(request)
     if secret is None:
         raise Problem(401, "no_token", "send Authorization: Bearer ADMIN_TOKEN", CHALLENGE)
     service, peer, now = request.app[SERVER], request.remote or "", time.time()
@@ -82,3 +83,14 @@ async def admin_only(request: web.Request, handler: Handler) -> web.StreamRespon
         raise Problem(403, "wrong_kind", "this is a device token; the API needs an admin token")
     request[ACTOR] = token
     return await handler(request)
+
+
+def _token_of(request: web.Request) -> str | None:
+    """The token among the subprotocols of a WebSocket: a page can not set Authorization
+    there."""
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        return None
+    for name in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if name.strip().startswith(TOKEN_SUBPROTOCOL):
+            return name.strip().removeprefix(TOKEN_SUBPROTOCOL)
+    return None

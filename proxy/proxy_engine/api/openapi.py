@@ -10,7 +10,7 @@ import msgspec
 
 import proxy_engine
 from proxy_engine.api.problems import ProblemDetails
-from proxy_engine.api.routes import Route, Routes, Stream
+from proxy_engine.api.routes import Route, Routes, Stream, Upgrade
 from proxy_engine.api.table import TOPICS
 
 ABOUT = """\
@@ -48,7 +48,8 @@ def document(topics: Sequence[Routes] = TOPICS) -> dict[str, Any]:
     types: list[Any] = [ProblemDetails]
     for route in routes:
         types += [route.path_type, route.query_type, route.body_type, route.result_type]
-    wanted = [kind for kind in types if kind is not None and kind is not Stream]
+        types.append(route.messages)
+    wanted = [kind for kind in types if kind not in (None, Stream, Upgrade)]
     schemas, components = msgspec.json.schema_components(
         wanted, ref_template="#/components/schemas/{name}"
     )
@@ -59,7 +60,7 @@ def document(topics: Sequence[Routes] = TOPICS) -> dict[str, Any]:
     for route in routes:
         operations = paths.setdefault(route.path, {})
         operations[route.method.lower()] = _operation(route, by_type, components)
-    return {
+    found = {
         "openapi": "3.1.0",
         "info": {
             "title": "proxy-engine",
@@ -76,6 +77,9 @@ def document(topics: Sequence[Routes] = TOPICS) -> dict[str, Any]:
             "securitySchemes": {"admin": {"type": "http", "scheme": "bearer"}},
         },
     }
+    # Defaults that are tuples or structs as JSON has them.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
+    return plain
 
 
 def statuses(route: Route) -> dict[int, str]:
@@ -144,6 +148,8 @@ def _answer(route: Route, description: str, schemas: dict[str, Any]) -> dict[str
     if route.result_type is Stream:
         text = {"schema": {"type": "string"}}
         answer["content"] = dict.fromkeys(route.media_types, text)
+    elif route.result_type is Upgrade:
+        answer["x-messages"] = schemas[repr(route.messages)]
     elif route.result_type is not None:
         answer["content"] = {"application/json": {"schema": schemas[repr(route.result_type)]}}
     if route.has_etag:

@@ -11,7 +11,7 @@
 
 The annotations are the contract. `path`, `query` and `body`, where a function has them, are
 msgspec structs that hold what was asked, checked; what it returns is the answer: a struct,
-None for 204, or a Stream. From the table come the aiohttp routes (api/__init__.py), the
+None for 204, a Stream or an Upgrade. From the table come the aiohttp routes (api/__init__.py), the
 answers (dispatch.py) and the OpenAPI document (openapi.py). Nothing here knows aiohttp, so
 that the command line can use the same table without a server.
 """
@@ -38,6 +38,15 @@ class Stream(NamedTuple):
     chunks: AsyncIterator[bytes]
 
 
+class Upgrade(NamedTuple):
+    """An answer that is a WebSocket from here on."""
+
+    serve: Callable[[Any], Awaitable[Any]]  # with aiohttp's request; returns its response
+
+
+_STATUS = {type(None): 204, Upgrade: 101}
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     method: Method
     path: str  # with {names} of the fields of `path_type`
@@ -50,7 +59,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     path_type: type[msgspec.Struct] | None
     query_type: type[msgspec.Struct] | None
     body_type: type[msgspec.Struct] | None
-    result_type: Any  # a struct, None or Stream
+    result_type: Any  # a struct, None, Stream or Upgrade
+    messages: Any  # what a WebSocket says, after an Upgrade
     media_types: tuple[str, ...]  # of a Stream
     problems: Mapping[int, str]  # beside those that every route has
     also: Mapping[int, str]  # statuses that answer with result_type too
@@ -95,6 +105,7 @@ class Routes(list[Route]):
         problems: Mapping[int, str] | None = None,
         also: Mapping[int, str] | None = None,
         media_types: tuple[str, ...] = (),
+        messages: Any = None,
         etag: bool = False,
     ) -> Callable[[_Handler], _Handler]:
         """Options of a route.
@@ -105,6 +116,7 @@ class Routes(list[Route]):
             problems: statuses it answers with besides those that all routes have, and when.
             also: statuses that answer with the same struct, and when.
             media_types: of the Stream it returns.
+            messages: structs that are sent after the Upgrade it returns, as JSON.
             etag: the answer has an ETag, and changes of the same path heed If-Match.
         """
 
@@ -119,7 +131,7 @@ class Routes(list[Route]):
                     handler=handler,
                     tag=self.tag,
                     scope=scope,
-                    status=status or (204 if result_type is type(None) else 200),
+                    status=status or _STATUS.get(result_type, 200),
                     summary=summary.removesuffix("."),
                     description=rest.strip(),
                     path_type=hints.get("path"),
@@ -127,6 +139,7 @@ class Routes(list[Route]):
                     body_type=hints.get("body"),
                     result_type=None if result_type is type(None) else result_type,
                     media_types=media_types,
+                    messages=messages,
                     problems=problems or {},
                     also=also or {},
                     has_etag=etag,
@@ -137,4 +150,4 @@ class Routes(list[Route]):
         return add
 
 
-__all__ = ["Call", "Route", "Routes", "Stream"]
+__all__ = ["Call", "Route", "Routes", "Stream", "Upgrade"]

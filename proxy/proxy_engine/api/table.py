@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy_engine.api import configuration, devices, health, requests, stats, tunnels
+from proxy_engine.api import configuration, devices, events, health, requests, stats, tunnels
 from proxy_engine.api.routes import Route, Routes
 
 TOPICS: tuple[Routes, ...] = (
@@ -10,6 +10,7 @@ TOPICS: tuple[Routes, ...] = (
     tunnels.routes,
     requests.routes,
     stats.routes,
+    events.routes,
     configuration.routes,
     health.routes,
 )

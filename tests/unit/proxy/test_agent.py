@@ -627,6 +627,84 @@ async def test_draining_tells_the_server_and_dials_no_more(
     assert not device.agent.ended.is_set()
 
 
+# --- several servers, and carriers ----------------------------------------------------------
+
+
+async def begin(engine: FakeEngine, **options: Any) -> Device:
+    device = Device(engine, **options)
+    device.agent.start()
+    await device.pass_time(0)
+    return device
+
+
+def dialled(engine: FakeEngine) -> list[tuple[str, str]]:
+    return [(fields(request)["host"], carrier) for _, _, request, carrier in engine.dials]
+
+
+async def test_the_next_server_is_tried_at_once_and_a_round_then_waits(engine: FakeEngine) -> None:
+    device = await begin(engine, servers=("http://one.test", "http://two.test"))
+    await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+    await device.pass_time(0)
+    assert dialled(engine) == [("one.test", "raw"), ("two.test", "raw")]
+    await device.refuse(503, retry_after=1)
+    await device.pass_time(1)
+    assert len(engine.dials) == 2
+    await device.pass_time(2)
+    assert dialled(engine)[2:] == [("one.test", "raw")]
+    await device.connect()
+    await device.agent.close()
+
+
+async def test_a_run_stays_with_the_server_that_serves_it(engine: FakeEngine) -> None:
+    device = await begin(engine, servers=("http://one.test", "http://two.test"))
+    await device.event(5, device.dial, "timeout", 0, 0, b"", b"")
+    await device.pass_time(0)
+    device.links_offered = 2
+    first = await device.connect()
+    await device.say(first, type="links", wanted=2)
+    await device.pass_time(2)
+    await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+    await device.pass_time(3)
+    await device.connect()
+    await lose(device, *(first, device.dial))
+    await device.pass_time(60)
+    assert {host for host, _ in dialled(engine)[1:]} == {"two.test"}
+    await device.agent.close()
+
+
+async def test_auto_goes_on_to_websocket_when_raw_does_not_get_through(engine: FakeEngine) -> None:
+    for failure in (("closed", 0), ("bad_response", 0), ("refused", 403), ("refused", 502)):
+        engine.dials.clear()
+        device = await begin(engine, transport="auto")
+        reason, status = failure
+        head = b"HTTP/1.1 400 x\r\n\r\n"
+        await device.event(5, device.dial, reason, 0, status, head, b"<html>")
+        await device.pass_time(0)
+        assert [carrier for _, carrier in dialled(engine)] == ["raw", "websocket"], failure
+        assert not device.agent.ended.is_set()
+        await device.agent.close()
+
+
+async def test_auto_goes_on_when_a_link_comes_up_and_is_of_no_use(engine: FakeEngine) -> None:
+    device = await begin(engine, transport="auto")
+    await lose(device, await device.up())
+    await device.pass_time(0)
+    assert [carrier for _, carrier in dialled(engine)] == ["raw", "websocket"]
+    await device.agent.close()
+
+
+async def test_a_refusal_by_the_server_itself_is_no_matter_of_the_carrier(
+    engine: FakeEngine,
+) -> None:
+    device = await begin(engine, transport="auto")
+    await device.refuse(503, body=b'{"error":"draining","message":"later"}')
+    await device.pass_time(2)
+    assert [carrier for _, carrier in dialled(engine)] == ["raw", "raw"]
+    await device.refuse(403, body=b'{"error":"blocked_device","message":"blocked"}')
+    assert device.agent.failure == ["the server refused the token: blocked (403)"]
+    await device.agent.close()
+
+
 @pytest.mark.parametrize(
     ("url", "server"),
     [

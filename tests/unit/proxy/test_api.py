@@ -13,6 +13,7 @@ from proxy_engine.api import create_app
 from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links import Links
+from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.reload import Reloaded
 from proxy_engine.request_log import RequestLog
@@ -38,6 +39,9 @@ class Service:
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.request_log = RequestLog(store, keep=Retention())
+        self.events = LiveEvents(
+            redact=str, tunnel_names=lambda: {1: "web"}, device_name=lambda number: None
+        )
 
     def reload(self) -> Reloaded:
         raise UsageError("listen: no")

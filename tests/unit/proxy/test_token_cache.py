@@ -86,3 +86,26 @@ async def test_a_cached_check_takes_far_less_than_a_millisecond(store: SqliteSto
         await tokens.find(cache, secret)
         times.append(time.perf_counter() - start)
     assert sorted(times)[100] < 0.001
+
+
+async def test_what_the_store_had_opens_links_when_it_fails_next(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = TokenCache(store)
+    secret, token = await tokens.create(store, name="pi", now=1.0)
+    await store.devices_claim([("s-1", token.id)], 1.0)
+    cache.clear()  # somebody wrote, and everybody was looked at anew
+    cache.learn(await store.tokens(), await store.devices(), cache.version)
+    await store.close()
+    assert await tokens.find(cache, secret) == token
+    assert set(await cache.devices({"s-1": token.id}, 2.0)) == {"s-1"}
+
+
+async def test_what_was_read_before_somebody_wrote_is_not_learnt(store: SqliteStore) -> None:
+    cache = TokenCache(store)
+    _, token = await tokens.create(store, name="pi", now=1.0)
+    version = cache.version
+    before = await store.tokens()
+    cache.clear()
+    cache.learn(before, [], version)
+    assert cache.peek(token.digest) is None

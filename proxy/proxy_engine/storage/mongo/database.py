@@ -39,6 +39,7 @@ class Database:
         self._place = place(uri)
         self._writes = 0  # of ours, among those that `state` counts
         self._writes_of_others = -1
+        self._counting = asyncio.Lock()  # of the two: nobody looks between a write and its count
 
     @classmethod
     async def open(cls, uri: str, driver: Driver = "motor") -> Self:
@@ -68,10 +69,11 @@ class Database:
         await self._state("ping", {"$currentDate": {"at": True}})
 
     async def changed_elsewhere(self) -> bool:
-        found = await self._call(self._db.state.find_one({"_id": "access"}))
-        others = (found["writes"] if found else 0) - self._writes
-        changed, self._writes_of_others = others != self._writes_of_others, others
-        return changed
+        async with self._counting:
+            found = await self._call(self._db.state.find_one({"_id": "access"}))
+            others = (found["writes"] if found else 0) - self._writes
+            changed, self._writes_of_others = others != self._writes_of_others, others
+            return changed
 
     async def _call(self, awaitable: Awaitable[_T], seconds: float = CALL_TIMEOUT) -> _T:
         """Raises StorageError; DuplicateKeyError stays what it is, for it is an answer."""
@@ -88,8 +90,9 @@ class Database:
     async def _wrote(self) -> None:
         """Tell other servers that tokens, devices or tunnels have changed."""
         # Counted first: if this fails we take it for somebody else's, which costs a look.
-        self._writes += 1
-        await self._state("access", {"$inc": {"writes": 1}})
+        async with self._counting:
+            self._writes += 1
+            await self._state("access", {"$inc": {"writes": 1}})
 
     async def _new_ids(self, kind: str, count: int = 1) -> range:
         """Numbers that nobody had before and nobody else gets."""

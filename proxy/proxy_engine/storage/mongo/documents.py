@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+from bson.int64 import Int64
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -22,6 +23,13 @@ def date(seconds: float) -> datetime.datetime:
 
 def seconds(moment: datetime.datetime) -> float:
     return (moment - _EPOCH) / datetime.timedelta(seconds=1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime.datetime):
+        return seconds(value)
+    # A type of its own, so that it would be written back as it was; JSON does not know it.
+    return int(value) if type(value) is Int64 else value
 
 
 def document(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +48,6 @@ def struct(kind: type[_T], found: Mapping[str, Any], **more: Any) -> _T:
     """The struct that a document, and `more`, make. What others keep beside it is ignored, what
     is not there has its default."""
     fields = {
-        name: seconds(value) if isinstance(value, datetime.datetime) else value
-        for name, value in found.items()
-        if name in kind.__struct_fields__
+        name: _plain(value) for name, value in found.items() if name in kind.__struct_fields__
     }
     return msgspec.convert({**fields, **more}, kind, builtin_types=(bytes,))

@@ -15,6 +15,7 @@ from bson.datetime_ms import DatetimeMS
 from pymongo.errors import BulkWriteError
 
 from proxy_engine.storage.mongo.database import INDEX_TIMEOUT, Database, raise_unless_there
+from proxy_engine.storage.mongo.documents import struct
 from proxy_engine.storage.mongo.indexes import TTL_INDEX, by_time
 from proxy_engine.storage.requests import Request, Retention
 
@@ -167,4 +168,4 @@ def _documents(
 
 
 def _request(found: dict[str, Any]) -> Request:
-    return Request(id=found.pop("_id"), **found)
+    return struct(Request, found, id=int(found["_id"]))

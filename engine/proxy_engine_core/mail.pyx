@@ -1,0 +1,274 @@
+# See mail.pxd.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from proxy_engine_core.agent.role cimport agent_discard
+from proxy_engine_core.forward.route cimport (
+    ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, route_new,
+)
+from proxy_engine_core.forward.server cimport server_discard
+from proxy_engine_core.io.crew cimport crew_add_link, crew_post
+from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.socket cimport Address, address_parse, socket_close
+from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
+from proxy_engine_core.link.establish cimport LinkSetup
+from proxy_engine_core.messages cimport (
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_ROUTE_DELETE,
+    MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage, LinkMessage,
+    RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage,
+)
+
+ctypedef void (*discard_fn)(MailboxNode *message) noexcept nogil
+
+cdef enum:
+    TIME_MAX_MS = 7 * 86_400_000          # what a caller may ask us to wait
+
+
+cdef void *new_message(size_t size, uint32_t kind) except NULL:
+    cdef MailboxNode *node = <MailboxNode *>calloc(1, size)
+    if node == NULL:
+        raise MemoryError
+    node.kind = kind
+    return node
+
+
+cdef int new_for_all(Crew *crew, MailboxNode **nodes, size_t size, uint32_t kind) except -1:
+    """A message for every worker, before the first gets one: all or none."""
+    cdef uint32_t index
+    for index in range(crew.worker_count):
+        nodes[index] = <MailboxNode *>calloc(1, size)
+        if nodes[index] == NULL:
+            discard_all(nodes, index, NULL)
+            raise MemoryError
+        nodes[index].kind = kind
+    return 0
+
+
+cdef void discard_all(MailboxNode **nodes, uint32_t count, discard_fn discard) noexcept:
+    cdef uint32_t index
+    for index in range(count):
+        if discard != NULL:               # what it owns by now
+            discard(nodes[index])
+        free(nodes[index])
+
+
+cdef void post_all(Crew *crew, MailboxNode **nodes) noexcept:
+    cdef uint32_t index
+    for index in range(crew.worker_count):
+        crew_post(crew, index, nodes[index])
+
+
+# --- what is checked ------------------------------------------------------------------------
+
+cdef int check_worker(const Crew *crew, int64_t worker) except -1:
+    if not 0 <= worker < crew.worker_count:
+        raise ValueError(f"worker takes 0 to {crew.worker_count - 1}, not {worker}")
+    return 0
+
+
+cdef int address_read(Address *address, str host, int port, int port_min) except -1:
+    if not port_min <= port <= 65535:
+        raise ValueError(f"port takes {port_min} to 65535, not {port}")
+    if address_parse(address, host.encode(), <uint16_t>port) < 0:
+        raise ValueError(f"{host!r} is not an IP address")
+    return 0
+
+
+cdef bytes tunnel_name(str tunnel):
+    cdef bytes name = tunnel.encode()
+    if not 0 < len(name) <= TUNNEL_NAME_SIZE_MAX:
+        raise ValueError(f"tunnel name of {len(name)} bytes")
+    return name
+
+
+# --- to every worker ------------------------------------------------------------------------
+
+cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(DrainMessage), MESSAGE_DRAIN)
+    for index in range(crew.worker_count):
+        (<DrainMessage *>nodes[index]).grace_ms = min(grace_ms, TIME_MAX_MS)
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_link_loads(Crew *crew) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    new_for_all(crew, nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_route(
+    Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel
+) except -1:
+    cdef bytes key_bytes = key.encode()
+    cdef bytes name = tunnel_name(tunnel)
+    cdef const char *key_start = key_bytes
+    cdef const char *name_start = name
+    cdef uint64_t handles[ROUTE_LINKS_MAX]
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef RouteMessage *change
+    cdef uint32_t index, link_count = 0
+    if not 0 < len(key_bytes) <= ROUTE_KEY_SIZE_MAX:
+        raise ValueError(f"route key of {len(key_bytes)} bytes")
+    for handle in links[:ROUTE_LINKS_MAX]:
+        handles[link_count] = handle
+        link_count += 1
+    new_for_all(crew, nodes, sizeof(RouteMessage), MESSAGE_ROUTE_SET)
+    for index in range(crew.worker_count):
+        change = <RouteMessage *>nodes[index]
+        change.version = version
+        change.route = route_new(
+            route_id, handles, link_count, <const uint8_t *>name_start, <uint32_t>len(name),
+            <const uint8_t *>key_start, <uint32_t>len(key_bytes),
+        )
+        if change.route == NULL:
+            discard_all(nodes, crew.worker_count, server_discard)
+            raise MemoryError
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_route_delete(Crew *crew, uint64_t version, str key) except -1:
+    cdef bytes key_bytes = key.encode()
+    cdef size_t size = len(key_bytes)
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef RouteDeleteMessage *change
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(RouteDeleteMessage) + size, MESSAGE_ROUTE_DELETE)
+    for index in range(crew.worker_count):
+        change = <RouteDeleteMessage *>nodes[index]
+        change.version = version
+        change.size = <uint32_t>size
+        memcpy(change + 1, <const char *>key_bytes, size)
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_tcp_listen(Crew *crew, uint16_t port, const int *fds) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef TcpListenMessage *listener
+    cdef uint32_t index
+    try:
+        new_for_all(crew, nodes, sizeof(TcpListenMessage), MESSAGE_TCP_LISTEN)
+    except BaseException:
+        for index in range(crew.worker_count):
+            socket_close(fds[index])
+        raise
+    for index in range(crew.worker_count):
+        listener = <TcpListenMessage *>nodes[index]
+        listener.fd = fds[index]
+        listener.port = port
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_tcp_close(Crew *crew, uint16_t port) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(TcpListenMessage), MESSAGE_TCP_CLOSE)
+    for index in range(crew.worker_count):
+        (<TcpListenMessage *>nodes[index]).port = port
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_targets(Crew *crew, list rows) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef TargetsMessage *table
+    cdef TargetEntry *entries
+    cdef uint32_t worker
+    cdef size_t index
+    new_for_all(crew, nodes, sizeof(TargetsMessage), MESSAGE_TARGETS)
+    try:
+        for worker in range(crew.worker_count):
+            table = <TargetsMessage *>nodes[worker]
+            table.target_count = <uint32_t>len(rows)
+            table.targets = <TargetEntry *>calloc(len(rows) + 1, sizeof(TargetEntry))
+            if table.targets == NULL:
+                raise MemoryError
+        entries = (<TargetsMessage *>nodes[0]).targets
+        for index, row in enumerate(rows):
+            tunnel, host, port, *flags = row
+            read_target(&entries[index], tunnel, host, port, flags[0] if flags else 0)
+        for worker in range(1, crew.worker_count):
+            memcpy(
+                (<TargetsMessage *>nodes[worker]).targets, entries,
+                len(rows) * sizeof(TargetEntry),
+            )
+    except BaseException:
+        discard_all(nodes, crew.worker_count, agent_discard)
+        raise
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int read_target(TargetEntry *entry, str tunnel, str host, int port, int flags) except -1:
+    cdef bytes name = tunnel_name(tunnel)
+    if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER):
+        raise ValueError(f"unknown flags of a target: {flags}")
+    address_read(&entry.address, host, port, 1)
+    entry.flags = <uint8_t>flags
+    entry.name_size = <uint8_t>len(name)
+    memcpy(entry.name, <const char *>name, len(name))
+    return 0
+
+
+# --- to one ---------------------------------------------------------------------------------
+
+cdef int post_auth_reply(
+    Crew *crew, uint64_t ticket, bytes response, bint accept, const LinkSetup *setup, int worker,
+    str tunnel
+) except -1:
+    cdef AuthReplyMessage *reply
+    cdef bytes name = tunnel_name(tunnel) if tunnel else b""
+    cdef size_t size = len(response)
+    check_worker(crew, handle_worker(ticket))
+    if worker != -1:
+        check_worker(crew, worker)
+    reply = <AuthReplyMessage *>new_message(sizeof(AuthReplyMessage) + size, MESSAGE_AUTH_REPLY)
+    reply.ticket = ticket
+    reply.setup = setup[0]
+    reply.worker = worker
+    reply.accept = accept
+    reply.tunnel_size = <uint8_t>len(name)
+    memcpy(reply.tunnel, <const char *>name, len(name))
+    reply.size = <uint32_t>size
+    memcpy(reply + 1, <const char *>response, size)
+    crew_post(crew, handle_worker(ticket), &reply.node)
+    return 0
+
+
+cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) except -1:
+    cdef size_t size = len(content)
+    cdef LinkMessage *for_link
+    check_worker(crew, handle_worker(link))
+    for_link = <LinkMessage *>new_message(sizeof(LinkMessage) + size + 1, kind)
+    for_link.link = link
+    for_link.size = <uint32_t>size
+    memcpy(for_link + 1, <const char *>content, size)
+    crew_post(crew, handle_worker(link), &for_link.node)
+    return 0
+
+
+cdef int post_dial(
+    Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
+    uint8_t carrier, uint64_t timeout_ms, int fd
+) except -1:
+    cdef size_t size = len(request)
+    cdef DialMessage *dial = <DialMessage *>new_message(sizeof(DialMessage) + size, MESSAGE_DIAL)
+    dial.dial = id
+    dial.address = address[0]
+    dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
+    dial.carrier = carrier
+    dial.fd = fd
+    dial.size = <uint32_t>size
+    memcpy(dial + 1, <const char *>request, size)
+    crew_add_link(crew, worker)
+    crew_post(crew, worker, &dial.node)
+    return 0

@@ -1,0 +1,189 @@
+"""What happens now, for whoever watches: finished requests, devices that come and go, metrics.
+
+Nobody is waited for. Each subscriber has a queue of QUEUE_MAX events; what does not fit is
+dropped and counted, and the subscriber is told how many it missed as soon as it reads
+again. While nobody watches, nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import msgspec
+
+from proxy_engine_core import log_batch
+
+Topic = Literal["requests", "devices", "metrics"]
+TOPICS: tuple[Topic, ...] = ("requests", "devices", "metrics")
+QUEUE_MAX = 1000  # events of one subscriber
+SUBSCRIBERS_MAX = 64
+RECORDS_MAX = 500  # requests of one batch that are unpacked; the rest counts as dropped
+
+
+class RequestEvent(msgspec.Struct, tag_field="type", tag="request", kw_only=True):
+    """A request has ended."""
+
+    time_us: Annotated[int, msgspec.Meta(description="wall clock, microseconds")]
+    request_id: str
+    visitor: str
+    method: str
+    host: str
+    path: str
+    status: Annotated[int, msgspec.Meta(description="0: nothing was sent")]
+    reason: str
+    bytes_in: int
+    bytes_out: int
+    total_us: int
+    first_byte_us: int
+    target_us: int
+    tunnel: str | None
+    device: str | None
+
+
+class DeviceEvent(msgspec.Struct, tag_field="type", tag="device", kw_only=True):
+    """A link of a device came up or went down. links == 0: it is offline."""
+
+    at: float
+    device: str
+    change: Literal["up", "down"]
+    links: int
+    peer: str
+    reason: str = ""
+
+
+class MetricsEvent(msgspec.Struct, tag_field="type", tag="metrics", kw_only=True):
+    """The counters of /api/v1/stats."""
+
+    at: float
+    values: dict[str, int]
+
+
+class DroppedEvent(msgspec.Struct, tag_field="type", tag="dropped", kw_only=True):
+    """This many events were dropped here, because they were not read in time."""
+
+    count: int
+
+
+Event = RequestEvent | DeviceEvent | MetricsEvent | DroppedEvent
+
+
+class Subscriber:
+    def __init__(self, topics: frozenset[Topic]) -> None:
+        self.topics = topics
+        self._queue: deque[bytes] = deque()
+        self._dropped = 0
+        self._wake = asyncio.Event()
+
+    def put(self, event: bytes) -> bool:
+        """False if it was dropped."""
+        if len(self._queue) >= QUEUE_MAX:
+            self._dropped += 1
+            return False
+        self._queue.append(event)
+        self._wake.set()
+        return True
+
+    def miss(self, count: int) -> None:
+        self._dropped += count
+        self._wake.set()
+
+    async def get(self) -> bytes:
+        """The next event, as JSON."""
+        while not self._queue and not self._dropped:
+            self._wake.clear()
+            await self._wake.wait()
+        if self._queue:
+            return self._queue.popleft()
+        event, self._dropped = DroppedEvent(count=self._dropped), 0
+        return msgspec.json.encode(event)
+
+
+class LiveEvents:
+    """The subscribers of one server.
+
+    Args:
+        redact: a path and query as others may see it.
+        tunnel_names, device_name: of the ids in log records.
+    """
+
+    def __init__(
+        self,
+        *,
+        redact: Callable[[str], str],
+        tunnel_names: Callable[[], Mapping[int, str]],
+        device_name: Callable[[int], str | None],
+    ) -> None:
+        self._redact = redact
+        self._tunnel_names = tunnel_names
+        self._device_name = device_name
+        self._subscribers: set[Subscriber] = set()
+        self.dropped = 0  # of all subscribers, ever
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def wants(self, topic: Topic) -> bool:
+        return any(topic in subscriber.topics for subscriber in self._subscribers)
+
+    @contextmanager
+    def subscribe(self, topics: frozenset[Topic]) -> Iterator[Subscriber]:
+        subscriber = Subscriber(topics)
+        self._subscribers.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._subscribers.discard(subscriber)
+
+    def publish(self, topic: Topic, event: Event) -> None:
+        if self.wants(topic):
+            self._put(topic, msgspec.json.encode(event))
+
+    def requests(self, batch: bytes) -> None:
+        """Packed records of requests that ended (proxy_engine_core.log_batch)."""
+        if not self.wants("requests"):
+            return
+        records = log_batch.unpack(batch)
+        tunnels = self._tunnel_names()
+        for record in records[:RECORDS_MAX]:
+            event = RequestEvent(
+                time_us=record.time_us,
+                request_id=record.request_id,
+                visitor=record.visitor,
+                method=record.method,
+                host=record.host,
+                path=self._redact(record.path),
+                status=record.status,
+                reason=record.reason,
+                bytes_in=record.bytes_in,
+                bytes_out=record.bytes_out,
+                total_us=record.total_us,
+                first_byte_us=record.first_byte_us,
+                target_us=record.target_us,
+                tunnel=tunnels.get(record.route),
+                device=self._device_name(record.device),
+            )
+            self._put("requests", msgspec.json.encode(event))
+        missed = len(records) - RECORDS_MAX
+        if missed > 0:
+            for subscriber in self._subscribers:
+                if "requests" in subscriber.topics:
+                    subscriber.miss(missed)
+                    self.dropped += missed
+
+    def device(
+        self, device: str, change: Literal["up", "down"], links: int, peer: str, reason: str = ""
+    ) -> None:
+        event = DeviceEvent(
+            at=time.time(), device=device, change=change, links=links, peer=peer, reason=reason
+        )
+        self.publish("devices", event)
+
+    def _put(self, topic: Topic, event: bytes) -> None:
+        for subscriber in self._subscribers:
+            if topic in subscriber.topics and not subscriber.put(event):
+                self.dropped += 1
