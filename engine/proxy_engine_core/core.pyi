@@ -79,6 +79,7 @@ LOG_TUNNEL: Final = 8       # became a byte tunnel (Upgrade)
 LOG_LOCAL: Final = 16       # answered by the proxy itself
 LOG_TCP: Final = 32         # a connection to a TCP tunnel: method "TCP", host ":PORT" or its name;
 #   first_byte_us and target_us to the target's accepting it, status 0
+LOG_OPEN: Final = 64        # not finished: in a list of what is under way
 
 # Flags of a target.
 TARGET_TCP: Final = 1           # of a TCP tunnel: what ends by a reset is reset

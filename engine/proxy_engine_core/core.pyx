@@ -47,7 +47,7 @@ from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
     EVENT_PRESSURE, EVENT_TARGET_FAILED,  # no-cython-lint
-    LOG_ABORTED, LOG_LOCAL, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
+    LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
 

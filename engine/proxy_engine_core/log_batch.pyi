@@ -1,8 +1,12 @@
 """Batches of finished requests: bytes, as Engine.poll_log_batch() gives them."""
 
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from proxy_engine_core.core import LogRecord
+
+FORMAT: Final[int]
+"""The layout of records. Who writes batches to a disk writes this beside them."""
 
 def count(batch: bytes) -> int:
     """How many records there are. Raises: ValueError if the batch is cut off."""

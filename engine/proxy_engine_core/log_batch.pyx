@@ -8,8 +8,10 @@ run. Nobody builds a Python object for a record that nobody looks at.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from proxy_engine_core.forward.log cimport LogHeader, log_size
+from proxy_engine_core.forward.log cimport LOG_FORMAT, LogHeader, log_size
 from proxy_engine_core.records cimport log_record
+
+FORMAT = LOG_FORMAT
 
 cdef extern from "string.h" nogil:
     # A GNU extension, so not in Cython's own libc.string.
@@ -19,8 +21,7 @@ cdef extern from "string.h" nogil:
 cdef Py_ssize_t record_size(
     const uint8_t *place, Py_ssize_t left, LogHeader *header
 ) except -1:
-    # The size of the record there, its header copied out. Batches come back from disks, so
-    # this checks what it is given.
+    # Batches come back from disks, so this checks what it is given.
     cdef Py_ssize_t size
     if left >= <Py_ssize_t>sizeof(LogHeader):
         memcpy(header, place, sizeof(LogHeader))

@@ -31,6 +31,7 @@ LOG_ABORTED = 4
 LOG_TUNNEL = 8
 LOG_LOCAL = 16
 LOG_TCP = 32
+LOG_OPEN = 64
 
 LogRecord = namedtuple("LogRecord", (
     "time_us", "route", "device", "request_id", "visitor", "method", "host", "path", "status",

@@ -68,7 +68,7 @@ class Agent:
         servers: Servers,
         token: str,
         targets: Targets,
-        tunnels: list[str],
+        tunnels: list[control.TunnelSpec],
         reach: Reach,
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
@@ -87,7 +87,7 @@ class Agent:
         self._monotonic = monotonic
         self._tasks = Tasks()
         register = control.Register(
-            tunnels=[control.TunnelSpec(name) for name in tunnels],
+            tunnels=tunnels,
             agent=f"proxy-engine/{proxy_engine.__version__}",
             platform=f"{platform.system()} {platform.machine()}",
         )

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from proxy_engine import logs, tokens
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.journal import Journal
 from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
-from proxy_engine.request_log import RequestLog, retention, without_secrets
+from proxy_engine.ports import Ports
+from proxy_engine.redaction import Redactor
+from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from proxy_engine.reload import Reloaded
     from proxy_engine_core.core import Engine, Event
 
+JOURNAL_NAME = "request-journal"  # in the data dir
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
 _log = logs.get("server")
@@ -118,8 +122,14 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        self.request_log = RequestLog(self.store, keep=retention(settings))
-        self.request_log.start()
+        self.request_log = RequestLog(
+            self.store,
+            keep=retention(settings),
+            journal=_journal(settings),
+            sample=settings.request_sample,
+            redactor=Redactor(settings.request_redact),
+        )
+        await self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
 
         self.table = TunnelTable(
@@ -129,7 +139,7 @@ class Server:
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
         self.events = LiveEvents(
-            redact=without_secrets,
+            redact=Redactor(settings.request_redact),
             tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
             device_name=self._device_name,
         )
@@ -140,6 +150,13 @@ class Server:
             self.store,
             self.table,
             links_max=settings.links_per_agent,
+            ports=Ports(
+                self.engine,
+                self.table,
+                host=self.listen.host,
+                ranges=settings.tcp_ports,
+                reserved=(self.listen.port, self.admin.port),
+            ),
             busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
@@ -243,6 +260,12 @@ class Server:
                 if not was_failing:
                     _log.error("the store fails", error=error)
                 was_failing = True
+
+
+def _journal(settings: Settings) -> Journal | None:
+    if settings.request_journal_max == 0:
+        return None
+    return Journal(settings.data_dir / JOURNAL_NAME, size_max=settings.request_journal_max)
 
 
 def _listen(engine: Engine, address: Address) -> Address:

@@ -22,13 +22,16 @@ import msgspec
 
 from proxy_engine.allowed import Allowed, parse_allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
+from proxy_engine.grants import PortRange
 from proxy_engine.values import (
     LABEL,
     Address,
+    TcpTunnel,
     parse_address,
     parse_duration,
     parse_pairs,
     parse_size,
+    parse_tcp,
 )
 
 ENV_PREFIX = "PROXY_ENGINE_"
@@ -51,11 +54,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
     keep_requests_age: float = 0.0  # seconds; 0: no limit
     keep_requests_size: int = 0  # bytes; 0: no limit
+    request_sample: float = 1.0  # share of the requests that went well that is logged
+    request_redact: tuple[str, ...] = ()  # more keys of queries whose values are secret
+    request_journal_max: int = 1 << 30  # bytes on disk while the store fails; 0: no journal
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
+    tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: tuple[str, ...] = ()  # several: the first that answers
@@ -64,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
+    tcp: dict[str, TcpTunnel] = {}  # by what was written in front of the target
+    proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
     links: int = 0  # links to the server at most; 0: as many as it offers
@@ -137,6 +146,16 @@ def _duration(value: Any) -> float:
     return parse_duration(value)
 
 
+def _share(value: Any) -> float:
+    try:
+        share = float(_text(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        raise ValueError(f'"{value}" is not a number') from None
+    if isinstance(value, bool) or not 0 <= share <= 1:
+        raise ValueError(f"{value} is not in 0..1")
+    return share
+
+
 def _size(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError('expected a size such as "10GiB"')
@@ -201,6 +220,25 @@ def _targets(value: Any) -> dict[str, Address]:
     return targets
 
 
+def _ports(value: Any) -> tuple[PortRange, ...]:
+    items = [str(value)] if isinstance(value, int) else _names(value)
+    ranges = []
+    for item in items:
+        first, _, last = item.partition("-")
+        parse = _integer(1, 65535)
+        ranges.append(PortRange(parse(first), parse(last or first)))
+        if ranges[-1].first > ranges[-1].last:
+            raise ValueError(f'"{item}" begins behind its end')
+    return tuple(ranges)
+
+
+def _tcp(value: Any) -> dict[str, TcpTunnel]:
+    tunnels = {key: parse_tcp(key, _text(target)) for key, target in _pairs(value).items()}
+    if len(tunnels) > TUNNELS_MAX:
+        raise ValueError(f"more than {TUNNELS_MAX} tunnels")
+    return tunnels
+
+
 def _engine_options(value: Any) -> dict[str, int]:
     parse = _integer(-(2**63), 2**63 - 1)
     options = {}
@@ -224,11 +262,15 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests": _integer(0, 2**53),
     "keep_requests_age": _duration,
     "keep_requests_size": _size,
+    "request_sample": _share,
+    "request_redact": _names,
+    "request_journal_max": _size,
     "mongodb_uri": _mongodb_uri,
     "mongodb_uri_file": _text,
     "mongodb_driver": _choice("motor", "pymongo"),
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
+    "tcp_ports": _ports,
     "link_busy_share": _integer(0, 100),
     "server": _words,
     "proxy": _text,
@@ -237,6 +279,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "token_file": _text,
     "device": _text,
     "http": _targets,
+    "tcp": _tcp,
+    "proxy_protocol": _names,
     "transport": _choice("auto", "ws", "tcp"),
     "links": _integer(0, LINKS_MAX),
     "admin_url": _url,
@@ -283,9 +327,11 @@ def plain(settings: Settings, key: str) -> Any:
     if isinstance(value, (Address, Path)):
         return str(value)
     if isinstance(value, tuple):
-        return list(map(str, value))
+        return [str(x) for x in value]
     if isinstance(value, dict):
-        return {name: str(x) if isinstance(x, Address) else x for name, x in value.items()}
+        return {
+            name: str(x) if isinstance(x, (Address, TcpTunnel)) else x for name, x in value.items()
+        }
     return value
 
 

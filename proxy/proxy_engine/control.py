@@ -26,6 +26,7 @@ class BadRecord(Exception):
 class TunnelSpec(msgspec.Struct):
     name: str
     kind: str = "http"
+    port: int | None = None  # tcp: the public one, 0 for any; None: private
 
 
 class PublicTunnel(msgspec.Struct):

@@ -28,6 +28,7 @@ from proxy_engine.config import LINKS_MAX
 from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.ports import Ports
 from proxy_engine.registration import Registration, Request
 from proxy_engine.storage import Store
 from proxy_engine.tasks import Tasks
@@ -58,6 +59,7 @@ class Links:
 
     Args:
         links_max: links one run of an agent may have; 0: one for each worker.
+        ports: those of TCP tunnels; None: there are none.
         busy_share: percent of a core that makes a worker busy (link_demand.py).
     """
 
@@ -68,6 +70,7 @@ class Links:
         table: TunnelTable,
         *,
         links_max: int = 0,
+        ports: Ports | None = None,
         busy_share: int = 60,
         cache: TokenCache | None = None,
         guard: LoginGuard | None = None,
@@ -93,8 +96,9 @@ class Links:
             guard=guard or LoginGuard(0),
             clock=clock,
         )
+        self._ports = ports or Ports(engine, table)
         self._registration = Registration(
-            engine, store, self._links, table, self._tasks, self._replace, clock
+            engine, store, self._links, table, self._tasks, self._ports, self._replace, clock
         )
 
     def __len__(self) -> int:
@@ -166,6 +170,7 @@ class Links:
                 self._close(link, "expired_token", "the token has expired")
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
+        self._ports.tick()
         self._demand.tick()
         await self._admission.tick()
 
@@ -183,8 +188,15 @@ class Links:
         if self._admission.is_draining:
             self._engine.link_send(link_id, control.encode(control.Drain()))
         if not link.is_agent:
-            specs = [control.TunnelSpec(name=link.device.lower())]
+            specs = [self._stock_spec(link.device.lower())]
             self._registration.put(Request(link, control.Register(tunnels=specs), False))
+
+    def _stock_spec(self, name: str) -> control.TunnelSpec:
+        """What a device without control records serves: a tunnel of its name, as it is known."""
+        tunnel = self._table.get(name)
+        if tunnel is None:
+            return control.TunnelSpec(name)
+        return control.TunnelSpec(name, tunnel.kind, tunnel.port)
 
     def _down(
         self,

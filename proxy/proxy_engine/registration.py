@@ -12,10 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from proxy_engine import control, logs
 from proxy_engine.errors import StorageError
 from proxy_engine.link_table import Link, LinkTable
-from proxy_engine.storage import Store
+from proxy_engine.ports import Ports, Refusal
+from proxy_engine.storage import Store, Tunnel
 from proxy_engine.tasks import Tasks
 from proxy_engine.tunnels import TunnelTable, name_refusal
 
@@ -48,6 +51,7 @@ class Registration:
         links: LinkTable,
         tunnels: TunnelTable,
         tasks: Tasks,
+        ports: Ports,
         give_way: Callable[[Link, list[Link]], None],
         clock: Callable[[], float],
     ) -> None:
@@ -56,14 +60,20 @@ class Registration:
         self._links = links
         self._tunnels = tunnels
         self._tasks = tasks
+        self._ports = ports
         self._give_way = give_way
         self._clock = clock
         self._waiting: list[Request] = []
         self._is_working = False
 
     def put(self, request: Request) -> None:
-        if not self._waiting and not self._is_working and not self._unknown(request):
-            self._register(request, set())
+        if (
+            not self._waiting
+            and not self._is_working
+            and not self._unknown(request)
+            and not self._changes(request)
+        ):
+            self._register(request, set(), {})
             return
         self._waiting.append(request)
         if not self._is_working:
@@ -77,7 +87,8 @@ class Registration:
                 del self._waiting[:RECORDS_PER_CLAIM]
                 failed = await self._claim(batch)
                 for request in batch:
-                    self._register(request, failed)
+                    refused = await self._change(request, failed)
+                    self._register(request, failed, refused)
         finally:
             self._is_working = False
 
@@ -98,7 +109,8 @@ class Registration:
         found = [
             spec
             for spec in {spec.name: spec for spec in request.record.tunnels}.values()
-            if name_refusal(spec.name, spec.kind) is None and link.scopes.allows_tunnel(spec.name)
+            if (name_refusal(spec.name, spec.kind) or _port_refusal(spec)) is None
+            and link.scopes.allows_tunnel(spec.name)
         ]
         if not link.limits.tunnels:
             return found
@@ -127,7 +139,59 @@ class Registration:
         self._tunnels.learn(found)
         return set()
 
-    def _register(self, request: Request, failed: set[str]) -> None:
+    def _changes(self, request: Request) -> list[tuple[control.TunnelSpec, Tunnel]]:
+        """Tunnels of this device that are to become something else: other kinds, other ports."""
+        if len(request.record.tunnels) > control.TUNNELS_MAX:
+            return []
+        found = []
+        for spec in self._permitted(request):
+            tunnel = self._tunnels.get(spec.name)
+            if tunnel is None or tunnel.device_id != request.link.device_id:
+                continue
+            if spec.kind != tunnel.kind or not self._has_port(spec, tunnel, request.link):
+                found.append((spec, tunnel))
+        return found
+
+    def _has_port(self, spec: control.TunnelSpec, tunnel: Tunnel, link: Link) -> bool:
+        if spec.kind != "tcp" or spec.port is None or tunnel.port is None:
+            return spec.kind != "tcp" or spec.port is tunnel.port
+        return (
+            spec.port in (0, tunnel.port)
+            and self._ports.refusal(tunnel.port, link.scopes) is None
+            and self._ports.open(tunnel.port) is None
+        )
+
+    async def _change(self, request: Request, failed: set[str]) -> dict[str, Refusal]:
+        """Make the tunnels what they are to be; those that can not."""
+        refused: dict[str, Refusal] = {}
+        link = request.link
+        if self._links.get(link.id) is not link or link.is_leaving:
+            return refused
+        for spec, tunnel in self._changes(request):
+            port = None
+            if spec.kind == "tcp" and spec.port is not None:
+                found = self._ports.find(spec.port, tunnel, link.scopes)
+                if not isinstance(found, int):
+                    refused[spec.name] = found
+                    continue
+                port = found
+            if (spec.kind, port) == (tunnel.kind, tunnel.port):
+                continue
+            try:
+                await self._store.tunnel_change(tunnel.id, kind=spec.kind, port=port)
+            except StorageError as error:
+                _log.error("tunnel not changed, the store fails", error=error)
+                failed.add(spec.name)
+                continue
+            changed = msgspec.structs.replace(tunnel, kind=spec.kind, port=port)
+            self._engine.routes_apply(self._tunnels.change(changed))
+            if tunnel.port is not None and tunnel.port != port:
+                self._ports.close(tunnel.port)
+        return refused
+
+    def _register(
+        self, request: Request, failed: set[str], refused_for: dict[str, Refusal]
+    ) -> None:
         link, record, is_answered = request
         if self._links.get(link.id) is not link or link.is_leaving:
             return  # gone or replaced while the store worked
@@ -142,7 +206,7 @@ class Registration:
         permitted = {spec.name for spec in self._permitted(request)}
         has_failed = any(spec.name in failed for spec in record.tunnels)
         for spec in {spec.name: spec for spec in record.tunnels}.values():
-            reason = name_refusal(spec.name, spec.kind)
+            reason = name_refusal(spec.name, spec.kind) or _port_refusal(spec)
             tunnel = self._tunnels.get(spec.name)
             if reason is None and not link.scopes.allows_tunnel(spec.name):
                 reason = "tunnel_forbidden", "the token does not allow this name"
@@ -153,6 +217,10 @@ class Registration:
                 reason = "store_failed", "the server's store fails; try again later"
             elif reason is None and (tunnel is None or tunnel.device_id != link.device_id):
                 reason = "tunnel_taken", "the name belongs to another device"
+            elif reason is None:
+                reason = refused_for.get(spec.name)
+            if reason is None and tunnel is not None and tunnel.port is not None:
+                reason = self._ports.open(tunnel.port)
             if reason is None and tunnel is not None:
                 granted.append(tunnel)
             elif reason is not None:
@@ -166,7 +234,7 @@ class Registration:
         self._give_way(link, older)
         if is_answered:
             public = [
-                control.PublicTunnel(tunnel.name, tunnel.kind, self._tunnels.url(tunnel))
+                control.PublicTunnel(tunnel.name, tunnel.kind, self._url(link, tunnel))
                 for tunnel in granted
             ]
             self._engine.link_send(link.id, control.encode(control.Registered(public, refused)))
@@ -180,3 +248,14 @@ class Registration:
             tunnels=",".join(tunnel.name for tunnel in granted),
             refused=",".join(f"{item.name}:{item.code}" for item in refused),
         )
+
+    def _url(self, link: Link, tunnel: Tunnel) -> str:
+        if tunnel.kind == "tcp" and tunnel.port is None:
+            return f"private:{link.device}/{tunnel.name}"
+        return self._tunnels.url(tunnel)
+
+
+def _port_refusal(spec: control.TunnelSpec) -> Refusal | None:
+    if spec.port is None or (spec.kind == "tcp" and 0 <= spec.port <= 65535):
+        return None
+    return "bad_port", "a port is 0 to 65535, and of a TCP tunnel"

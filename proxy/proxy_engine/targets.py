@@ -50,6 +50,7 @@ class Targets:
         engine: Engine,
         targets: Mapping[str, Address],
         resolve: Resolve = resolve,
+        flags: Mapping[str, int] | None = None,
         *,
         allowed: Sequence[Allowed] = (),
     ) -> None:
@@ -57,10 +58,11 @@ class Targets:
         self._forbidden: dict[str, list[str]] = {}  # addresses that were found, by tunnel
         self._engine = engine
         self._targets = dict(targets)
+        self._flags = flags or {}  # TARGET_... of the engine; of those that have any
         self._resolve = resolve
         self._found: dict[str, list[str]] = {}
         self._unknown: set[str] = set()
-        self._applied: list[tuple[str, str, int]] | None = None
+        self._applied: list[tuple[str, str, int, int]] | None = None
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> None:
@@ -96,7 +98,7 @@ class Targets:
 
     def _apply(self) -> None:
         table = [
-            (tunnel, address, self._targets[tunnel].port)
+            (tunnel, address, self._targets[tunnel].port, self._flags.get(tunnel, 0))
             for tunnel, found in self._found.items()
             for address in found
         ]

@@ -18,7 +18,7 @@ from proxy_engine.values import LABEL
 if TYPE_CHECKING:
     from proxy_engine_core.core import RouteOp
 
-KINDS = ("http",)
+KINDS = ("http", "tcp")
 
 
 def name_refusal(name: str, kind: str) -> tuple[str, str] | None:
@@ -43,6 +43,7 @@ class TunnelTable:
         self._port = port
         self._default_tunnel = default_tunnel
         self._entries: dict[str, _Entry] = {}  # by name
+        self._ports: dict[int, str] = {}  # names of TCP tunnels
         self._served: dict[int, tuple[str, ...]] = {}  # by link
         self._holders: dict[int, int] = {}  # tokens, by link
         self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
@@ -66,6 +67,29 @@ class TunnelTable:
         """Tunnels that somebody is about to serve."""
         for tunnel in tunnels:
             self._entries.setdefault(tunnel.name, _Entry(tunnel))
+            if tunnel.port is not None:
+                self._ports.setdefault(tunnel.port, tunnel.name)
+
+    def port_owner(self, port: int) -> Tunnel | None:
+        """The tunnel that has this public port, served or not."""
+        name = self._ports.get(port)
+        return None if name is None else self.get(name)
+
+    def change(self, tunnel: Tunnel) -> list[RouteOp]:
+        """A known tunnel is this from now on. Whoever had its port has none any more."""
+        entry = self._entries[tunnel.name]
+        owner = None if tunnel.port is None else self.port_owner(tunnel.port)
+        ops: list[RouteOp] = []
+        if owner is not None and owner.name != tunnel.name:
+            ops += self.change(msgspec.structs.replace(owner, port=None))
+        before, after = self._keys(entry.tunnel), self._keys(tunnel)
+        if entry.tunnel.port is not None:
+            del self._ports[entry.tunnel.port]
+        if tunnel.port is not None:
+            self._ports[tunnel.port] = tunnel.name
+        entry.tunnel = tunnel
+        ops += [("delete", key) for key in before if key not in after]
+        return ops + self._ops(entry)
 
     def set_default(self, name: str) -> list[RouteOp]:
         """From now on this is the tunnel of requests that match no other; "" for none."""
@@ -138,12 +162,20 @@ class TunnelTable:
         return () if entry is None else entry.links
 
     def url(self, tunnel: Tunnel) -> str:
+        """Where it is; "private:NAME" for a TCP tunnel without a public port."""
+        if tunnel.kind == "tcp":
+            public = tunnel.port is not None
+            return f"tcp://{self._domain}:{tunnel.port}" if public else f"private:{tunnel.name}"
         port = "" if self._port == 80 else f":{self._port}"
         return f"http://{tunnel.name}.{self._domain}{port}/"
 
+    def _keys(self, tunnel: Tunnel) -> list[str]:
+        if tunnel.kind == "tcp":
+            public = [] if tunnel.port is None else [f"tcp::{tunnel.port}"]
+            return [f"tcp:{tunnel.name}", *public]
+        keys = [f"host:{tunnel.name}.{self._domain}", f"name:{tunnel.name}"]
+        return [*keys, "default"] if tunnel.name == self._default_tunnel else keys
+
     def _ops(self, entry: _Entry) -> list[RouteOp]:
         tunnel = entry.tunnel
-        keys = [f"host:{tunnel.name}.{self._domain}", f"name:{tunnel.name}"]
-        if tunnel.name == self._default_tunnel:
-            keys.append("default")
-        return [("set", key, tunnel.id, entry.links, tunnel.name) for key in keys]
+        return [("set", key, tunnel.id, entry.links, tunnel.name) for key in self._keys(tunnel)]

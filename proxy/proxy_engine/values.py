@@ -51,6 +51,32 @@ def parse_address(text: str, *, port_min: int = 0) -> Address:
     return Address(host or "0.0.0.0", int(port))
 
 
+class TcpTunnel(NamedTuple):
+    name: str  # "": to be made up
+    port: int | None  # public; 0: any, None: a private tunnel
+    target: Address
+
+    def __str__(self) -> str:
+        return str(self.target)
+
+
+def parse_tcp(key: str, target: str) -> TcpTunnel:
+    """A TCP tunnel from PORT, NAME:PORT or NAME, and its target. Raises ValueError."""
+    name, _, digits = key.rpartition(":")
+    if ":" not in key and not key.isdigit():
+        name, digits = key, ""
+    if (name or ":" in key) and not LABEL.fullmatch(name):
+        raise ValueError(f'"{key}": "{name}" is not a tunnel name: a-z, 0-9 and inner "-"')
+    if (name == "" or ":" in key) and not (
+        digits.isascii() and digits.isdigit() and int(digits[:6]) <= 65535
+    ):
+        raise ValueError(f'"{key}" is not PORT, NAME:PORT or NAME')
+    port = int(digits) if digits else None
+    if not name and port:
+        name = f"tcp-{port}"
+    return TcpTunnel(name, port, parse_address(target, port_min=1))
+
+
 def parse_duration(text: str | float) -> float:
     """Seconds from "30s", "500ms", "2h", "30d" or a plain number of seconds."""
     match = _DURATION.fullmatch(str(text).strip())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,21 @@ from tests.e2e.site import Site
 LEFT_OUT = "positive_data_acceptance"
 EXAMPLES = 15  # for each operation
 SECONDS = 120
+
+
+def test_what_is_no_http_is_a_problem_too(tmp_path: Path) -> None:
+    site = Site(tmp_path / "data")
+    try:
+        for request in (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", b"GET\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", site.admin_port), timeout=5) as peer:
+                peer.sendall(request)
+                with peer.makefile("rb") as stream:
+                    head, _, body = stream.read().partition(b"\r\n\r\n")
+            assert head.split(b" ", 2)[1] == b"400", head
+            assert b"application/problem+json" in head
+            assert json.loads(body)["code"] == "bad_request"
+    finally:
+        site.close()
 
 
 @pytest.mark.timeout(SECONDS + 60)

@@ -34,3 +34,25 @@ async def test_many_claims_of_one_name_at_once_have_one_winner(store: Store) -> 
     assert len({next(t for t in found if t.name == "web") for found in answers}) == 1
     assert len(await store.tunnels()) == 7
     assert len({tunnel.id for tunnel in await store.tunnels()}) == 7
+
+
+async def test_a_tunnel_keeps_its_kind_and_port(store: Store) -> None:
+    one = await device(store, "one")
+    db, web = await store.tunnels_claim([("db", "http", one), ("web", "http", one)], 1.0)
+    assert (db.kind, db.port) == ("http", None)
+    await store.tunnel_change(db.id, kind="tcp", port=15432)
+    await store.tunnel_change(web.id, kind="tcp", port=None)
+    [again, other] = await store.tunnels()
+    assert (again.name, again.kind, again.port) == ("db", "tcp", 15432)
+    assert (other.name, other.kind, other.port) == ("web", "tcp", None)
+
+
+async def test_a_port_is_never_of_two_tunnels(store: Store) -> None:
+    one = await device(store, "one")
+    db, web = await store.tunnels_claim([("db", "tcp", one), ("web", "tcp", one)], 1.0)
+    await store.tunnel_change(db.id, kind="tcp", port=15432)
+    await store.tunnel_change(web.id, kind="tcp", port=15432)
+    assert {tunnel.name: tunnel.port for tunnel in await store.tunnels()} == {
+        "db": None,
+        "web": 15432,
+    }

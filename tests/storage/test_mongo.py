@@ -120,6 +120,7 @@ async def test_a_batch_that_failed_halfway_is_not_there_twice(
 ) -> None:
     batch = packed(*(record(number) for number in range(5)))
     insert = MongoStore._insert
+    monkeypatch.setattr("proxy_engine.storage.mongo.requests.INSERT_MAX", 2)
 
     async def breaks_off(self: MongoStore, documents: list[dict[str, Any]]) -> None:
         await insert(self, documents[:3])
@@ -129,7 +130,7 @@ async def test_a_batch_that_failed_halfway_is_not_there_twice(
     with pytest.raises(StorageError):
         await store.requests_add(batch)
     assert db.requests.count_documents({}) == 3
-    monkeypatch.undo()
+    monkeypatch.setattr(MongoStore, "_insert", insert)
     # More has come meanwhile, and goes along.
     assert await store.requests_add(batch + packed(record(5), record(6))) == 7
     assert [item.time_us for item in await store.requests_last(100)] == list(range(7))

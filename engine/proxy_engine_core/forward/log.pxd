@@ -1,12 +1,15 @@
 # The record of a finished request in the worker's log ring, and its layout for the
 # readers (records.pyx, log_batch.pyx): a packed header, then the strings: request id,
-# address, method, host, path, reason. Stores keep records in this form: a change of it is a
-# new format there.
+# address, method, host, path, reason. Stores keep records in this form: who changes it
+# gives it the next LOG_FORMAT.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.transaction cimport Visitor
 
+
+cdef enum:
+    LOG_FORMAT = 1
 
 cdef struct LogHeader:
     uint64_t time_us                      # wall clock

@@ -55,6 +55,7 @@ cdef enum LogFlag:                        # core.pyi LOG_*
     LOG_TUNNEL = 8
     LOG_LOCAL = 16
     LOG_TCP = 32
+    LOG_OPEN = 64                         # not finished: in a list of what is under way
 
 cdef enum:
     LOG_METHOD_SIZE_MAX = 24

@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from proxy_engine.api.context import Service
-from proxy_engine.api.dispatch import BODY_MAX, Answer, Ask, Dispatcher
+from proxy_engine.api.dispatch import BODY_MAX, Answer, Ask, Dispatcher, problem_answer
 from proxy_engine.api.middleware import ACTOR, SERVER, admin_only, errors, known_hosts
 from proxy_engine.api.pages import add_pages
+from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Upgrade
 from proxy_engine.api.sockets import SOCKETS, close_all
 from proxy_engine.api.table import TABLE
@@ -46,8 +49,42 @@ def create_app(service: Service) -> web.Application:
     return app
 
 
+class _Protocol(web.RequestHandler):
+    """Says problems too where aiohttp answers by itself: to what it can not parse."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)  # for its log
+        if status < 500:
+            problem = Problem(
+                status, "bad_request", "this is not valid HTTP, or its head is too large"
+            )
+        else:
+            problem = Problem(status, "internal_error", "this is a bug; the server's log says more")
+        answer = problem_answer(problem)
+        response = web.Response(status=status, headers=answer.headers, body=problem.body())
+        response.force_close()
+        return response
+
+
+class _Runner(web.AppRunner):
+    @property
+    def server(self) -> Any:
+        """What makes a protocol for each connection."""
+        server = super().server
+        quiet: Any = {"access_log": None}  # which its types do not know
+        return server and partial(_Protocol, server, loop=asyncio.get_running_loop(), **quiet)
+
+
 async def start_api(listener: socket.socket, service: Service) -> web.AppRunner:
-    runner = web.AppRunner(create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
+    runner = _Runner(create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
     await runner.setup()
     await web.SockSite(runner, listener).start()
     return runner

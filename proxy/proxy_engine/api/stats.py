@@ -21,8 +21,7 @@ def all_stats(service: Service) -> dict[str, int]:
     log, guard, cache, events = service.request_log, service.guard, service.cache, service.events
     return {
         **service.engine.stats(),
-        "request_log_written": log.written,
-        "request_log_dropped": log.dropped,
+        **log.stats(),
         "logins_failed": guard.failed,
         "logins_limited": guard.limited,
         "token_cache_hits": cache.hits,

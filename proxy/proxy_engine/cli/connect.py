@@ -12,6 +12,7 @@ from proxy_engine.cli.parser import add_common, add_process, add_setting, settin
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.control import PublicTunnel
+    from proxy_engine.values import Address, TcpTunnel
 
 
 def add_parser(verbs: Any) -> None:
@@ -43,6 +44,19 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(
         parser,
+        "tcp",
+        metavar="PORT=HOST:PORT",
+        action="append",
+        help="... at a public port, 0: any; NAME:PORT= names it, NAME= is private; repeatable",
+    )
+    add_setting(
+        parser,
+        "proxy_protocol",
+        metavar="NAMES",
+        help="TCP tunnels (or their ports) whose targets get a PROXY protocol v2 header",
+    )
+    add_setting(
+        parser,
         "allow_target",
         metavar="NETWORK[:PORTS]",
         action="append",
@@ -65,9 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    if not chosen.http:
-        raise UsageError("which services? give --http NAME=HOST:PORT")
+    if not chosen.http and not chosen.tcp:
+        raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
     token = _token(chosen)
+    chosen = _named(chosen, token)
     from proxy_engine import logs
     from proxy_engine.reach import proxy_for
     from proxy_engine.runner import run_async
@@ -94,11 +109,55 @@ def _token(chosen: Settings) -> str:
     return token
 
 
+def _named(chosen: Settings, token: str) -> Settings:
+    """Every TCP tunnel with a name. One without any has the same at each start, so that it gets
+    the same port, and another than other devices'."""
+    import hashlib
+
+    import msgspec
+
+    from proxy_engine.errors import UsageError
+
+    tcp = {}
+    for key, tunnel in chosen.tcp.items():
+        name = tunnel.name
+        if not name:
+            name = "tcp-" + hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
+        tcp[key] = tunnel._replace(name=name)
+    names = [*chosen.http, *(tunnel.name for tunnel in tcp.values())]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f'tunnel "{name}" is given twice')
+    for word in chosen.proxy_protocol:
+        if not any(_is_meant(word, key, tunnel) for key, tunnel in tcp.items()):
+            raise UsageError(f'--proxy-protocol: there is no TCP tunnel "{word}"')
+    return msgspec.structs.replace(chosen, tcp=tcp)
+
+
+def _is_meant(word: str, key: str, tunnel: TcpTunnel) -> bool:
+    return word in (key, tunnel.name, str(tunnel.port))
+
+
+def _targets(chosen: Settings) -> dict[str, Address]:
+    return {**chosen.http, **{tunnel.name: tunnel.target for tunnel in chosen.tcp.values()}}
+
+
+def _flags(chosen: Settings) -> dict[str, int]:
+    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP
+
+    flags = {}
+    for key, tunnel in chosen.tcp.items():
+        wants = any(_is_meant(word, key, tunnel) for word in chosen.proxy_protocol)
+        flags[tunnel.name] = TARGET_TCP | (TARGET_PROXY_HEADER if wants else 0)
+    return flags
+
+
 async def _connect(chosen: Settings, token: str) -> int:
     import asyncio
 
     from proxy_engine.agent import Agent
     from proxy_engine.cli.signals import Signals
+    from proxy_engine.control import TunnelSpec
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
     from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
@@ -111,8 +170,13 @@ async def _connect(chosen: Settings, token: str) -> int:
         engine,
         servers=Servers([parse_server(url) for url in chosen.server], chosen.transport),
         token=token,
-        targets=Targets(engine, chosen.http, resolve, allowed=chosen.allow_target),
-        tunnels=list(chosen.http),
+        targets=Targets(
+            engine, _targets(chosen), resolve, _flags(chosen), allowed=chosen.allow_target
+        ),
+        tunnels=[
+            *(TunnelSpec(name) for name in chosen.http),
+            *(TunnelSpec(tunnel.name, "tcp", tunnel.port) for tunnel in chosen.tcp.values()),
+        ],
         reach=Reacher(resolve, proxy=chosen.proxy),
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
@@ -149,7 +213,7 @@ def _announce(chosen: Settings, public: list[PublicTunnel]) -> None:
     from proxy_engine.cli.output import box, is_terminal
     from proxy_engine.text import escape
 
-    targets = {name: str(target) for name, target in chosen.http.items()}
+    targets = {name: str(target) for name, target in _targets(chosen).items()}
     if chosen.log_format == "json":
         tunnels = [
             {"name": x.name, "kind": x.kind, "url": x.url, "target": targets.get(x.name, "")}

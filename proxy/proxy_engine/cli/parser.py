@@ -46,11 +46,12 @@ class VersionAction(argparse.Action):
         parser.exit()
 
 
-def add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+def add_setting(
+    parser: argparse.ArgumentParser, name: str, *, flag: str = "", **options: Any
+) -> None:
     """A setting as a flag. What is not given stays out, so that other layers can speak."""
-    parser.add_argument(
-        "--" + name.replace("_", "-"), dest=name, default=argparse.SUPPRESS, **options
-    )
+    flag = flag or "--" + name.replace("_", "-")
+    parser.add_argument(flag, dest=name, default=argparse.SUPPRESS, **options)
 
 
 def add_common(parser: argparse.ArgumentParser, function: Any) -> None:

@@ -1,4 +1,4 @@
-"""proxy-engine requests: the request log, read from the server's database."""
+"""proxy-engine requests: the request log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_store, settings
+from proxy_engine.cli.client import Client, add_target, connected
+from proxy_engine.cli.parser import add_common
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Request
@@ -33,7 +34,7 @@ def add_parser(verbs: Any) -> None:
         "-n", "--lines", metavar="N", type=_count, default=20, help="how many at first [20]"
     )
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_store(tail)
+    add_target(tail)
     add_common(tail, _tail)
 
 
@@ -44,37 +45,40 @@ def _count(text: str) -> int:
 
 
 def _tail(args: argparse.Namespace) -> int:
-    import asyncio
-
     try:
-        asyncio.run(_follow(args))
+        with connected(args) as client:
+            _follow(args, client)
     except KeyboardInterrupt:
         if not args.follow:
             raise
     return 0
 
 
-async def _follow(args: argparse.Namespace) -> None:
-    import asyncio
-
-    from proxy_engine.storage.opening import open_store
-
-    store = await open_store(settings(args), create=False)
-    try:
-        last = 0
-        found = await store.requests_last(max(args.lines, 1))
+def _follow(args: argparse.Namespace, client: Client) -> None:
+    found = _read(client, limit=1)
+    last = found[-1].id if found else 0
+    if args.lines > 0 and last > 0:
+        last = max(0, last - args.lines)  # ids follow each other
+        while found := _read(client, after=last, limit=BATCH):
+            last = found[-1].id
+            _print(found, args.json)
+            if len(found) < BATCH:
+                break
+    while args.follow:
+        found = _read(client, after=last, limit=BATCH)
         if found:
             last = found[-1].id
-        _print(found if args.lines else [], args.json)
-        while args.follow:
-            found = await store.requests_after(last, BATCH)
-            if found:
-                last = found[-1].id
-                _print(found, args.json)
-            if len(found) < BATCH:
-                await asyncio.sleep(POLL_INTERVAL)
-    finally:
-        await store.close()
+            _print(found, args.json)
+        if len(found) < BATCH:
+            time.sleep(POLL_INTERVAL)
+
+
+def _read(client: Client, **query: int) -> list[Request]:
+    import msgspec
+
+    from proxy_engine.storage import Request
+
+    return msgspec.convert(client.call("GET", "/requests", query=query)["items"], list[Request])
 
 
 def _print(found: list[Request], as_json: bool) -> None:

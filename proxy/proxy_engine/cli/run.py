@@ -43,10 +43,31 @@ def add_parser(verbs: Any) -> None:
         parser, "keep_requests_size", metavar="SIZE", help="... no larger than, such as 10GiB [any]"
     )
     add_setting(
+        parser,
+        "request_sample",
+        metavar="SHARE",
+        help="of the requests that went well, the share that is logged [1]",
+    )
+    add_setting(
+        parser, "request_redact", metavar="KEYS", help="more keys of queries with secret values"
+    )
+    add_setting(
+        parser,
+        "request_journal_max",
+        metavar="SIZE",
+        help="log on disk while the store fails, 0: none [1GiB]",
+    )
+    add_setting(
         parser, "login_failures", metavar="N", help="failed logins a minute of an address [20]"
     )
     add_setting(
         parser, "links_per_agent", metavar="N", help="links one agent may have [one a worker]"
+    )
+    add_setting(
+        parser,
+        "tcp_ports",
+        metavar="RANGES",
+        help="public ports that TCP tunnels may have [10000-20000]",
     )
     add_setting(
         parser,

@@ -13,7 +13,7 @@ from proxy_engine.app import Server
 from proxy_engine.cli import output
 from proxy_engine.cli.signals import Signals
 from proxy_engine.config import Settings
-from proxy_engine.control import PublicTunnel
+from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.demo import checks, service
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
 from proxy_engine.reach import Reacher
@@ -74,7 +74,7 @@ async def _connect(
         servers=Servers([parse_server(f"http://{server.listen}")], "auto"),
         token=token,
         targets=Targets(engine, {TUNNEL: Address("127.0.0.1", port)}, resolve),
-        tunnels=[TUNNEL],
+        tunnels=[TunnelSpec(TUNNEL)],
         reach=Reacher(resolve),
         announce=announce,
         call_later=asyncio.get_running_loop().call_later,

@@ -16,6 +16,7 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     device_id: int
     created_at: float
+    port: int | None = None  # of a TCP tunnel that has a public one
 
 
 class TunnelStore(Protocol):
@@ -27,3 +28,6 @@ class TunnelStore(Protocol):
 
         Returns: the tunnels of all these names; some may be another device's.
         """
+
+    async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
+        """What it is from now on. A port that another tunnel has is taken from that one."""

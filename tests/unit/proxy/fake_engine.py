@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import types
@@ -21,7 +22,9 @@ class FakeEngine:
         self.replies: list[tuple[int, bytes, dict[str, Any]]] = []
         self.dials: list[tuple[str, int, bytes, str]] = []
         self.dial_workers: list[int] = []
-        self.targets: list[tuple[str, str, int]] = []
+        self.targets: list[tuple[str, str, int, int]] = []
+        self.ports: set[int] = set()  # listened on
+        self.ports_in_use: set[int] = set()  # by somebody else
 
     def auth_reply(self, ticket: int, response: bytes, **options: Any) -> bool:
         self.replies.append((ticket, response, options))
@@ -34,6 +37,16 @@ class FakeEngine:
             else:
                 self.routes[op[1]] = (op[2], tuple(op[3]), op[4])
         self.calls.append(("routes", len(ops)))
+
+    def tcp_listen(self, host: str, port: int) -> int:
+        assert port not in self.ports
+        if port in self.ports_in_use:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        self.ports.add(port)
+        return port
+
+    def tcp_close(self, port: int) -> None:
+        self.ports.discard(port)
 
     def link_send(self, link: int, record: bytes) -> bool:
         assert len(record) <= 65536

@@ -9,7 +9,7 @@ import pytest
 from proxy_engine import handshake
 from proxy_engine.agent import Agent
 from proxy_engine.backoff import Backoff
-from proxy_engine.control import PublicTunnel
+from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.errors import UsageError
 from proxy_engine.link_keeper import REGISTER_TIMEOUT
 from proxy_engine.reach import Reached
@@ -51,7 +51,7 @@ class Device:
             servers=Servers([parse_server(url) for url in servers], transport),
             token="pe_secret",
             targets=Targets(fake, {"web": Address("127.0.0.1", 3000)}, self.resolve),
-            tunnels=["web"],
+            tunnels=[TunnelSpec("web")],
             reach=self.reach,
             announce=self.public.append,
             call_later=self.call_later,
@@ -156,14 +156,14 @@ async def test_it_dials_with_its_token_and_offers(device: Device, engine: FakeEn
     assert sent["authorization"] == "Bearer pe_secret"
     assert (sent["proxy-engine-version"], sent["proxy-engine-window"]) == ("1", "262144")
     assert len(sent["proxy-engine-instance"]) == 32
-    assert engine.targets == [("web", "127.0.0.1", 3000)]
+    assert engine.targets == [("web", "127.0.0.1", 3000, 0)]
 
 
 async def test_it_registers_and_announces(device: Device, engine: FakeEngine) -> None:
     link = await device.up()
     [(to, record)] = engine.sent
     assert to == link
-    assert record["tunnels"] == [{"name": "web", "kind": "http"}]
+    assert record["tunnels"] == [{"name": "web", "kind": "http", "port": None}]
     assert record["agent"].startswith("proxy-engine/")
     await device.registered(link)
     assert device.public == [[PublicTunnel("web", "http", "http://web.proxy.example:8080/")]]

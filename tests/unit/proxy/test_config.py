@@ -50,11 +50,15 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "keep_requests": "10",
         "keep_requests_age": "30d",
         "keep_requests_size": "10GiB",
+        "request_sample": "0.1",
+        "request_redact": "pin,card",
+        "request_journal_max": "2GiB",
         "mongodb_uri": "mongodb://a",
         "mongodb_uri_file": "f",
         "mongodb_driver": "pymongo",
         "login_failures": "5",
         "links_per_agent": "3",
+        "tcp_ports": "2000-2010",
         "link_busy_share": "50",
         "server": "http://x,http://y",
         "proxy": "http://p:3128",
@@ -63,6 +67,8 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "token_file": "f",
         "device": "pi",
         "http": "web=127.0.0.1:3000",
+        "tcp": "15432=127.0.0.1:5432",
+        "proxy_protocol": "15432",
         "transport": "tcp",
         "links": "2",
         "admin_url": "http://127.0.0.1:8081",
@@ -124,6 +130,11 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() 
         ("mongodb_driver", "mongoose"),
         ("keep_requests_size", "10 elephants"),
         ("keep_requests_size", True),
+        ("request_sample", "1.5"),
+        ("request_sample", "some"),
+        ("request_sample", True),
+        ("request_sample", float("nan")),
+        ("request_journal_max", "much"),
         ("listen", "8080"),
         ("listen", "host:99999"),
         ("listen", 8080),
@@ -182,6 +193,33 @@ def test_the_data_dir_follows_xdg() -> None:
     assert relative == Path("~/.local/share/proxy-engine").expanduser()
 
 
+def test_tcp_tunnels_are_ports_names_or_both() -> None:
+    text = "15432=127.0.0.1:5432, db:0=[::1]:5432, ssh=localhost:22, 0=10.0.0.1:1"
+    tunnels = config.load({"tcp": [text]}, {}).tcp
+    assert {key: tuple(tunnel) for key, tunnel in tunnels.items()} == {
+        "15432": ("tcp-15432", 15432, ("127.0.0.1", 5432)),
+        "db:0": ("db", 0, ("::1", 5432)),
+        "ssh": ("ssh", None, ("localhost", 22)),
+        "0": ("", 0, ("10.0.0.1", 1)),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["65536=a:1", "db:=a:1", ":1=a:1", "Db=a:1", "db:x=a:1", "db:-1=a:1", "db=a", "db=a:0"]
+)
+def test_what_is_no_tcp_tunnel_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--tcp"):
+        config.load({"tcp": [text]}, {})
+
+
+def test_ports_of_tcp_tunnels_are_ranges() -> None:
+    assert config.load({"tcp_ports": "2000-2010, 22"}, {}).tcp_ports == ((2000, 2010), (22, 22))
+    assert config.load({"tcp_ports": ""}, {}).tcp_ports == ()
+    for text in ("0-10", "10-9", "x", "1-65536", "1-2-3"):
+        with pytest.raises(UsageError, match="--tcp-ports"):
+            config.load({"tcp_ports": text}, {})
+
+
 def test_where_each_setting_came_from_is_known(tmp_path: Path) -> None:
     file = write(tmp_path, 'keep_requests = 2\ndomain = "file.example"\n')
     loaded = config.load_with_sources(
@@ -200,6 +238,8 @@ def test_settings_are_shown_as_the_file_would_have_them(tmp_path: Path) -> None:
         listen = "[::1]:80"
         admin_hosts = ["a.example"]
         http = { web = "127.0.0.1:3000" }
+        tcp = { "db:15432" = "127.0.0.1:5432" }
+        tcp_ports = ["2000-2010", "22"]
         token = "pe_secret"
         grace = 1.5
     """
@@ -211,6 +251,8 @@ def test_settings_are_shown_as_the_file_would_have_them(tmp_path: Path) -> None:
         1.5,
     )
     assert shown["http"] == {"web": "127.0.0.1:3000"}
+    assert shown["tcp"] == {"db:15432": "127.0.0.1:5432"}
+    assert shown["tcp_ports"] == ["2000-2010", "22"]
     assert (shown["token"], shown["admin_token"]) == ("[redacted]", "")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,25 @@ def test_only_the_api_and_the_demo_know_aiohttp(path: Path) -> None:
 )
 def test_only_the_sqlite_store_knows_sqlite(path: Path) -> None:
     assert "sqlite3" not in imported_modules(path, PACKAGE.parent)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "mongo"],
+    ids=lambda path: path.name,
+)
+def test_only_the_mongodb_store_knows_mongodb(path: Path) -> None:
+    modules = imported_modules(path, PACKAGE.parent)
+    assert not modules & {"motor", "pymongo", "bson"}
+
+
+def test_the_command_line_starts_without_stores_and_servers() -> None:
+    """They take a second to import, of which --help needs nothing."""
+    script = (
+        "import sys; from proxy_engine.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'aiohttp', 'asyncio', 'bson', 'motor', 'pymongo', 'sqlite3', 'uvloop'}\n"
+        "print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "set()\n")

@@ -30,9 +30,9 @@ async def test_the_engine_is_given_every_address_in_order(engine: FakeEngine) ->
     targets = make(engine, names, web=Address("app", 80), x=Address("db", 81))
     await targets.refresh()
     assert engine.targets == [
-        ("web", "10.0.0.1", 80),
-        ("web", "10.0.0.2", 80),
-        ("x", "10.0.0.3", 81),
+        ("web", "10.0.0.1", 80, 0),
+        ("web", "10.0.0.2", 80, 0),
+        ("x", "10.0.0.3", 81, 0),
     ]
 
 
@@ -42,7 +42,7 @@ async def test_a_changed_answer_is_taken_over(engine: FakeEngine) -> None:
     await targets.refresh()
     names.known["app"] = ["10.0.0.9"]
     await targets.refresh()
-    assert engine.targets == [("web", "10.0.0.9", 80)]
+    assert engine.targets == [("web", "10.0.0.9", 80, 0)]
 
 
 async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngine) -> None:
@@ -51,7 +51,7 @@ async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngin
     await targets.refresh()
     del names.known["app"]
     await targets.refresh()
-    assert engine.targets == [("web", "10.0.0.1", 80)]
+    assert engine.targets == [("web", "10.0.0.1", 80, 0)]
 
 
 async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
@@ -63,7 +63,7 @@ async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
     targets = Targets(_any(engine), aims, names, allowed=[parse_allowed("10.0.0.0/8")])
     for _ in range(2):
         await targets.refresh()
-    assert engine.targets == [("web", "10.0.0.1", 80)]
+    assert engine.targets == [("web", "10.0.0.1", 80, 0)]
     names.known["app"] = ["169.254.169.254"]  # the name was moved elsewhere
     await targets.refresh()
     assert engine.targets == []

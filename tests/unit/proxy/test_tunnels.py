@@ -90,7 +90,12 @@ def test_urls_leave_out_the_port_of_http(table: TunnelTable) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind", "code"),
-    [("web", "http", None), ("Web", "http", "bad_name"), ("web", "tcp", "bad_kind")],
+    [
+        ("web", "http", None),
+        ("Web", "http", "bad_name"),
+        ("web", "tcp", None),
+        ("web", "udp", "bad_kind"),
+    ],
 )
 def test_which_tunnels_can_be(name: str, kind: str, code: str | None) -> None:
     refusal = name_refusal(name, kind)

@@ -21,7 +21,11 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel("name", name="name", unique=True),
         IndexModel([("id", ASCENDING), ("last_seen_at", DESCENDING)], name="id_last_seen_at"),
     ],
-    "tunnels": [IndexModel("name", name="name", unique=True)],
+    "tunnels": [
+        IndexModel("name", name="name", unique=True),
+        # Sparse: only TCP tunnels with a public port have one.
+        IndexModel("port", name="port", unique=True, sparse=True),
+    ],
     "requests": [
         IndexModel([("device", ASCENDING), ("ts", DESCENDING)], name="device_ts"),
         IndexModel([("status", ASCENDING), ("ts", DESCENDING)], name="status_ts"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAMES_MAX_AGE = 10.0  # seconds that a name is taken for what it was
 DELETE_MAX = 10_000  # requests deleted by one call: it has to end within its timeout
+INSERT_MAX = 500  # documents of one call: pymongo encodes them on the event loop
 
 _PROJECTION = dict.fromkeys(Request.__struct_fields__, 1)
 
@@ -67,10 +68,12 @@ class MongoRequests(Database):
         return ids
 
     async def _insert(self, documents: list[dict[str, Any]]) -> None:
-        try:
-            await self._db.requests.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            raise_unless_there(error)
+        for start in range(0, len(documents), INSERT_MAX):
+            piece = documents[start : start + INSERT_MAX]
+            try:
+                await self._db.requests.insert_many(piece, ordered=False)
+            except BulkWriteError as error:
+                raise_unless_there(error)
 
     async def _names_of(self, collection: str, ids: set[int]) -> dict[int, str]:
         now = time.monotonic()

@@ -21,3 +21,11 @@ class MongoTunnels(Database):
         }
         found = await self._claim("tunnels", wanted)
         return [struct(Tunnel, item) for item in found.values()]
+
+    async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
+        change: dict[str, dict[str, object]] = {"$set": {"kind": kind}, "$unset": {"port": ""}}
+        if port is not None:
+            others = {"port": port, "id": {"$ne": tunnel_id}}
+            await self._call(self._db.tunnels.update_many(others, {"$unset": {"port": ""}}))
+            change = {"$set": {"kind": kind, "port": port}}
+        await self._call(self._db.tunnels.update_one({"id": tunnel_id}, change))

@@ -109,4 +109,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "DROP TABLE tokens_before",
     ),
+    (
+        # Public ports of TCP tunnels.
+        "ALTER TABLE tunnels ADD COLUMN port INTEGER",
+        "CREATE UNIQUE INDEX tunnels_port ON tunnels (port)",
+    ),
 )

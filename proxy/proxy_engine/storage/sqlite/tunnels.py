@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from proxy_engine.storage.sqlite.database import Database, fields
 from proxy_engine.storage.tunnels import Tunnel
 
-_TUNNEL = "SELECT id, name, kind, device_id, created_at FROM tunnels "
+_TUNNEL = "SELECT id, name, kind, device_id, created_at, port FROM tunnels "
 
 
 class SqliteTunnels(Database):
@@ -29,6 +29,15 @@ class SqliteTunnels(Database):
             return [_tunnel(row) for row in db.execute(query, (names,)).fetchall()]
 
         return await self._write(claim)
+
+    async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE tunnels SET port = NULL WHERE port = ?", (port,))
+            db.execute(
+                "UPDATE tunnels SET kind = ?, port = ? WHERE id = ?", (kind, port, tunnel_id)
+            )
+
+        await self._write(change)
 
 
 def _tunnel(row: tuple[object, ...]) -> Tunnel:

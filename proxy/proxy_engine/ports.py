@@ -1,0 +1,144 @@
+"""Public ports of TCP tunnels: which there may be, whose they are, and their listeners.
+
+A port is its tunnel's for good: it is kept in the store, so the same tunnel gets it again
+after a reconnect or a restart, and nobody else does. It is listened on only while a link
+serves the tunnel, and GRACE longer: a link that was lost usually comes back sooner. In that
+time visitors are reset, afterwards their connections are refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from proxy_engine import logs
+from proxy_engine.errors import error_text
+
+if TYPE_CHECKING:
+    from proxy_engine.grants import PortRange, Scopes
+    from proxy_engine.storage import Tunnel
+    from proxy_engine.tunnels import TunnelTable
+    from proxy_engine_core.core import Engine
+
+GRACE = 10.0  # seconds
+TRIES = 64  # ports tried when any will do
+
+Refusal = tuple[str, str]  # code, message
+
+_log = logs.get("ports")
+
+
+class Ports:
+    """The ports of one engine.
+
+    Args:
+        host: IP literal to listen on.
+        ranges: ports that tunnels may have at all.
+        reserved: ports of the server's own, never a tunnel's.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        table: TunnelTable,
+        *,
+        host: str = "127.0.0.1",
+        ranges: tuple[PortRange, ...] = (),
+        reserved: Collection[int] = (),
+        monotonic: Callable[[], float] = time.monotonic,
+        shuffle: Callable[[list[int]], None] = random.shuffle,
+    ) -> None:
+        self._engine = engine
+        self._table = table
+        self._host = host
+        self._ranges = ranges
+        self._reserved = frozenset(reserved)
+        self._monotonic = monotonic
+        self._shuffle = shuffle
+        self._open: dict[int, float] = {}  # when a link last served it
+        self._closed: dict[int, float] = {}  # a moment ago
+        self._again: set[int] = set()  # to be opened once their old listeners are gone
+
+    def refusal(self, port: int, scopes: Scopes) -> Refusal | None:
+        """Why no tunnel of these scopes can have this port."""
+        if not any(first <= port <= last for first, last in self._ranges):
+            allowed = ", ".join(map(str, self._ranges)) or "none"
+            return "port_forbidden", f"port {port} is none that this server gives out ({allowed})"
+        if port in self._reserved:
+            return "port_forbidden", f"port {port} is the server's own"
+        if not scopes.allows_port(port):
+            return "port_forbidden", f"the token does not allow port {port}"
+        return None
+
+    def find(self, wanted: int, tunnel: Tunnel, scopes: Scopes) -> int | Refusal:
+        """An open port for a tunnel: the wanted one, or with 0 the one it has, or any."""
+        if wanted:
+            refusal = self.refusal(wanted, scopes) or self._taken(wanted, tunnel)
+            return refusal or self.open(wanted) or wanted
+        if (
+            tunnel.port is not None
+            and self.refusal(tunnel.port, scopes) is None
+            and self.open(tunnel.port) is None
+        ):
+            return tunnel.port
+        candidates = [
+            port
+            for first, last in self._ranges
+            for port in range(first, last + 1)
+            if self.refusal(port, scopes) is None and self._table.port_owner(port) is None
+        ]
+        self._shuffle(candidates)
+        for port in candidates[:TRIES]:
+            if self.open(port) is None:
+                return port
+        return "port_taken", "no port is free that the server and the token allow"
+
+    def _taken(self, port: int, tunnel: Tunnel) -> Refusal | None:
+        owner = self._table.port_owner(port)
+        if owner is None or owner.name == tunnel.name:
+            return None
+        if owner.device_id == tunnel.device_id and not self._table.links(owner):
+            return None  # the device calls its tunnel something else now
+        return "port_taken", f"port {port} belongs to another tunnel"
+
+    def open(self, port: int) -> Refusal | None:
+        """Listen on it, unless we do already."""
+        now = self._monotonic()
+        if port in self._open:
+            self._open[port] = now
+            return None
+        try:
+            self._engine.tcp_listen(self._host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and now - self._closed.get(port, now - 2) < 2:
+                self._again.add(port)  # by our own listeners, which are about to go
+            else:
+                _log.warning("port not opened", port=port, error=error_text(error))
+                return "port_taken", f"port {port} can not be had: {error_text(error)}"
+        self._open[port] = now
+        return None
+
+    def close(self, port: int) -> None:
+        """Nobody serves it any more."""
+        if self._open.pop(port, None) is not None:
+            self._closed[port] = self._monotonic()
+            self._again.discard(port)
+            self._engine.tcp_close(port)
+
+    def tick(self) -> None:
+        """Once a second: close what nobody has served for a while."""
+        now = self._monotonic()
+        for port in list(self._again):
+            self._again.discard(port)
+            del self._open[port]
+            self.open(port)
+        self._closed = {port: at for port, at in self._closed.items() if now - at < 2}
+        for port, served_at in list(self._open.items()):
+            owner = self._table.port_owner(port)
+            if owner is not None and self._table.links(owner):
+                self._open[port] = now
+            elif now - served_at >= GRACE:
+                self.close(port)

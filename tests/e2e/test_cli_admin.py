@@ -1,0 +1,86 @@
+"""Verbs that ask a server over its API, as one would from another machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.e2e.harness import RecordingTarget
+from tests.e2e.processes import Process, run
+from tests.e2e.site import Site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site") / "data")
+    yield site
+    site.close()
+
+
+def where(site: Site) -> tuple[str, str]:
+    return "--admin", f"http://127.0.0.1:{site.admin_port}"
+
+
+def ask(site: Site, *words: str, token: str = "") -> CompletedProcess[str]:
+    return run(*words, *where(site), PROXY_ENGINE_ADMIN_TOKEN=token or site.admin_token)
+
+
+def one_error(result: CompletedProcess[str], code: int = 1) -> str:
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (code, "", 1), result
+    return result.stderr
+
+
+def test_requests_are_read_from_afar(site: Site, shared_target: RecordingTarget) -> None:
+    agent = site.connect({"web": shared_target.port})
+    for number in range(5):
+        site.get("web", f"/{number}")
+    tail = Process(
+        "requests", "tail", "-f", "--json", *where(site),
+        PROXY_ENGINE_ADMIN_TOKEN=site.admin_token,
+    )  # fmt: skip
+    try:
+        tail.wait_for(lambda: tail.has_printed('"/4"'))
+        site.get("web", "/new")
+        tail.wait_for(lambda: tail.has_printed('"/new"'))
+        tail.signal(signal.SIGINT)
+        assert tail.exit_code() == 0
+    finally:
+        tail.end()
+        agent.end()
+    last = ask(site, "requests", "tail", "-n", "3", "--json")
+    paths = [json.loads(line)["path"] for line in last.stdout.splitlines()]
+    assert paths == ["/3", "/4", "/new"]
+    here = run("requests", "tail", "-n", "3", "--json", "--data-dir", str(site.data_dir))
+    assert here.stdout == last.stdout
+    assert ask(site, "requests", "tail", "-n", "0").stdout == ""
+
+
+def test_the_address_and_the_token_may_come_from_anywhere(site: Site, tmp_path: Path) -> None:
+    secret = tmp_path / "admin-token"
+    secret.write_text(site.admin_token + "\n")
+    flags = run("requests", "tail", *where(site), "--admin-token-file", str(secret))
+    assert flags.returncode == 0, flags.stderr
+    file = tmp_path / "admin.toml"
+    file.write_text(f'admin_url = "{where(site)[1]}/"\nadmin_token_file = "{secret}"\n')
+    assert run("requests", "tail", "--config", str(file)).stdout == flags.stdout
+    variables = run("requests", "tail", PROXY_ENGINE_ADMIN_URL=where(site)[1],
+                    PROXY_ENGINE_ADMIN_TOKEN=site.admin_token)  # fmt: skip
+    assert variables.stdout == flags.stdout
+
+
+def test_what_goes_wrong_is_one_line(site: Site, tmp_path: Path) -> None:
+    tail = ("requests", "tail")
+    assert "which admin token?" in one_error(run(*tail, *where(site)), 2)
+    wrong = one_error(ask(site, *tail, token="pe_" + "x" * 43))
+    assert "this token opens nothing" in wrong
+    assert "device token" in one_error(ask(site, *tail, token=site.device_token))
+    environ = {"PROXY_ENGINE_ADMIN_TOKEN": site.admin_token}
+    assert "Connection refused" in one_error(run(*tail, "--admin", "http://127.0.0.1:1", **environ))
+    assert "--admin" in one_error(run(*tail, "--admin", "127.0.0.1:8081", **environ), 2)
+    # Visitors' port: something answers, but not the API.
+    one_error(run(*tail, "--admin", f"http://127.0.0.1:{site.port}", **environ))
