@@ -21,6 +21,7 @@ from proxy_engine.journal import Journal
 from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.metric_history import MetricHistory
 from proxy_engine.ports import Ports
 from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
@@ -108,6 +109,7 @@ class Server:
 
     async def _start(self) -> None:
         from proxy_engine.api import start_api
+        from proxy_engine.api.stats import all_stats
 
         settings = self.settings
         self.engine = make_engine("server", settings)
@@ -170,6 +172,9 @@ class Server:
         self._exit.push_async_callback(self._runner.stop)
         ticker = asyncio.create_task(self._tick(), name="tick")
         self._exit.callback(ticker.cancel)
+        history = MetricHistory(self.store, lambda: all_stats(self))
+        keeper = asyncio.create_task(history.run(), name="metric-history")
+        self._exit.callback(keeper.cancel)
         _log.info(
             "listening",
             listen=self.listen,

@@ -84,3 +84,21 @@ def test_what_goes_wrong_is_one_line(site: Site, tmp_path: Path) -> None:
     assert "--admin" in one_error(run(*tail, "--admin", "127.0.0.1:8081", **environ), 2)
     # Visitors' port: something answers, but not the API.
     one_error(run(*tail, "--admin", f"http://127.0.0.1:{site.port}", **environ))
+
+
+def test_tunnels_are_listed_and_only_the_server_knows_who_is_there(
+    site: Site, shared_target: RecordingTarget
+) -> None:
+    agent = site.connect({"api": shared_target.port})
+    try:
+        there = json.loads(ask(site, "tunnel", "list", "--json").stdout)
+        assert [(each["name"], each["is_online"]) for each in there if each["name"] == "api"] == [
+            ("api", True)
+        ]
+        here = json.loads(run("tunnel", "list", "--json", "--data-dir", str(site.data_dir)).stdout)
+        assert [each["name"] for each in here] == [each["name"] for each in there]
+        table = ask(site, "tunnel", "list").stdout.splitlines()
+        assert table[0].split("\t")[:3] == ["name", "kind", "device"]
+        assert "online" in table[1]
+    finally:
+        agent.end()

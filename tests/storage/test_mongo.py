@@ -71,6 +71,7 @@ async def test_indexes_are_what_is_searched_for(db: Documents, store: MongoStore
     assert "text" in requests
     assert db.requests.index_information()["ts"]["expireAfterSeconds"] == 3600
     assert keys(db, "devices")["id_last_seen_at"] == [("id", 1), ("last_seen_at", -1)]
+    assert keys(db, "metrics")["ts_type"] == [("ts", -1), ("type", 1)]
     for collection in ("tokens", "devices", "tunnels"):
         assert db[collection].index_information()["name"]["unique"]
 

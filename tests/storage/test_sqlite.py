@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,30 @@ async def test_the_file_shrinks_when_much_of_it_is_free(tmp_path: Path) -> None:
     await store.requests_trim(Retention(count=2000), 0.0)
     assert size() < 0.4 * full
     assert len(await store.requests_last(10_000)) == 2000
+    await store.close()
+
+
+async def test_a_write_that_waited_too_long_is_never_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await SqliteStore.open(tmp_path / "db")
+    other = sqlite3.connect(tmp_path / "db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("proxy_engine.storage.sqlite.database.CALL_TIMEOUT", 0.2)
+    started = time.monotonic()
+    answers = await asyncio.gather(
+        *(store.requests_add(packed(record(number))) for number in range(3)),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers] == [StorageError] * 3
+    assert time.monotonic() - started < 2
+    assert await store.tokens() == []  # reads do not wait
+    other.execute("ROLLBACK")
+    monkeypatch.undo()
+    await store.requests_add(packed(record(9)))
+    # The first was under way and nobody can tell what becomes of it; the others never began.
+    assert {item.time_us for item in await store.requests_last(10)} <= {0, 9}
+    other.close()
     await store.close()
 
 

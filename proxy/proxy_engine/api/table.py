@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from proxy_engine.api import configuration, devices, events, health, requests, stats, tunnels
+from proxy_engine.api import (
+    configuration,
+    devices,
+    events,
+    health,
+    metrics,
+    requests,
+    stats,
+    tunnels,
+)
 from proxy_engine.api.routes import Route, Routes
 
 TOPICS: tuple[Routes, ...] = (
@@ -10,6 +19,7 @@ TOPICS: tuple[Routes, ...] = (
     tunnels.routes,
     requests.routes,
     stats.routes,
+    metrics.routes,
     events.routes,
     configuration.routes,
     health.routes,

@@ -15,11 +15,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from proxy_engine.cli.parser import add_setting, add_store, settings
-from proxy_engine.errors import ProxyEngineError, UsageError, error_text
+from proxy_engine.errors import EXIT_USAGE, ProxyEngineError, UsageError, error_text
 
 if TYPE_CHECKING:
     import http.client
@@ -37,6 +37,8 @@ class ApiError(ProxyEngineError):
         super().__init__(detail)
         self.status = status
         self.code = code
+        if status in (400, 422):
+            self.exit_code = EXIT_USAGE
 
 
 class Client(Protocol):
@@ -82,7 +84,7 @@ def connected(args: argparse.Namespace, *, create: bool = False) -> Iterator[Cli
         create: make a data dir that is not there.
     """
     chosen = settings(args)
-    client: Client = Remote(chosen) if chosen.admin_url else _local(chosen, create)
+    client: Client = Remote(chosen) if chosen.admin_url else Local(chosen, create=create)
     try:
         yield client
     finally:
@@ -207,10 +209,6 @@ def _decoded(answer: bytes) -> Any:
         raise ProxyEngineError("what answered is not a proxy-engine admin API") from None
 
 
-def _local(chosen: Settings, create: bool) -> Client:
-    return Local(chosen, create=create)
-
-
 class Local:
     """The table of routes in this process, with the store the settings mean."""
 
@@ -268,12 +266,6 @@ class Local:
     def close(self) -> None:
         self._runner.run(self._store.close())
         self._runner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _matcher(path: str) -> re.Pattern[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 
@@ -40,3 +41,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         rendered.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(rendered)
+
+
+def moment_text(moment: float | None) -> str:
+    """A time of the store for people, in their own zone."""
+    if moment is None:
+        return "-"
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

@@ -5,7 +5,7 @@ its calls in threads of its own. No call blocks the event loop, and none waits f
 a store can not do now raises StorageError, and the next call may succeed again.
 
 One file for each concern, here as the interface and in each backend as its implementation:
-access (tokens, devices), tunnels, requests (the log). tests/storage holds every backend to
+access (tokens, devices), tunnels, requests (the log), metrics. tests/storage holds every backend to
 the same contract.
 """
 
@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxy_engine.storage.access import AccessStore, Device, NameTaken, Token
+from proxy_engine.storage.metrics import Metric, MetricStore
 from proxy_engine.storage.requests import Request, RequestStore, Retention
 from proxy_engine.storage.tunnels import Tunnel, TunnelStore
 
 __all__ = [
     "Device",
+    "Metric",
     "NameTaken",
     "Request",
     "Retention",
@@ -28,7 +30,7 @@ __all__ = [
 ]
 
 
-class Store(AccessStore, TunnelStore, RequestStore, Protocol):
+class Store(AccessStore, TunnelStore, RequestStore, MetricStore, Protocol):
     async def close(self) -> None:
         """Idempotent."""
 

@@ -17,7 +17,7 @@ from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.reload import Reloaded
 from proxy_engine.request_log import RequestLog
-from proxy_engine.storage import Retention
+from proxy_engine.storage import Metric, Retention
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -252,3 +252,16 @@ async def test_a_reload_that_fails_says_why(
 ) -> None:
     response = await client.post("/api/v1/config/reload", headers=admin)
     assert (response.status, (await response.json())["detail"]) == (422, "listen: no")
+
+
+async def test_metrics_are_listed_by_time(
+    client: TestClient[Any, Any], service: Service, admin: dict[str, str]
+) -> None:
+    for moment in (100.0, 160.0):
+        await service.store.metric_add(
+            Metric(time=moment, type="server", values={"requests": int(moment)})
+        )
+    answer = await client.get("/api/v1/metrics?since=120", headers=admin)
+    assert answer.status == 200
+    [item] = (await answer.json())["items"]
+    assert item == {"time": 160.0, "type": "server", "values": {"requests": 160}}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from proxy_engine.storage.mongo.access import MongoAccess
+from proxy_engine.storage.mongo.metrics import MongoMetrics
 from proxy_engine.storage.mongo.requests import MongoRequests
 from proxy_engine.storage.mongo.tunnels import MongoTunnels
 
 __all__ = ["MongoStore"]
 
 
-class MongoStore(MongoAccess, MongoTunnels, MongoRequests):
+class MongoStore(MongoAccess, MongoTunnels, MongoRequests, MongoMetrics):
     """Implements storage.Store. Open with `await MongoStore.open(uri)`."""

@@ -25,7 +25,8 @@ def seconds(moment: datetime.datetime) -> float:
     return (moment - _EPOCH) / datetime.timedelta(seconds=1)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON and our structs have it."""
     if isinstance(value, datetime.datetime):
         return seconds(value)
     # A type of its own, so that it would be written back as it was; JSON does not know it.
@@ -47,7 +48,5 @@ def document(fields: Mapping[str, Any]) -> dict[str, Any]:
 def struct(kind: type[_T], found: Mapping[str, Any], **more: Any) -> _T:
     """The struct that a document, and `more`, make. What others keep beside it is ignored, what
     is not there has its default."""
-    fields = {
-        name: _plain(value) for name, value in found.items() if name in kind.__struct_fields__
-    }
+    fields = {name: plain(value) for name, value in found.items() if name in kind.__struct_fields__}
     return msgspec.convert({**fields, **more}, kind, builtin_types=(bytes,))

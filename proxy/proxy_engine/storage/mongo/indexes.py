@@ -26,6 +26,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         # Sparse: only TCP tunnels with a public port have one.
         IndexModel("port", name="port", unique=True, sparse=True),
     ],
+    "metrics": [IndexModel([("ts", DESCENDING), ("type", ASCENDING)], name="ts_type")],
     "requests": [
         IndexModel([("device", ASCENDING), ("ts", DESCENDING)], name="device_ts"),
         IndexModel([("status", ASCENDING), ("ts", DESCENDING)], name="status_ts"),

@@ -114,4 +114,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tunnels ADD COLUMN port INTEGER",
         "CREATE UNIQUE INDEX tunnels_port ON tunnels (port)",
     ),
+    (
+        """
+        CREATE TABLE metrics (
+            type TEXT NOT NULL,
+            time_ms INTEGER NOT NULL,
+            data TEXT NOT NULL,  -- values by name, JSON
+            PRIMARY KEY (type, time_ms)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
 )
