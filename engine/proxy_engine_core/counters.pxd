@@ -72,6 +72,7 @@ cdef enum Counter:
     COUNT_MEMORY_ERRORS
     COUNT_VISITORS_MOVED_OUT
     COUNT_VISITORS_MOVED_IN
+    COUNT_VISITORS_HELD                   # moved, and were ahead of the routes there
     COUNT_VISITOR_MOVES_EXHAUSTED
     COUNT_LINKS_MOVED
     COUNT_MEMORY_SHORT

@@ -66,6 +66,7 @@ cdef tuple NAMES = (
     "memory_errors",
     "visitors_moved_out",
     "visitors_moved_in",
+    "visitors_held",
     "visitor_moves_exhausted",
     "links_moved",
     "memory_short",

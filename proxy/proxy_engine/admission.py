@@ -1,9 +1,10 @@
 """Who may have a link: requests for one, checked and answered.
 
-Requests wait in a list; one task answers them, up to AUTH_BATCH with each look into the
-store, because after a restart every device comes back at once. The answers leave in the
-order of the requests. The engine goes on with an accepted link by itself and reports
-EVENT_LINK_UP; the link table then says who it is.
+Requests wait in a list; one task answers them, up to AUTH_BATCH at once, because after a restart
+every device comes back at once. Those that the cache can tell about are answered first; only the
+others wait for the store, with another task, and they alone are refused if it fails. The answers
+of each kind leave in the order of the requests. The engine goes on with an accepted link by
+itself and reports EVENT_LINK_UP; the link table then says who it is.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Admission:
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
+        self._unknown: list[tuple[Ask, _Request]] = []  # the store has to be asked about them
+        self._is_looking_up = False
         self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
         self._devices_seen: dict[int, float] = {}
         self._replaced: dict[int, set[str]] = {}  # instances turned away, by device
@@ -116,7 +119,7 @@ class Admission:
             raise
 
     async def _answer_all(self) -> None:
-        """Answer all who ask, many for each look into the store."""
+        """Answer all who ask, or put them with those the store is asked about."""
         try:
             while self._asking:
                 batch = self._asking[:AUTH_BATCH]
@@ -132,6 +135,30 @@ class Admission:
                 read.append((ask, self._read(ask)))
             except Refusal as refusal:
                 self._refuse(ask, refusal)
+        known: list[tuple[Ask, _Request]] = []
+        for each in read:
+            (known if self._is_known(each[1]) else self._unknown).append(each)
+        if known:
+            await self._admit(known)
+        if self._unknown and not self._is_looking_up:
+            self._is_looking_up = True
+            self._tasks.spawn(self._look_up())
+
+    def _is_known(self, request: _Request) -> bool:
+        name = handshake.device_name(request.fields)
+        return self._cache.can_tell(tokens.digest(request.secret), name)
+
+    async def _look_up(self) -> None:
+        """Answer those that the store has to be asked about, many with each look."""
+        try:
+            while self._unknown:
+                batch = self._unknown[:AUTH_BATCH]
+                del self._unknown[:AUTH_BATCH]
+                await self._admit(batch)
+        finally:
+            self._is_looking_up = False
+
+    async def _admit(self, read: list[tuple[Ask, _Request]]) -> None:
         left = [ask for ask, _ in read]
         try:
             found = await tokens.find_all(self._cache, [request.secret for _, request in read])

@@ -108,7 +108,7 @@ class Server:
         return f"http://{self.settings.domain}{port}"
 
     async def _start(self) -> None:
-        from proxy_engine.api import start_api
+        from proxy_engine.api.server import start_api
         from proxy_engine.api.stats import all_stats
 
         settings = self.settings

@@ -68,6 +68,14 @@ class TokenCache:
         """The token if it is in here."""
         return self._known.get(digest)
 
+    def can_tell(self, digest: bytes, device: str) -> bool:
+        """Whether the store need not be asked about this token, nor about the device of this
+        name if the token is for several."""
+        token = self._known.get(digest)
+        if token is None:
+            return digest in self._unknown
+        return token.device_id is not None or device in self._devices
+
     async def tokens_by_digest(self, digests: Sequence[bytes]) -> dict[bytes, Token]:
         """The tokens that there are. Raises StorageError if the store had to be asked."""
         found: dict[bytes, Token] = {}

@@ -148,7 +148,7 @@ class Sample(NamedTuple):
     time: float  # seconds
     rss: int  # KiB
     fds: int
-    buffers: int  # KiB in the engine's buffers at most, so far
+    buffers: int  # KiB that the engine's pools of buffers have taken at most, so far
 
     @property
     def rest(self) -> int:
@@ -159,18 +159,16 @@ class Sample(NamedTuple):
 class Weight:
     """Memory and file descriptors of a process, sample by sample."""
 
-    def __init__(
-        self, name: str, process: Process, buffers_max: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, name: str, process: Process, buffers: Callable[[], int] = lambda: 0) -> None:
         self.name = name
         self.pid = process.popen.pid
-        self.buffers_max = buffers_max  # bytes
+        self.buffers = buffers  # bytes
+        self.buffers_max = 0
         self.samples = [self.look()]
 
     def look(self) -> Sample:
-        return Sample(
-            time.monotonic(), rss_kib(self.pid), fd_count(self.pid), self.buffers_max() // 1024
-        )
+        self.buffers_max = max(self.buffers_max, self.buffers() // 1024)
+        return Sample(time.monotonic(), rss_kib(self.pid), fd_count(self.pid), self.buffers_max)
 
     def run(self, stop: threading.Event) -> None:
         while not stop.wait(SAMPLE_INTERVAL):
@@ -216,9 +214,15 @@ class Report:
                 f"{time.monotonic() - started:5.0f} s  {', '.join(map(str, self.weights))};"
                 f" {law(stats)}; {stats['connections']} connections,"
                 f" {stats['buffer_bytes'] // 1024} KiB in buffers"
-                f" (at most {stats['buffer_bytes_max'] // 1024})",
+                f" (at most {stats['buffer_bytes_max'] // 1024},"
+                f" {stats['buffer_bytes_kept'] // 1024} free)",
                 flush=True,
             )
+
+
+def pooled(stats: dict[str, int]) -> int:
+    """Bytes of buffers, those that are free included: a pool keeps some of each size."""
+    return max(stats["buffer_bytes_max"], stats["buffer_bytes"] + stats["buffer_bytes_kept"])
 
 
 def law(stats: dict[str, int]) -> str:
@@ -321,7 +325,7 @@ def soak(data_dir: Path, carrier: str, seconds: float, seed: int, interval: floa
             wait_until(lambda: site.stats()["buffer_bytes"] == 0)
             wait_until(lambda: target.connections == 0)
             weights = [
-                Weight("server", site.server, lambda: site.stats()["buffer_bytes_max"]),
+                Weight("server", site.server, lambda: pooled(site.stats())),
                 Weight("agent", steady),
             ]
             visitors = [

@@ -179,7 +179,7 @@ def test_secrets_are_written_down_nowhere(site: Site, target: Target, tmp_path: 
     pages.extend(line.encode() for line in said if '"first_run"' not in line)
     site.server.signal()
     assert site.server.exit_code() == 0
-    pages.extend(path.read_bytes() for path in site.data_dir.iterdir())
+    pages.extend(path.read_bytes() for path in site.data_dir.rglob("*") if path.is_file())
     for secret in secrets:
         assert [page for page in pages if secret.encode() in page] == [], secret
 

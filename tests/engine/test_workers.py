@@ -6,10 +6,13 @@ import errno
 import gc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -653,6 +656,78 @@ def test_routes_change_under_moving_visitors(workers: int) -> None:
                 answer = visitor.response()
                 assert (answer.status, answer.body) == (200, f"any GET /{number} ".encode())
         assert moved(server) > 20
+
+
+# A visitor that lives on worker 0 and asks, on one CPU, for host after host until it is there.
+ASKER = """
+import os, socket, sys
+port, cpu, count = map(int, sys.argv[1:])
+os.sched_setaffinity(0, {cpu})
+with socket.create_connection(("127.0.0.1", port), 30) as sock:
+    def ask(host):
+        sock.sendall(b"GET /%s HTTP/1.1\\r\\nHost: %s.test\\r\\n\\r\\n" % (host, host))
+        head = b""
+        while b"\\r\\n\\r\\n" not in head:
+            head += sock.recv(65536)
+        head, _, body = head.partition(b"\\r\\n\\r\\n")
+        size = int(head.lower().partition(b"content-length: ")[2].split()[0])
+        while len(body) < size:
+            body += sock.recv(65536)
+        return head.split()[1], body
+    for number in range(count):
+        assert ask(b"home")[0] == b"200"
+        print("asks", flush=True)
+        while (answer := ask(b"n%d" % number))[0] == b"404":
+            pass
+        assert answer == (b"200", b"away GET /n%d " % number), answer
+        print("answered", flush=True)
+"""
+ASKED_MAX = 300
+
+
+def worker_thread(index: int) -> int:
+    """The thread id of this worker of the only engine that runs."""
+    tasks = Path("/proc/self/task").iterdir()
+    (found,) = [task for task in tasks if (task / "comm").read_text() == f"engine-{index}\n"]
+    return int(found.name)
+
+
+def test_a_visitor_ahead_of_the_routes_waits_for_them() -> None:
+    # Workers are told of a change one after the other. On one CPU, a thread that has it to spare
+    # only is interrupted by the worker it wakes, between the two: worker 0 knows the route, sends
+    # the visitor on, and worker 1 does not know it yet.
+    cpu = min(os.sched_getaffinity(0))
+    with serving(2) as server:
+        Echo(server.device(worker=0, tunnel="home"), "home")
+        away = server.device(worker=1, tunnel=None)
+        Echo(away, "away")
+        os.sched_setaffinity(worker_thread(0), {cpu})
+
+        def apply(number: int) -> None:
+            os.sched_setaffinity(0, {cpu})
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            server.route(f"n{number}", away)
+
+        asker = subprocess.Popen(
+            [sys.executable, "-c", ASKER, str(server.port), str(cpu), str(ASKED_MAX)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert asker.stdout is not None
+            for number in range(ASKED_MAX):
+                assert asker.stdout.readline() == "asks\n"
+                thread = threading.Thread(target=apply, args=(number,))
+                thread.start()
+                thread.join()
+                assert asker.stdout.readline() == "answered\n"
+                if server.stat("visitors_held"):
+                    break
+        finally:
+            asker.kill()
+            asker.communicate()
+        assert server.stat("visitors_held") > 0
+        wait_until(lambda: accounted(server), "the sum")
 
 
 # --- the end ------------------------------------------------------------------------------------

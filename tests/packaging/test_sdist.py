@@ -170,6 +170,14 @@ def test_wheel_holds_every_module_of_the_control_plane(wheel_names: list[str]) -
     assert modules - set(wheel_names) == set()
 
 
+def test_sdist_and_wheel_hold_the_pages(sdist_names: list[str], wheel_names: list[str]) -> None:
+    proxy = ROOT / "proxy"
+    pages = {path.relative_to(proxy).as_posix() for path in proxy.rglob("static/*")}
+    assert "proxy_engine/api/static/docs.html" in pages
+    assert pages - set(wheel_names) == set()
+    assert {f"proxy/{page}" for page in pages} - set(sdist_names) == set()
+
+
 def test_wheel_carries_its_licence_and_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition(".dist-info/")[2]: name for name in archive.namelist()}

@@ -7,8 +7,8 @@ from libc.string cimport memcpy, memset
 from proxy_engine_core.buffer cimport buffer_append, buffer_free, buffer_head, buffer_size
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport (
-    COUNT_LINKS_MOVED, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_ABORTED, COUNT_VISITORS_MOVED_IN,
-    COUNT_VISITORS_MOVED_OUT, count,
+    COUNT_LINKS_MOVED, COUNT_MEMORY_ERRORS, COUNT_REQUESTS_ABORTED, COUNT_VISITORS_HELD,
+    COUNT_VISITORS_MOVED_IN, COUNT_VISITORS_MOVED_OUT, count,
 )
 from proxy_engine_core.forward.admission cimport admission_enter
 from proxy_engine_core.forward.link_request cimport visitor_establish
@@ -109,6 +109,7 @@ cdef void send(Visitor *visitor, uint32_t index, MoveMessage *message) noexcept 
 cdef bint move_receive(Worker *worker, MoveMessage *message) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
     if message.routes_version > role.routes_version:
+        count(worker.counters, COUNT_VISITORS_HELD, 1)
         message.node.next = role.early_moves
         role.early_moves = &message.node
         return True

@@ -11,7 +11,7 @@
 
 The annotations are the contract. `path`, `query` and `body`, where a function has them, are
 msgspec structs that hold what was asked, checked; what it returns is the answer: a struct,
-None for 204, a Stream or an Upgrade. From the table come the aiohttp routes (api/__init__.py), the
+None for 204, a Stream or an Upgrade. From the table come the aiohttp routes (server.py), the
 answers (dispatch.py) and the OpenAPI document (openapi.py). Nothing here knows aiohttp, so
 that the command line can use the same table without a server.
 """

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 import proxy_engine
 from proxy_engine import tokens
-from proxy_engine.api import create_app
+from proxy_engine.api.server import create_app
 from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links import Links

@@ -52,3 +52,11 @@ def test_the_command_line_starts_without_stores_and_servers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+def test_a_verb_that_works_on_the_store_here_starts_without_aiohttp() -> None:
+    code = (
+        "import sys; import proxy_engine.api.table, proxy_engine.api.dispatch; "
+        "import proxy_engine.cli.client; sys.exit('aiohttp' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

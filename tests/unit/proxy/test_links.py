@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from proxy_engine import grants, tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.login_guard import LoginGuard
+from proxy_engine.storage import Token
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -861,3 +863,30 @@ async def test_a_link_that_ends_while_the_store_works_serves_nothing(
     await server.down(7)
     assert server.engine.sent == []
     assert server.table.links(next(iter(server.table))) == ()
+
+
+async def test_known_devices_come_back_while_the_store_hangs_or_fails(
+    server: Server, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, _ = await tokens.create(store, name="known", now=1.0)
+    other, _ = await tokens.create(store, name="other", now=1.0)
+    await server.link(1, secret)
+    answers = asyncio.Event()
+
+    async def hangs(digests: object) -> dict[bytes, Token]:
+        await answers.wait()
+        raise StorageError("disk on fire")
+
+    monkeypatch.setattr(store, "tokens_by_digest", hangs)
+    for ticket, each in enumerate((other, secret, secret), 101):
+        request = head(Authorization=f"Bearer {each}", Proxy_Engine_Instance="i", **AGENT)
+        server.links.on_event((1, ticket, "1.2.3.4:9", request))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    told = {ticket: status(response) for ticket, response, _ in server.engine.replies}
+    assert (told.get(101), told[102]) == (None, 101)
+    assert 103 in told
+    answers.set()
+    await server.settle()
+    assert server.engine.replies[-1][0] == 101
+    assert status(server.engine.replies[-1][1]) == 503
