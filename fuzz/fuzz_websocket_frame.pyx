@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
-from input cimport REQUIRE, Cuts, cuts_init, cuts_next, exact, fence
+from input cimport REQUIRE, Pieces, pieces_free, pieces_init, pieces_next
 from proxy_engine_core.websocket.frame cimport (
     WS_CONTROL_SIZE_MAX, WS_ERROR_PROTOCOL, WS_ERROR_TOO_BIG, WS_ERROR_UTF8, WS_EVENT_CLOSE,
     WS_EVENT_DATA, WS_EVENT_NEED_MORE, WS_HEADER_SIZE_MAX, WsEvent, WsHeader, WsReader,
@@ -55,12 +55,10 @@ cdef void read_all(
 ) noexcept nogil:
     cdef WsReader reader
     cdef WsEvent event
-    cdef Cuts cuts
-    cdef uint8_t *copy = exact(data, size)
+    cdef Pieces pieces
     cdef uint8_t *piece
     cdef uint8_t *cursor
-    cdef size_t piece_size
-    cdef size_t used = 0
+    cdef uint8_t *end = NULL
     cdef int kind = WS_EVENT_NEED_MORE
     # An item takes at least the two bytes of a frame's header.
     outcome.record = <uint8_t *>malloc(size * (1 + ITEM_SIZE // 2) + 1)
@@ -71,16 +69,15 @@ cdef void read_all(
     outcome.error = 0
     ws_reader_init(&reader, settings & 1, not settings & 2, SIZE_MAX if settings & 4 else 0)
     reader.deflate_allowed = (settings & 8) != 0
-    cuts_init(&cuts, choice)
-    while used < size and kind >= 0 and kind != WS_EVENT_CLOSE:
-        piece_size = cuts_next(&cuts, size - used)
-        piece = copy + used
-        used += piece_size
-        fence(copy, used, size)
+    pieces_init(&pieces, data, size, choice)
+    while kind >= 0 and kind != WS_EVENT_CLOSE:
+        piece = pieces_next(&pieces, &end)
+        if piece == NULL:
+            break
         cursor = piece
         while True:
-            kind = ws_reader_next(&reader, &cursor, piece + piece_size, &event)
-            REQUIRE(piece <= cursor <= piece + piece_size)
+            kind = ws_reader_next(&reader, &cursor, end, &event)
+            REQUIRE(piece <= cursor <= end)
             if kind <= 0:
                 break
             REQUIRE(event.kind == kind)
@@ -97,8 +94,7 @@ cdef void read_all(
             if event.is_message_end:
                 note(outcome, &event, outcome.message, outcome.message_size)
                 outcome.message_size = 0
-    fence(copy, size, size)
-    free(copy)
+    pieces_free(&pieces)
     if kind < 0:
         outcome.error = kind
 

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
-from input cimport REQUIRE, Cuts, cuts_init, cuts_next, exact, fence
+from input cimport REQUIRE, Pieces, pieces_free, pieces_init, pieces_next
 from proxy_engine_core.buffer cimport (
     Buffer, BufferPool, buffer_free, buffer_head, buffer_init, buffer_pool_free, buffer_pool_init,
     buffer_size,
@@ -44,12 +44,10 @@ cdef void read_all(
     cdef BufferPool pool
     cdef WsMessages messages
     cdef WsEvent event
-    cdef Cuts cuts
-    cdef uint8_t *copy = exact(data, size)
+    cdef Pieces pieces
     cdef uint8_t *piece
     cdef uint8_t *cursor
-    cdef size_t piece_size
-    cdef size_t used = 0
+    cdef uint8_t *end = NULL
     cdef int kind = WS_EVENT_NEED_MORE
     cdef uint32_t size_max = SMALL_SIZE_MAX if settings & 4 else SIZE_MAX
     outcome.seen = <uint8_t *>malloc(SEEN_SIZE_MAX)
@@ -61,15 +59,14 @@ cdef void read_all(
         &messages, settings & 1, size_max, (settings & 8) != 0, &pool,
         &deflate if settings & 2 else NULL,
     )
-    cuts_init(&cuts, choice)
-    while used < size and kind >= 0 and kind != WS_EVENT_CLOSE:
-        piece_size = cuts_next(&cuts, size - used)
-        piece = copy + used
-        used += piece_size
-        fence(copy, used, size)
+    pieces_init(&pieces, data, size, choice)
+    while kind >= 0 and kind != WS_EVENT_CLOSE:
+        piece = pieces_next(&pieces, &end)
+        if piece == NULL:
+            break
         cursor = piece
         while True:
-            kind = ws_messages_next(&messages, &cursor, piece + piece_size, &event)
+            kind = ws_messages_next(&messages, &cursor, end, &event)
             if kind <= 0:
                 break
             if kind == WS_EVENT_DATA:
@@ -80,8 +77,7 @@ cdef void read_all(
                 outcome.size += event.size
             if kind == WS_EVENT_CLOSE:
                 break
-    fence(copy, size, size)
-    free(copy)
+    pieces_free(&pieces)
     outcome.error = kind if kind < 0 else 0
     ws_messages_free(&messages)
     REQUIRE(pool.bytes_lent == 0)

@@ -19,7 +19,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from input cimport REQUIRE, Cuts, cuts_init, cuts_next, exact, fence
+from input cimport REQUIRE, Pieces, exact, pieces_free, pieces_init, pieces_next
 from proxy_engine_core.buffer cimport (
     Buffer, BufferPool, buffer_free, buffer_head, buffer_init, buffer_pool_free, buffer_pool_init,
     buffer_size,
@@ -116,30 +116,26 @@ cdef void check_answer(const uint8_t *bytes, uint32_t size, bint is_client) noex
 cdef int receive(
     Owner *owner, Buffer *out, const uint8_t *data, size_t size, uint8_t choice
 ) noexcept nogil:
-    cdef Cuts cuts
+    cdef Pieces pieces
     cdef YamuxEvent event
-    cdef uint8_t *copy = exact(data, size)
     cdef uint8_t *piece
     cdef uint8_t *cursor
-    cdef size_t piece_size
-    cdef size_t used = 0
+    cdef uint8_t *end = NULL
     cdef int kind = YAMUX_EVENT_NEED_MORE
-    cuts_init(&cuts, choice)
-    while used < size and kind >= 0 and buffer_size(out) < OUT_MAX:
-        piece_size = cuts_next(&cuts, size - used)
-        piece = copy + used
-        used += piece_size
-        fence(copy, used, size)
+    pieces_init(&pieces, data, size, choice)
+    while kind >= 0 and buffer_size(out) < OUT_MAX:
+        piece = pieces_next(&pieces, &end)
+        if piece == NULL:
+            break
         cursor = piece
         while True:
-            kind = yamux_session_next(owner.session, &cursor, piece + piece_size, &event)
-            REQUIRE(piece <= cursor <= piece + piece_size)
+            kind = yamux_session_next(owner.session, &cursor, end, &event)
+            REQUIRE(piece <= cursor <= end)
             if kind <= 0:
                 break
             on_event(owner, kind, &event)
-        REQUIRE(kind < 0 or cursor == piece + piece_size)
-    fence(copy, size, size)
-    free(copy)
+        REQUIRE(kind < 0 or cursor == end)
+    pieces_free(&pieces)
     return kind
 
 

@@ -2,7 +2,7 @@
 # behind a piece, so that AddressSanitizer sees a read or a write one byte beyond.
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 
@@ -54,3 +54,32 @@ cdef inline void fence(const uint8_t *bytes, size_t end, size_t size) noexcept n
     # Of a copy of `size` bytes the first `end` may be used. Lift it (end == size) before free().
     ASAN_UNPOISON_MEMORY_REGION(bytes, end)
     ASAN_POISON_MEMORY_REGION(bytes + end, size - end)
+
+# A stream that comes piece by piece, each with a fence behind it.
+cdef struct Pieces:
+    Cuts cuts
+    uint8_t *copy
+    size_t size
+    size_t used
+
+cdef inline void pieces_init(
+    Pieces *pieces, const uint8_t *data, size_t size, uint8_t choice
+) noexcept nogil:
+    cuts_init(&pieces.cuts, choice)
+    pieces.copy = exact(data, size)
+    pieces.size = size
+    pieces.used = 0
+
+cdef inline uint8_t *pieces_next(Pieces *pieces, uint8_t **end) noexcept nogil:
+    # Where the next one begins and ends; NULL: that was all.
+    cdef uint8_t *piece = pieces.copy + pieces.used
+    if pieces.used == pieces.size:
+        return NULL
+    pieces.used += cuts_next(&pieces.cuts, pieces.size - pieces.used)
+    fence(pieces.copy, pieces.used, pieces.size)
+    end[0] = pieces.copy + pieces.used
+    return piece
+
+cdef inline void pieces_free(Pieces *pieces) noexcept nogil:
+    fence(pieces.copy, pieces.size, pieces.size)
+    free(pieces.copy)

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "engine"))
 from benchmarks.load.client import run_wrk
 from benchmarks.load.processes import BenchmarkError, CpuTime, Process, cpu_time
 from benchmarks.load.report import median_range
+from benchmarks.load.rounds import in_turn
 from benchmarks.load.subjects import Origin, ProxyEngine, Running
 
 MODES = ("refused", "ring", "stored")  # of log_server.py
@@ -73,8 +74,7 @@ def run_rounds(folder: Path, chosen: argparse.Namespace) -> tuple[Samples, Sampl
             running[mode] = subject.start(folder / mode, origin.port)
             run_wrk(running[mode].endpoint, chosen.clients, WARM_UP_SECONDS)
         for number in range(chosen.rounds):
-            turn = number % len(MODES)
-            for mode in MODES[turn:] + MODES[:turn]:
+            for mode in in_turn(MODES, number):
                 price, share = measure(
                     running[mode], origin.process, chosen.clients, chosen.seconds
                 )

@@ -12,7 +12,6 @@ our median round trip over the relay's of the same round.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from benchmarks.load.processes import (
 )
 from benchmarks.load.reference import REFERENCE, Floor, Relay, compile_program
 from benchmarks.load.report import median_range
+from benchmarks.load.rounds import Figures, interleaved, run_client
 from benchmarks.load.subjects import Nginx, ProxyEngine, Running, Subject
 
 RELAY = "relay-chain"
@@ -39,8 +39,6 @@ OURS = "proxy-engine-tcp"
 BUDGET = 1.15  # of the relay
 WARM_UP = 500  # round trips on each connection that do not count
 EXIT_FAILED = 1
-
-Figures = dict[str, float]
 
 
 def arguments() -> argparse.Namespace:
@@ -62,15 +60,12 @@ def measure(client: Path, running: Running, chosen: argparse.Namespace) -> Figur
     """Microseconds of a round trip, and of CPU the proxies spend on one."""
     pids = [process.pid for process in running.proxies.values()]
     before = sum((cpu_time(pid) for pid in pids), CpuTime())
-    done = subprocess.run(
-        [str(client), str(running.endpoint.port), running.endpoint.host, str(chosen.size),
-         str(WARM_UP), str(chosen.count)],
-        capture_output=True, text=True, check=False, timeout=120,
+    found = run_client(
+        client, running.endpoint.port, running.endpoint.host, chosen.size, WARM_UP, chosen.count,
+        timeout=120,
     )  # fmt: skip
-    if done.returncode != 0:
-        raise BenchmarkError(f"the client failed: {done.stderr.strip()}")
     spent = sum((cpu_time(pid) for pid in pids), CpuTime()) - before
-    figures = {name: value / 1e3 for name, value in json.loads(done.stdout).items()}
+    figures = {name: nanoseconds / 1e3 for name, nanoseconds in found.items()}
     return figures | {"cpu": spent.total * 1e6 / (chosen.count + WARM_UP)}
 
 
@@ -99,13 +94,9 @@ def run_rounds(folder: Path, chosen: argparse.Namespace) -> dict[str, list[Figur
                 running[subject.name] = subject.start(folder / subject.name, port)
             finally:
                 started.extend(subject.started)
-        samples: dict[str, list[Figures]] = {name: [] for name in running}
-        names = list(running)
-        for number in range(chosen.rounds):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                samples[name].append(measure(client, running[name], chosen))
-        return samples
+        return interleaved(
+            list(running), chosen.rounds, lambda name: measure(client, running[name], chosen)
+        )
     finally:
         for process in reversed(started):
             process.stop()

@@ -30,6 +30,7 @@ from benchmarks.load.processes import (
     memory_kib,
 )
 from benchmarks.load.reference import Floor, Relay
+from benchmarks.load.rounds import in_turn
 from benchmarks.load.subjects import (
     ROOT,
     Origin,
@@ -163,9 +164,8 @@ def run_rounds(
             measure(subjects[name], origin, replace(case, seconds=WARM_UP_SECONDS))
     for number in range(chosen.rounds):
         print(f"round {number + 1} of {chosen.rounds}", flush=True)
-        turn = number % len(names)
         for case in cases:
-            for name in names[turn:] + names[:turn]:
+            for name in in_turn(names, number):
                 try:
                     figures = measure(subjects[name], origin, case)
                 except BenchmarkError as error:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -35,6 +34,7 @@ from benchmarks.load.processes import (
 )
 from benchmarks.load.reference import REFERENCE, compile_program
 from benchmarks.load.report import median_range
+from benchmarks.load.rounds import Figures, interleaved, run_client
 from benchmarks.load.subjects import ROOT
 
 OURS = "proxy-engine"
@@ -43,8 +43,6 @@ BUDGET = 150_000  # messages a second
 EXIT_FAILED = 1
 PLAIN_HEADER = 2  # bytes before a short payload of a server
 MASKED_HEADER = 6  # ... when what we sent comes back
-
-Figures = dict[str, float]
 
 
 @dataclass
@@ -112,15 +110,11 @@ def measure(
 ) -> Figures:
     os.sched_setaffinity(0, {chosen.client_cpu})
     before: CpuTime = cpu_time(process.pid)
-    done = subprocess.run(
-        [str(client), str(port), str(chosen.connections), str(chosen.size), str(chosen.seconds),
-         str(server.header_size)],
-        capture_output=True, text=True, check=False, timeout=60 + chosen.seconds,
+    found = run_client(
+        client, port, chosen.connections, chosen.size, chosen.seconds, server.header_size,
+        timeout=60 + chosen.seconds,
     )  # fmt: skip
-    if done.returncode != 0:
-        raise BenchmarkError(f"{server.name}: {done.stderr.strip()}")
     spent = (cpu_time(process.pid) - before).total
-    found = json.loads(done.stdout)
     # The warm-up, a tenth, is in the server's time and not in the client's count.
     return {
         "rate": found["messages"] / found["seconds"],
@@ -139,13 +133,9 @@ def run_rounds(folder: Path, chosen: argparse.Namespace) -> dict[str, list[Figur
                 print(f"{server.name}: not run, {reason}")
                 continue
             running[server.name] = (server, *start(server, folder, chosen.server_cpu))
-        samples: dict[str, list[Figures]] = {name: [] for name in running}
-        names = list(running)
-        for number in range(chosen.rounds):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
-                samples[name].append(measure(client, *running[name], chosen))
-        return samples
+        return interleaved(
+            list(running), chosen.rounds, lambda name: measure(client, *running[name], chosen)
+        )
     finally:
         for _, process, _ in running.values():
             process.stop()

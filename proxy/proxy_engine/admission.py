@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import handshake, logs, tokens
+from proxy_engine import handshake, joining, logs, tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Refusal
 from proxy_engine.link_table import LinkTable
@@ -24,6 +24,7 @@ from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage import Device, Store, Token
 from proxy_engine.tasks import Tasks
 from proxy_engine.token_cache import TokenCache
+from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import parse_request_head
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Admission:
         *,
         cache: TokenCache,
         guard: LoginGuard,
+        table: TunnelTable,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -71,6 +73,7 @@ class Admission:
         self._tasks = tasks
         self._cache = cache
         self._guard = guard
+        self._table = table
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
@@ -165,6 +168,9 @@ class Admission:
             authorised: list[tuple[Ask, _Request, Token]] = []
             for ask, request in read:
                 try:
+                    if request.target.startswith(joining.PATH):
+                        self._join(ask, request, found.get(request.secret))
+                        continue
                     token = self._authorise(ask, request, found.get(request.secret))
                     authorised.append((ask, request, token))
                 except Refusal as refusal:
@@ -207,8 +213,18 @@ class Admission:
                 raise Refusal(429, "too_many_logins", message, retry)
         return _Request(method, target, fields, secret)
 
-    def _authorise(self, ask: Ask, request: _Request, token: Token | None) -> Token:
-        """The token, with the name of the device that came with it. Raises Refusal."""
+    def _join(self, ask: Ask, request: _Request, token: Token | None) -> None:
+        """Let a client of a private tunnel in, or raise Refusal."""
+        token = self._known(ask, token)
+        device, tunnel = joining.read_request(request.method, request.target, request.fields)
+        joining.authorise(token, device, tunnel)
+        joining.find(self._table, self._links, device, tunnel)
+        self._tokens_used[token.id] = self._clock()
+        self._engine.auth_reply(ask.ticket, joining.ACCEPT, accept=True, tunnel=tunnel)
+        _log.info("tunnel joined", peer=ask.peer, token=token.name, tunnel=f"{device}/{tunnel}")
+
+    def _known(self, ask: Ask, token: Token | None) -> Token:
+        """The token, if it is good. Raises Refusal."""
         code = tokens.refusal(token, self._clock())
         if code is not None or token is None:
             message = {
@@ -217,6 +233,11 @@ class Admission:
             }.get(code or "", "the token is not known here")
             self._guard.fail(ask.peer, self._clock())
             raise Refusal(401, code or "unknown_token", message, CHALLENGE)
+        return token
+
+    def _authorise(self, ask: Ask, request: _Request, token: Token | None) -> Token:
+        """The token, with the name of the device that came with it. Raises Refusal."""
+        token = self._known(ask, token)
         if token.kind != "device":
             raise Refusal(403, "wrong_kind", "this is an admin token; links need a device token")
         name = handshake.device_name(request.fields)

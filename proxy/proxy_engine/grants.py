@@ -2,7 +2,7 @@
 which bound how much of it there may be at once.
 
 As text, on the command line and in settings: `tunnel=web-*`, `port=2000-2010`,
-`device=sensor-*`, `read-only`; `tunnels=5`. As JSON, in the
+`device=sensor-*`, `connect=pi/*`, `read-only`; `tunnels=5`. As JSON, in the
 store and in the API: the structs below.
 
 Pure: nothing here talks to anybody.
@@ -21,12 +21,20 @@ from proxy_engine.errors import UsageError, suggestion
 
 PATTERNS_MAX = 64  # of each kind in one token
 _PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,63}", re.ASCII)
+_CONNECT = re.compile(_PATTERN.pattern + "/" + _PATTERN.pattern, re.ASCII)
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 LIMIT_MAX = 1_000_000
 
 Pattern = Annotated[
     str,
     msgspec.Meta(pattern=r"^[A-Za-z0-9._*?-]{1,63}$", description='a name; "*" and "?" match any'),
+]
+ConnectPattern = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9._*?-]{1,63}/[A-Za-z0-9._*?-]{1,63}$",
+        description='DEVICE/TUNNEL; "*" and "?" match any',
+    ),
 ]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=LIMIT_MAX, description="0: no limit")]
@@ -49,6 +57,9 @@ class Scopes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     devices: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = None
     tunnels: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = None
     ports: Annotated[tuple[PortRange, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = None
+    connect: Annotated[tuple[ConnectPattern, ...], msgspec.Meta(max_length=PATTERNS_MAX)] | None = (
+        None  # None: only the tunnels of the token's own device
+    )
     read_only: bool = False
 
     def allows_device(self, name: str) -> bool:
@@ -57,6 +68,10 @@ class Scopes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
     def allows_tunnel(self, name: str) -> bool:
         return _matches(self.tunnels, name)
+
+    def allows_connect(self, tunnel: str) -> bool:
+        """Whether it may join this TCP tunnel, "DEVICE/TUNNEL", of another device."""
+        return self.connect is not None and _matches(self.connect, tunnel)
 
     def allows_port(self, port: int) -> bool:
         """Whether a tunnel may have this public port; the server's own settings stand above."""
@@ -70,6 +85,8 @@ class Scopes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
             found += [f"{word}=none"] if patterns == () else []
         found += [f"port={ports}" for ports in self.ports or ()]
         found += ["port=none"] if self.ports == () else []
+        found += [f"connect={pattern}" for pattern in self.connect or ()]
+        found += ["connect=none"] if self.connect == () else []
         return [*found, "read-only"] if self.read_only else found
 
 
@@ -90,7 +107,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 ANY = Scopes()
 UNLIMITED = Limits()
-_SCOPE_WORDS = ("device", "tunnel", "port", "read-only")
+_SCOPE_WORDS = ("device", "tunnel", "port", "connect", "read-only")
 
 
 def parse_scopes(items: Iterable[str]) -> Scopes:
@@ -104,13 +121,17 @@ def parse_scopes(items: Iterable[str]) -> Scopes:
             read_only = True
         elif word == "port" and value:
             ports = [*(ports or []), *([] if value == "none" else [_ports(value)])]
+        elif word == "connect" and value:
+            if value != "none" and not _CONNECT.fullmatch(value):
+                raise UsageError(f'"{value}" is not DEVICE/TUNNEL or a pattern, such as pi/*')
+            names.setdefault(word, []).extend([] if value == "none" else [value])
         elif word in ("device", "tunnel") and value:
             if not _PATTERN.fullmatch(value):
                 raise UsageError(f'"{value}" is not a {word} name or pattern, such as web-*')
             names.setdefault(word, []).extend([] if value == "none" else [value])
         else:
             raise UsageError(
-                f'"{text}" is not a scope: {", ".join(_SCOPE_WORDS[:3])}=... or read-only'
+                f'"{text}" is not a scope: {", ".join(_SCOPE_WORDS[:4])}=... or read-only'
                 f"{suggestion(word, _SCOPE_WORDS)}"
             )
     if max(map(len, names.values()), default=0) > PATTERNS_MAX or len(ports or ()) > PATTERNS_MAX:
@@ -119,6 +140,7 @@ def parse_scopes(items: Iterable[str]) -> Scopes:
         devices=tuple(names["device"]) if "device" in names else None,
         tunnels=tuple(names["tunnel"]) if "tunnel" in names else None,
         ports=None if ports is None else tuple(ports),
+        connect=tuple(names["connect"]) if "connect" in names else None,
         read_only=read_only,
     )
 
@@ -144,6 +166,9 @@ def check(scopes: Scopes, kind: str) -> None:
     for pattern in (*(scopes.devices or ()), *(scopes.tunnels or ())):
         if not _PATTERN.fullmatch(pattern):  # JSON Schema's "$" lets a line end pass
             raise UsageError(f'"{pattern}" is not a name or pattern, such as web-*')
+    for pattern in scopes.connect or ():
+        if not _CONNECT.fullmatch(pattern):
+            raise UsageError(f'"{pattern}" is not DEVICE/TUNNEL or a pattern, such as pi/*')
     if kind == "device" and scopes.read_only:
         raise UsageError("read-only is a scope of admin tokens")
     if kind == "admin" and scopes != Scopes(read_only=scopes.read_only):

@@ -67,7 +67,7 @@ class Refusal(Exception):
             "Connection": "close",
             **self.fields,
         }
-        return _head(f"HTTP/1.1 {self.status} {_PHRASES[self.status]}", fields) + body
+        return head(f"HTTP/1.1 {self.status} {_PHRASES[self.status]}", fields) + body
 
 
 class Offer(NamedTuple):
@@ -92,14 +92,14 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
         raise Refusal(404, "not_found", f"links are made at {LINK_PATH}")
     if method != "GET":
         raise Refusal(405, "method_not_allowed", "use GET", {"Allow": "GET"})
-    if RAW_UPGRADE in _tokens(fields, "upgrade"):
-        if "upgrade" not in _tokens(fields, "connection"):
+    if RAW_UPGRADE in members(fields, "upgrade"):
+        if "upgrade" not in members(fields, "connection"):
             raise Refusal(400, "bad_upgrade", "the Connection field must name upgrade")
         carrier: Carrier = "raw"
         key = ""
-    elif "websocket" in _tokens(fields, "upgrade"):
+    elif "websocket" in members(fields, "upgrade"):
         carrier = "websocket"
-        if SUBPROTOCOL not in _tokens(fields, "sec-websocket-protocol"):
+        if SUBPROTOCOL not in members(fields, "sec-websocket-protocol"):
             raise Refusal(400, "bad_subprotocol", f"Sec-WebSocket-Protocol must name {SUBPROTOCOL}")
         try:
             key = check_upgrade(fields)
@@ -147,7 +147,7 @@ def accept_response(offer: Offer, links: int) -> bytes:
         fields["Proxy-Engine-Version"] = str(offer.version)
         fields["Proxy-Engine-Window"] = str(offer.window)
         fields["Proxy-Engine-Links"] = str(links)
-    return _head("HTTP/1.1 101 Switching Protocols", fields)
+    return head("HTTP/1.1 101 Switching Protocols", fields)
 
 
 def request(
@@ -179,7 +179,7 @@ def request(
         fields["Sec-WebSocket-Protocol"] = SUBPROTOCOL
     else:
         fields["Upgrade"] = RAW_UPGRADE
-    return _head(f"GET {LINK_PATH} HTTP/1.1", fields)
+    return head(f"GET {LINK_PATH} HTTP/1.1", fields)
 
 
 def check_response(head: bytes, *, carrier: Carrier, key: str) -> int:
@@ -240,7 +240,8 @@ def refusal_text(body: bytes) -> tuple[str, str]:
     )
 
 
-def _head(start: str, fields: Mapping[str, str]) -> bytes:
+def head(start: str, fields: Mapping[str, str]) -> bytes:
+    """An HTTP/1.1 head: its start line and fields."""
     lines = [start, *(f"{name}: {value}" for name, value in fields.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
@@ -252,7 +253,7 @@ def _value(fields: Fields, name: str) -> str | None:
     return None
 
 
-def _tokens(fields: Fields, name: str) -> set[str]:
+def members(fields: Fields, name: str) -> set[str]:
     """Lower-case members of every field of this name, each a comma-separated list."""
     return {
         member.strip().lower()

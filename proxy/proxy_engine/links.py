@@ -94,6 +94,7 @@ class Links:
             self._tasks,
             cache=self._cache,
             guard=guard or LoginGuard(0),
+            table=table,
             clock=clock,
         )
         self._ports = ports or Ports(engine, table)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.harness import Pair, options, wait_until
+from tests.e2e.harness import Pair, Response, Visitor, options, wait_until
 from tests.e2e.processes import Process, run
 
 
@@ -38,6 +38,21 @@ class Site(Pair):
         agent = super().connect(*args, **keywords)
         self.processes.append(agent)
         return agent
+
+    def begin(self, path: str, *fields: str, method: str = "GET", body: bytes = b"") -> Visitor:
+        """A visitor that has asked the tunnel web; the answer is still to come."""
+        visitor = self.visitor()
+        lines = "".join(f"{line}\r\n" for line in ("Host: web.localhost", *fields))
+        visitor.send(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+        return visitor
+
+    def begin_download(self, path: str) -> tuple[Visitor, Response]:
+        """... of which some has come and most has not; with the head of its answer."""
+        visitor = self.begin(path)
+        head = visitor.head()
+        assert head.status == 200
+        visitor.take(64 * 1024)
+        return visitor, head
 
     def make_token(self, name: str, *args: str) -> str:
         made = run("token", "create", "--name", name, "--data-dir", str(self.data_dir), *args)

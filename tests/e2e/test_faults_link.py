@@ -10,11 +10,11 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.faultproxy import FaultProxy, one_byte, random_pieces
+from tests.e2e.fixtures import own_site, own_target
 from tests.e2e.harness import Response, Truncated, Visitor, wait_until
 from tests.e2e.site import Site
 from tests.e2e.target import BLOCK, Target, pattern_sha256
@@ -25,17 +25,8 @@ CARRIERS = ["ws", "tcp"]
 BULK = f"/bulk?n={256 * MIB}"
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path / "data", engine=PINGS)
-    yield site
-    site.close()
+target = own_target()
+site = own_site(engine=PINGS)
 
 
 @pytest.fixture
@@ -49,22 +40,6 @@ def faulty(site: Site, link: FaultProxy, target: Target, request: pytest.Fixture
     """A site whose agent reaches the server through the fault proxy."""
     site.connect({"web": target.port}, transport=request.param, server_port=link.port)
     return site
-
-
-def begin(site: Site, path: str, *fields: str, method: str = "GET", body: bytes = b"") -> Visitor:
-    visitor = site.visitor()
-    lines = "".join(f"{line}\r\n" for line in fields)
-    visitor.send(f"{method} {path} HTTP/1.1\r\nHost: web.localhost\r\n{lines}\r\n".encode() + body)
-    return visitor
-
-
-def begin_download(site: Site, path: str) -> tuple[Visitor, Response]:
-    """A download of which some has come and most has not."""
-    visitor = begin(site, path)
-    head = visitor.head()
-    assert head.status == 200
-    visitor.take(64 * 1024)
-    return visitor, head
 
 
 def assert_cut(visitor: Visitor, head: Response) -> None:
@@ -98,7 +73,7 @@ BREAKS: dict[str, Callable[[FaultProxy], None]] = {
 def test_a_broken_link_cuts_downloads_visibly(
     faulty: Site, link: FaultProxy, target: Target, how: str, path: str
 ) -> None:
-    visitor, head = begin_download(faulty, path)
+    visitor, head = faulty.begin_download(path)
     BREAKS[how](link)
     assert_cut(visitor, head)
     [row] = faulty.wait_rows(path=path)
@@ -114,7 +89,7 @@ def test_a_broken_link_cuts_downloads_visibly(
 def test_a_broken_link_is_an_answer_while_nothing_was_sent(
     faulty: Site, link: FaultProxy, target: Target
 ) -> None:
-    visitor = begin(faulty, "/slow", "Content-Length: 4", method="POST", body=b"once")
+    visitor = faulty.begin("/slow", "Content-Length: 4", method="POST", body=b"once")
     assert target.entered.wait(10)
     link.cut()
     response = visitor.response()
@@ -129,7 +104,7 @@ def test_a_stalled_link_is_given_up_by_both_sides(
     faulty: Site, link: FaultProxy, target: Target
 ) -> None:
     assert faulty.agent is not None
-    visitor = begin(faulty, "/hang")
+    visitor = faulty.begin("/hang")
     assert target.entered.wait(10)
     link.stall()
     response = visitor.response()
@@ -146,7 +121,7 @@ def test_a_stalled_link_is_given_up_by_both_sides(
 def test_a_link_stalled_under_load_is_given_up(
     faulty: Site, link: FaultProxy, target: Target
 ) -> None:
-    visitor = begin(faulty, "/sink", f"Content-Length: {256 * MIB}", method="POST")
+    visitor = faulty.begin("/sink", f"Content-Length: {256 * MIB}", method="POST")
     sender = threading.Thread(target=send_until_refused, args=(visitor, 256))
     sender.start()
     wait_until(lambda: target.body_bytes > MIB)
@@ -172,7 +147,7 @@ def send_until_refused(visitor: Visitor, mib: int) -> None:
 @pytest.mark.parametrize("faulty", ["ws"], indirect=True)
 def test_a_short_stall_loses_nothing(faulty: Site, link: FaultProxy) -> None:
     size = 8 * MIB
-    visitor, _ = begin_download(faulty, f"/bulk?n={size}")
+    visitor, _ = faulty.begin_download(f"/bulk?n={size}")
     before = link.bytes_moved
     link.stall()
     link.resume()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Response, Truncated, Visitor, wait_until
+from tests.e2e.fixtures import own_target
+from tests.e2e.harness import Truncated, Visitor, wait_until
 from tests.e2e.processes import Process
 from tests.e2e.site import Site
 from tests.e2e.target import Target
@@ -23,10 +24,7 @@ MIB = 1 << 20
 ENGINE = {"pool_idle_ms": 200, "ping_interval_ms": 500}
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
+target = own_target()
 
 
 @pytest.fixture(params=["ws", "tcp"])
@@ -40,21 +38,6 @@ def site(tmp_path: Path, target: Target, request: pytest.FixtureRequest) -> Iter
 
 def connect(site: Site, target: Target) -> Process:
     return site.connect({"web": target.port}, transport=site.transport)  # type: ignore[attr-defined]
-
-
-def begin(site: Site, line: str, *fields: str, body: bytes = b"") -> Visitor:
-    visitor = site.visitor()
-    lines = "".join(f"{each}\r\n" for each in fields)
-    visitor.send(f"{line} HTTP/1.1\r\nHost: web.localhost\r\n{lines}\r\n".encode() + body)
-    return visitor
-
-
-def begin_download(site: Site, path: str) -> tuple[Visitor, Response]:
-    visitor = begin(site, f"GET {path}")
-    head = visitor.head()
-    assert head.status == 200
-    visitor.take(64 * 1024)
-    return visitor, head
 
 
 def assert_cut(visitor: Visitor, left: int) -> None:
@@ -75,7 +58,7 @@ def kill(process: Process) -> None:
 def test_a_killed_agent_cuts_downloads_and_its_successor_serves(site: Site, target: Target) -> None:
     assert site.agent is not None
     path = f"/bulk?n={256 * MIB}"
-    visitor, _ = begin_download(site, path)
+    visitor, _ = site.begin_download(path)
     kill(site.agent)
     assert_cut(visitor, 256 * MIB - 64 * 1024)
     [row] = site.wait_rows(path=path)
@@ -91,7 +74,7 @@ def test_a_killed_agent_cuts_downloads_and_its_successor_serves(site: Site, targ
 @pytest.mark.parametrize("site", ["tcp"], indirect=True)
 def test_a_killed_agent_ends_uploads_and_nothing_is_sent_twice(site: Site, target: Target) -> None:
     assert site.agent is not None
-    visitor = begin(site, "POST /sink", f"Content-Length: {64 * MIB}", body=b"x" * MIB)
+    visitor = site.begin("/sink", f"Content-Length: {64 * MIB}", body=b"x" * MIB, method="POST")
     wait_until(lambda: target.body_bytes > MIB // 2)
     kill(site.agent)
     response = visitor.response()
@@ -112,7 +95,7 @@ def test_a_killed_server_comes_back_with_all_it_knew(site: Site, target: Target)
     assert site.agent is not None
     assert site.get("web", "/kib").status == 200
     site.wait_rows(path="/kib")
-    visitor, _ = begin_download(site, f"/bulk?n={256 * MIB}")
+    visitor, _ = site.begin_download(f"/bulk?n={256 * MIB}")
     kill(site.server)
     assert_cut(visitor, 256 * MIB - 64 * 1024)
     wait_until(lambda: target.connections == 0)
@@ -134,7 +117,7 @@ def test_a_killed_server_comes_back_with_all_it_knew(site: Site, target: Target)
 
 @pytest.mark.parametrize(("site", "how"), [("ws", "reset"), ("tcp", "close")], indirect=["site"])
 def test_a_target_that_breaks_its_answer_off_is_seen(site: Site, target: Target, how: str) -> None:
-    visitor = begin(site, f"GET /{how}?n=5000")
+    visitor = site.begin(f"/{how}?n=5000")
     assert visitor.head().status == 200
     with pytest.raises(Truncated):
         visitor.take(MIB)
@@ -161,7 +144,7 @@ def test_a_target_that_goes_down_is_502_and_up_again_is_200(site: Site) -> None:
 
 @pytest.mark.parametrize("site", ["ws"], indirect=True)
 def test_a_slow_target_slows_only_its_own_visitors(site: Site, target: Target) -> None:
-    slow = [begin(site, "GET /slow") for _ in range(20)]
+    slow = [site.begin("/slow") for _ in range(20)]
     wait_until(lambda: target.requests.count("GET /slow") == 20)
     for number in range(20):
         assert site.get("web", f"/kib?{number}").status == 200
@@ -188,14 +171,14 @@ def test_visitors_who_leave_give_everything_back(site: Site, target: Target) -> 
     before = wait_until(held)
     for how in (Visitor.reset, lambda visitor: visitor.socket.close()):
         for path in ("/endless", f"/bulk?n={256 * MIB}"):
-            downloads = [begin_download(site, path)[0] for _ in range(5)]
+            downloads = [site.begin_download(path)[0] for _ in range(5)]
             assert target.connections >= 5
             for visitor in downloads:
                 how(visitor)
             # The target is not left writing to nobody.
             wait_until(lambda: held() == before)
         uploads = [
-            begin(site, "POST /sink", f"Content-Length: {64 * MIB}", body=b"x" * 200_000)
+            site.begin("/sink", f"Content-Length: {64 * MIB}", body=b"x" * 200_000, method="POST")
             for _ in range(5)
         ]
         wait_until(lambda: target.connections == 5)

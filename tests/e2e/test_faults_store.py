@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from proxy_engine.storage.sqlite import database_path
+from tests.e2e.fixtures import own_target
 from tests.e2e.harness import wait_until
 from tests.e2e.processes import ENVIRON, run
 from tests.e2e.site import Site
@@ -30,10 +31,7 @@ from tests.storage.mongo_server import MongoServer, mongo_server
 ANSWER_MAX = 12.0  # seconds until a call to a store that is away has its 503, on a busy machine
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
+target = own_target()
 
 
 @pytest.fixture

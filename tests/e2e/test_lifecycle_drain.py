@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Truncated, Visitor, wait_until
+from tests.e2e.fixtures import own_site, own_target
+from tests.e2e.harness import Truncated, wait_until
 from tests.e2e.site import Site
 from tests.e2e.slowreader import SlowReader, owed_size
 from tests.e2e.target import Target, pattern_sha256
@@ -20,23 +19,8 @@ LONG = ("--grace", "20s")
 SHORT = ("--grace", "500ms")
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
-
-
-@pytest.fixture
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    site = Site(tmp_path / "data", server_args=getattr(request, "param", LONG))
-    yield site
-    site.close()
-
-
-def begin(site: Site, path: str) -> Visitor:
-    visitor = site.visitor()
-    visitor.send(f"GET {path} HTTP/1.1\r\nHost: web.localhost\r\n\r\n".encode())
-    return visitor
+target = own_target()
+site = own_site(server_args=LONG)
 
 
 def refuses_connections(port: int) -> bool:
@@ -60,9 +44,9 @@ def test_the_server_finishes_what_it_began_and_takes_nothing_new(
     site: Site, target: Target
 ) -> None:
     site.connect({"web": target.port})
-    idle = begin(site, "/kib")
+    idle = site.begin("/kib")
     assert idle.response().status == 200
-    slow = begin(site, "/slow")
+    slow = site.begin("/slow")
     assert target.entered.wait(10)
     site.server.signal()
     site.server.log("draining")
@@ -83,8 +67,8 @@ def test_the_server_finishes_what_it_began_and_takes_nothing_new(
 @pytest.mark.parametrize("site", [SHORT], indirect=True)
 def test_the_server_ends_when_the_grace_is_over(site: Site, target: Target) -> None:
     site.connect({"web": target.port})
-    slow = begin(site, "/hang")
-    cut = begin(site, f"/bulk?n={512 * MIB}")
+    slow = site.begin("/hang")
+    cut = site.begin(f"/bulk?n={512 * MIB}")
     assert cut.head().status == 200
     assert target.entered.wait(10)
     started = time.monotonic()
@@ -113,7 +97,7 @@ def test_draining_waits_for_slow_readers_of_finished_answers(site: Site, target:
 
 def test_a_second_signal_ends_the_server_at_once(site: Site, target: Target) -> None:
     site.connect({"web": target.port})
-    slow = begin(site, "/hang")
+    slow = site.begin("/hang")
     assert target.entered.wait(10)
     site.server.signal(signal.SIGINT)
     site.server.log("draining")
@@ -140,7 +124,7 @@ def test_an_agent_goes_over_to_the_next_server_when_one_drains(site: Site, targe
 @pytest.mark.parametrize("transport", ["ws", "tcp"])
 def test_the_agent_finishes_what_it_began(site: Site, target: Target, transport: str) -> None:
     agent = site.connect({"web": target.port}, *LONG, transport=transport)
-    slow = begin(site, "/slow")
+    slow = site.begin("/slow")
     assert target.entered.wait(10)
     agent.signal()
     site.server.log("device drains")
@@ -169,7 +153,7 @@ def test_an_agent_without_work_ends_at_once(site: Site, target: Target) -> None:
 
 def test_the_agent_ends_when_the_grace_is_over(site: Site, target: Target) -> None:
     agent = site.connect({"web": target.port}, *SHORT)
-    slow = begin(site, "/hang")
+    slow = site.begin("/hang")
     assert target.entered.wait(10)
     started = time.monotonic()
     agent.signal()
@@ -182,7 +166,7 @@ def test_the_agent_ends_when_the_grace_is_over(site: Site, target: Target) -> No
 
 def test_a_second_signal_ends_the_agent_at_once(site: Site, target: Target) -> None:
     agent = site.connect({"web": target.port}, *LONG)
-    slow = begin(site, "/hang")
+    slow = site.begin("/hang")
     assert target.entered.wait(10)
     agent.signal()
     site.server.log("device drains")

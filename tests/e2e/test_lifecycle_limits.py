@@ -7,11 +7,11 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.fixtures import target_of_file
 from tests.e2e.harness import wait_until
 from tests.e2e.site import Site
 from tests.e2e.target import TargetProcess
@@ -21,10 +21,7 @@ FILES = 64
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[TargetProcess]:
-    with TargetProcess() as target:
-        yield target
+target = target_of_file()
 
 
 def cpu_seconds(pid: int) -> float:

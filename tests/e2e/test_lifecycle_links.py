@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.fixtures import own_site, own_target
 from tests.e2e.harness import wait_until
 from tests.e2e.processes import Process, run
 from tests.e2e.rawlink import (
@@ -26,18 +26,8 @@ from tests.e2e.rawlink import (
 from tests.e2e.site import Site, fd_count
 from tests.e2e.target import Target
 
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path / "data")
-    yield site
-    site.close()
+target = own_target()
+site = own_site()
 
 
 def errors(process: Process) -> list[str]:

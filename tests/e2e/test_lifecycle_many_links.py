@@ -8,13 +8,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.faultproxy import FaultProxy
+from tests.e2e.fixtures import own_site, own_target
 from tests.e2e.harness import Truncated, Visitor, wait_until
 from tests.e2e.processes import Process
 from tests.e2e.rawlink import RawLink
@@ -25,17 +24,8 @@ LINKS = 2
 RUN = ("--workers", str(LINKS), "--link-busy-share", "0")  # one link for each worker
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
-
-
-@pytest.fixture
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    site = Site(tmp_path / "data", server_args=getattr(request, "param", RUN))
-    yield site
-    site.close()
+target = own_target()
+site = own_site(server_args=RUN)
 
 
 def links(site: Site, device: str = "default") -> list[dict[str, Any]]:
@@ -60,11 +50,9 @@ def connect(site: Site, target: Target, *args: str, **keywords: Any) -> Process:
     return agent
 
 
-def begin_slow(site: Site, target: Target, count: int, name: str = "web") -> list[Visitor]:
+def begin_slow(site: Site, target: Target, count: int) -> list[Visitor]:
     """Visitors that wait for an answer, each on a stream of its own."""
-    visitors = [site.visitor() for _ in range(count)]
-    for visitor in visitors:
-        visitor.send(f"GET /slow HTTP/1.1\r\nHost: {name}.localhost\r\n\r\n".encode())
+    visitors = [site.begin("/slow") for _ in range(count)]
     wait_until(lambda: target.requests.count("GET /slow") == count)
     return visitors
 

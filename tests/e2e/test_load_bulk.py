@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
+from tests.e2e.fixtures import own_site, target_of_file
 from tests.e2e.site import Site, watch_memory
 from tests.e2e.target import BLOCK, TargetProcess, pattern_sha256
 
@@ -20,17 +17,8 @@ GROWTH_MIB_MAX = 2 * 16 + 24
 CURL = ["curl", "--silent", "--show-error", "--fail", "--max-time", "60"]
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[TargetProcess]:
-    with TargetProcess() as target:
-        yield target
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path / "data")
-    yield site
-    site.close()
+target = target_of_file()
+site = own_site()
 
 
 def curl(site: Site, path: str, *args: str) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.faultproxy import FaultProxy
+from tests.e2e.fixtures import target_of_file
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.site import Site
 from tests.e2e.target import TargetProcess
@@ -21,10 +22,7 @@ REQUESTS = 200
 RATE = 10e6  # bytes a second of the link: 256 KiB take 26 ms
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[TargetProcess]:
-    with TargetProcess() as target:
-        yield target
+target = target_of_file()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.fixtures import target_of_file
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.site import Growth, Site
 from tests.e2e.slowreader import SlowReader, no_longer_moving, owed_size
@@ -28,10 +29,7 @@ LATENCY_FACTOR_MAX = 5.0
 LATENCY_FLOOR = 0.1  # seconds; below it a factor says nothing
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[TargetProcess]:
-    with TargetProcess() as target:
-        yield target
+target = target_of_file()
 
 
 @pytest.fixture(params=["tcp", "ws"])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.faultproxy import FaultProxy
+from tests.e2e.fixtures import target_of_file
 from tests.e2e.site import Site
 from tests.e2e.target import BLOCK, TargetProcess, pattern_sha256
 
@@ -20,10 +20,7 @@ RATE = 20e6  # bytes a second: 2 MB are on their way, twice what a stream starts
 SIZE = 60 * MIB
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[TargetProcess]:
-    with TargetProcess() as target:
-        yield target
+target = target_of_file()
 
 
 def download(port: int, size: int) -> tuple[float, str]:

@@ -216,3 +216,57 @@ def test_redis(tmp_path: Path) -> None:
                 assert take(sock, 10 + 1_000_000 + 2) == b"$1000000\r\n" + value + b"\r\n"
         finally:
             redis.terminate()
+
+
+def forward(site: Site, tunnel: str, token: str) -> tuple[Process, int]:
+    """A client of private access, and its local port."""
+    client = Process(
+        "forward", "0", tunnel, "--server", f"http://127.0.0.1:{site.port}",
+        PROXY_ENGINE_TOKEN=token,
+    )  # fmt: skip
+    site.processes.append(client)
+    line = client.wait_for(lambda: client.out and client.out[0])
+    return client, int(line.split(" ")[0].rpartition(":")[2])
+
+
+def test_a_private_tunnel_is_for_those_with_a_token(tmp_path: Path) -> None:
+    with serving(tmp_path) as site, echo() as target, ExitStack() as stack:
+        assert tunnel(site, f"db=127.0.0.1:{target}") == "private:default/db"
+        laptop = site.make_token("laptop", "--scope", "device=none,connect=default/*")
+        _, port = forward(site, "default/db", laptop)
+        block = bytes(range(256)) * 4096
+        socks = [stack.enter_context(connect(port)) for _ in range(20)]
+        for sock in socks:
+            sock.sendall(b"ping")
+            assert take(sock, 4) == b"ping"
+        sender = threading.Thread(target=lambda: socks[0].sendall(block * 4))
+        sender.start()
+        assert take(socks[0], 4 * len(block)) == block * 4
+        sender.join()
+        socks[0].shutdown(socket.SHUT_WR)
+        assert socks[0].recv(1) == b""
+
+
+def test_a_forward_that_may_not_says_so_and_ends(tmp_path: Path) -> None:
+    with serving(tmp_path) as site, echo() as target:
+        tunnel(site, f"db=127.0.0.1:{target}")
+        client, port = forward(site, "default/db", site.make_token("other"))
+        sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        with sock, pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        assert client.exit_code() == 1
+        assert any("wrong_scope" in line for line in client.err)
+
+
+def test_a_reset_of_the_target_goes_through_a_forward(tmp_path: Path) -> None:
+    with serving(tmp_path) as site, socket.create_server(("127.0.0.1", 0)) as listener:
+        tunnel(site, f"db=127.0.0.1:{listener.getsockname()[1]}")
+        _, port = forward(site, "default/db", site.device_token)
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as visitor:
+            target = listener.accept()[0]
+            visitor.sendall(b"half")
+            assert take(target, 4) == b"half"
+            target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            target.close()
+            with pytest.raises(ConnectionResetError):
+                visitor.recv(1)

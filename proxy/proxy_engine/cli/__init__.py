@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from proxy_engine.cli import config, connect, demo, requests, run, token, tunnel
+from proxy_engine.cli import config, connect, demo, forward, requests, run, token, tunnel
 from proxy_engine.cli.parser import Parser, VersionAction
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
 
@@ -22,7 +22,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for module in (run, connect, token, tunnel, requests, config, demo):
+    for module in (run, connect, forward, token, tunnel, requests, config, demo):
         module.add_parser(verbs)
     return parser
 

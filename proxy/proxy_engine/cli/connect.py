@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_process, add_servers, add_setting, settings
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -17,19 +17,7 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("connect", help="connect this device's services to a server")
-    add_setting(
-        parser,
-        "server",
-        metavar="URL",
-        action="append",
-        help="such as http://proxy.example.com:8080; repeatable: the first that answers",
-    )
-    add_setting(
-        parser,
-        "proxy",
-        metavar="URL",
-        help="reach it through this HTTP proxy, or none [HTTP_PROXY, HTTPS_PROXY, NO_PROXY]",
-    )
+    add_servers(parser)
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(
@@ -81,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which server? give --server URL")
     if not chosen.http and not chosen.tcp:
         raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
-    token = _token(chosen)
+    token = read_token(chosen)
     chosen = _named(chosen, token)
     from proxy_engine import logs
     from proxy_engine.reach import proxy_for
@@ -97,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         logs.flush()
 
 
-def _token(chosen: Settings) -> str:
+def read_token(chosen: Settings) -> str:
+    """The token, wherever it is. Raises UsageError."""
     from proxy_engine.config import secret
     from proxy_engine.errors import UsageError
 

@@ -103,3 +103,16 @@ def test_scopes_have_to_fit_the_kind() -> None:
 def test_too_many_scopes_are_refused() -> None:
     with pytest.raises(UsageError, match="more than 64"):
         grants.parse_scopes([f"port={number}" for number in range(1, 66)])
+
+
+def test_other_devices_tunnels_are_joined_only_with_a_scope() -> None:
+    assert not grants.ANY.allows_connect("pi/db")
+    scopes = grants.parse_scopes(["connect=pi/*", "connect=*/ssh"])
+    assert scopes.texts() == ["connect=pi/*", "connect=*/ssh"]
+    grants.check(scopes, "device")
+    found = [x for x in ("pi/db", "pi2/db", "pi2/ssh", "pi", "a/b/ssh") if scopes.allows_connect(x)]
+    assert found == ["pi/db", "pi2/ssh", "a/b/ssh"]
+    assert not grants.parse_scopes(["connect=none"]).allows_connect("pi/db")
+    for text in ("connect=pi", "connect=", "connect=a/b/c", "connect=a /b"):
+        with pytest.raises(UsageError):
+            grants.parse_scopes([text])

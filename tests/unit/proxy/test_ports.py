@@ -17,7 +17,7 @@ from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tokens import create
 from proxy_engine.tunnels import TunnelTable
-from tests.unit.proxy.fake_engine import FakeEngine, head, status
+from tests.unit.proxy.fake_engine import FakeEngine, body, head, status
 
 AGENT = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux", "Proxy_Engine_Version": "1"}
 
@@ -233,3 +233,71 @@ async def test_a_port_is_not_lost_to_a_tick_while_the_store_writes(site: Site) -
     site.store.tunnel_change = slow  # type: ignore[method-assign]
     await site.register(1, ("db", 10005))
     assert site.engine.ports == {10005}
+
+
+# --- private access -------------------------------------------------------------------------
+
+JOIN = {"Connection": "Upgrade", "Upgrade": "proxy-engine-tcp"}
+
+
+async def join(site: Site, secret: str, target: str = "pi/db", **fields: str) -> tuple[int, str]:
+    """(status, the tunnel joined or the code of the refusal)."""
+    site.ticket += 1
+    how = {**JOIN, **fields}
+    request = head(f"/_proxy/tcp/{target}", Authorization=f"Bearer {secret}", **how)
+    site.links.on_event((1, site.ticket, "1.2.3.4:5", request))
+    await site.links.settle()
+    ticket, response, options = site.engine.replies[-1]
+    assert ticket == site.ticket
+    if options["accept"]:
+        return status(response), options["tunnel"]
+    return status(response), body(response)["error"]
+
+
+@pytest.fixture
+async def private(site: Site) -> Site:
+    await site.link(1, await site.token("pi"))
+    await site.register(1, ("db", None), ("ssh", 10005))
+    return site
+
+
+@pytest.mark.parametrize(
+    ("scopes", "answer"),
+    [
+        (["connect=pi/db"], (101, "db")),
+        (["connect=*/*"], (101, "db")),
+        (["connect=pi/ssh"], (403, "wrong_scope")),
+        ([], (403, "wrong_scope")),
+        (["tunnel=*"], (403, "wrong_scope")),
+    ],
+)
+async def test_a_token_joins_what_its_scope_names(
+    private: Site, scopes: list[str], answer: tuple[int, str]
+) -> None:
+    assert await join(private, await private.token("laptop", *scopes)) == answer
+
+
+async def test_a_device_and_an_admin_may_join(private: Site) -> None:
+    own, _ = await create(private.store, name="pi2", device="pi", now=private.now)
+    assert await join(private, own) == (101, "db")
+    assert await join(private, own, "pi/ssh") == (101, "ssh")
+    for scopes, answer in (([], (101, "db")), (["read-only"], (403, "wrong_scope"))):
+        admin, _ = await create(
+            private.store, name=f"a{len(scopes)}", kind="admin", now=private.now,
+            scopes=parse_scopes(scopes),
+        )  # fmt: skip
+        assert await join(private, admin) == answer
+
+
+async def test_what_can_not_be_joined(private: Site) -> None:
+    secret = await private.token("laptop", "connect=*/*")
+    assert await join(private, "pe_" + "x" * 43) == (401, "unknown_token")
+    assert await join(private, secret, "pi/none") == (404, "unknown_tunnel")
+    assert await join(private, secret, "other/db") == (404, "unknown_tunnel")
+    assert await join(private, secret, "pi") == (404, "not_found")
+    assert await join(private, secret, Upgrade="websocket") == (426, "upgrade_required")
+    assert await join(private, secret, Connection="close") == (400, "bad_upgrade")
+    private.down(1)
+    assert await join(private, secret) == (503, "device_offline")
+    await private.store.token_revoke("laptop", private.now)
+    await private.links.recheck()

@@ -1,0 +1,95 @@
+"""proxy-engine forward: a local port that leads to a device's TCP tunnel."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from proxy_engine.cli.connect import read_token
+from proxy_engine.cli.parser import add_common, add_servers, add_setting, settings
+
+if TYPE_CHECKING:
+    from proxy_engine.config import Settings
+    from proxy_engine.forwarding import Tunnel
+    from proxy_engine.values import Address
+
+
+def add_parser(verbs: Any) -> None:
+    parser = verbs.add_parser("forward", help="reach a device's TCP tunnel from a local port")
+    parser.add_argument("local", metavar="[HOST:]PORT", help="to listen on; 0: any port")
+    parser.add_argument("tunnel", metavar="DEVICE/TUNNEL", help="a TCP tunnel, private or public")
+    add_servers(parser)
+    add_setting(parser, "token", metavar="TOKEN", help="one that may (better: a file)")
+    add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
+    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_common(parser, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = settings(args)
+    from proxy_engine.errors import UsageError
+    from proxy_engine.forwarding import Tunnel
+    from proxy_engine.tokens import is_name
+    from proxy_engine.values import LABEL, parse_address
+
+    device, _, name = args.tunnel.partition("/")
+    if not is_name(device) or not LABEL.fullmatch(name):
+        raise UsageError(f'"{args.tunnel}" is not DEVICE/TUNNEL')
+    local = args.local if ":" in args.local else f"127.0.0.1:{args.local}"
+    try:
+        address = parse_address(local)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if not chosen.server:
+        raise UsageError("which server? give --server URL")
+    token = read_token(chosen)
+    from proxy_engine import logs
+    from proxy_engine.reach import proxy_for
+    from proxy_engine.runner import run_async
+    from proxy_engine.servers import parse_server
+
+    for url in chosen.server:
+        proxy_for(parse_server(url), chosen.proxy)
+    logs.setup(chosen.log_format)
+    try:
+        return run_async(_forward(chosen, token, address, Tunnel(device, name)))
+    finally:
+        logs.flush()
+
+
+async def _forward(chosen: Settings, token: str, local: Address, tunnel: Tunnel) -> int:
+    import asyncio
+    import sys
+
+    from proxy_engine.cli.signals import Signals
+    from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError, error_text
+    from proxy_engine.forwarding import Forwarder
+    from proxy_engine.reach import Reacher
+    from proxy_engine.servers import Servers, parse_server
+    from proxy_engine.targets import resolve
+    from proxy_engine.text import escape, scrub
+
+    signals = Signals()
+    failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def refused(reason: str) -> None:
+        if not failure.done():
+            failure.set_result(reason)
+
+    servers = Servers([parse_server(url) for url in chosen.server], "tcp")
+    reach = Reacher(resolve, proxy=chosen.proxy)
+    forwarder = Forwarder(servers, reach, token, tunnel, refused)
+    try:
+        port = await forwarder.listen(local.host, local.port)
+    except OSError as error:
+        raise ProxyEngineError(f"can not listen on {local}: {error_text(error)}") from None
+    print(f"{local._replace(port=port)} -> {tunnel.device}/{tunnel.name}", flush=True)
+    stop = asyncio.create_task(signals.first())
+    stop.add_done_callback(lambda _: failure.cancel())
+    await asyncio.wait([failure])
+    stop.cancel()
+    await forwarder.close()
+    if failure.cancelled():
+        return EXIT_OK
+    print(f"proxy-engine: error: {scrub(escape(failure.result()))}", file=sys.stderr, flush=True)
+    return EXIT_FAILURE
