@@ -14,6 +14,9 @@ def count(batch: bytes) -> int:
 def newest(batch: bytes) -> int:
     """The time_us of the latest; 0 if there are none. Raises: ValueError if it is cut off."""
 
+def totals(batch: bytes) -> dict[int, tuple[int, int, int]]:
+    """Requests, bytes in and bytes out by device. Raises: ValueError if the batch is cut off."""
+
 def unpack(batch: bytes) -> list[LogRecord]:
     """Raises: ValueError if the batch is cut off."""
 

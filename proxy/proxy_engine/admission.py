@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from proxy_engine import handshake, joining, logs, tokens
+from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Refusal
 from proxy_engine.link_table import LinkTable
 from proxy_engine.login_guard import LoginGuard
-from proxy_engine.storage import Device, Store, Token
+from proxy_engine.storage import Device, Token
 from proxy_engine.tasks import Tasks
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -58,17 +59,17 @@ class Admission:
     def __init__(
         self,
         engine: Engine,
-        store: Store,
         links: LinkTable,
         tasks: Tasks,
         *,
+        registry: Registry,
         cache: TokenCache,
         guard: LoginGuard,
         table: TunnelTable,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._store = store
+        self._registry = registry
         self._links = links
         self._tasks = tasks
         self._cache = cache
@@ -79,8 +80,6 @@ class Admission:
         self._is_answering = False
         self._unknown: list[tuple[Ask, _Request]] = []  # the store has to be asked about them
         self._is_looking_up = False
-        self._tokens_used: dict[int, float] = {}  # by id, to be written by tick()
-        self._devices_seen: dict[int, float] = {}
         self._replaced: dict[int, set[str]] = {}  # instances turned away, by device
         self.is_draining = False
 
@@ -89,10 +88,6 @@ class Admission:
         if not self._is_answering:
             self._is_answering = True
             self._tasks.spawn(self._answer_all())
-
-    def seen(self, device_id: int) -> None:
-        """A device is, or was until now, there."""
-        self._devices_seen[device_id] = self._clock()
 
     def turn_away(self, device_id: int, instance: str) -> None:
         """Another run took over from this one. It is told so, but the record may not reach
@@ -106,20 +101,6 @@ class Admission:
     def readmit(self, device_id: int) -> None:
         """The device has no link any more: any run of it may come."""
         self._replaced.pop(device_id, None)
-
-    async def tick(self) -> None:
-        """Once a second: forget who never came, write who did."""
-        self._links.expire(self._clock())
-        used, self._tokens_used = self._tokens_used, {}
-        seen, self._devices_seen = self._devices_seen, {}
-        if not used and not seen:
-            return
-        try:
-            await self._store.seen(used, seen)
-        except StorageError:  # to be written once it can be; what is newer stands
-            self._tokens_used = used | self._tokens_used
-            self._devices_seen = seen | self._devices_seen
-            raise
 
     async def _answer_all(self) -> None:
         """Answer all who ask, or put them with those the store is asked about."""
@@ -219,7 +200,7 @@ class Admission:
         device, tunnel = joining.read_request(request.method, request.target, request.fields)
         joining.authorise(token, device, tunnel)
         joining.find(self._table, self._links, device, tunnel)
-        self._tokens_used[token.id] = self._clock()
+        self._registry.token_used(token.id)
         self._engine.auth_reply(ask.ticket, joining.ACCEPT, accept=True, tunnel=tunnel)
         _log.info("tunnel joined", peer=ask.peer, token=token.name, tunnel=f"{device}/{tunnel}")
 
@@ -269,7 +250,7 @@ class Admission:
         now = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
         link = self._links.accept(token.device_id, token, offer, ask.peer, now)
-        self._tokens_used[token.id] = self._devices_seen[token.device_id] = now
+        self._registry.token_used(token.id)
         self._engine.auth_reply(
             ask.ticket,
             handshake.accept_response(offer, self._links.links_max),

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import logs, tokens
@@ -31,6 +31,7 @@ from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
+from proxy_engine_core import log_batch
 from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Server:
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
+        self._must_recheck = False
         self.store: Store
         self.engine: Engine
         self.cache: TokenCache
@@ -164,14 +166,16 @@ class Server:
             guard=self.guard,
         )
         await self.store.changed_elsewhere()  # from here on
+        await self.links.recheck()  # all tokens are known from the start
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
         self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
-        ticker = asyncio.create_task(self._tick(), name="tick")
-        self._exit.callback(ticker.cancel)
+        for work in (self._look, self.links.registry.write):
+            ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
+            self._exit.callback(ticker.cancel)
         history = MetricHistory(self.store, lambda: all_stats(self))
         keeper = asyncio.create_task(history.run(), name="metric-history")
         self._exit.callback(keeper.cancel)
@@ -183,6 +187,13 @@ class Server:
             data_dir=settings.data_dir,
             tunnels=len(self.table),
         )
+
+    async def access_changed(self) -> None:
+        """Tokens or devices were written: nothing that was known of them counts any more."""
+        self.cache.clear()
+        self._must_recheck = True  # until it is done, should the store fail on the way
+        await self.links.recheck()
+        self._must_recheck = False
 
     def _on_event(self, event: Event) -> None:
         link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
@@ -197,6 +208,7 @@ class Server:
                 self.events.device(link.device, "up", others, link.peer)
 
     def _on_logs(self, batch: bytes) -> None:
+        self.links.registry.count(log_batch.totals(batch))
         self.request_log.put(batch)
         self.events.requests(batch)
 
@@ -248,23 +260,27 @@ class Server:
         device, _ = await tokens.create(self.store, name="default", now=now)
         self.first_run = FirstRun(admin, device)
 
-    async def _tick(self) -> None:
-        was_failing = has_changed = False
-        while True:
-            await asyncio.sleep(TICK)
-            try:
-                await self.links.tick()
-                if await self.store.changed_elsewhere():
-                    self.cache.clear()
-                    has_changed = True
-                if has_changed:  # still, if the store failed on the way
-                    await self.links.recheck()
-                    has_changed = False
-                was_failing = False
-            except StorageError as error:
-                if not was_failing:
-                    _log.error("the store fails", error=error)
-                was_failing = True
+    async def _look(self) -> None:
+        """For links that are not allowed any more, by the clock or by others."""
+        self.links.tick()
+        if await self.store.changed_elsewhere():
+            await self.access_changed()
+        elif self._must_recheck:
+            await self.links.recheck()
+            self._must_recheck = False
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    was_failing = False
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+            was_failing = False
+        except StorageError as error:
+            if not was_failing:
+                _log.error("the store fails", error=error)
+            was_failing = True
 
 
 def _journal(settings: Settings) -> Journal | None:

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.config import LINKS_MAX
+from proxy_engine.devices import Registry
+from proxy_engine.errors import StorageError
 from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
@@ -86,20 +88,30 @@ class Links:
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
+        self.registry = Registry(store, clock=clock)
         self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
+        self._cache = cache or TokenCache(store)
         self._admission = Admission(
             engine,
-            store,
             self._links,
             self._tasks,
             cache=self._cache,
             guard=guard or LoginGuard(0),
+            registry=self.registry,
             table=table,
             clock=clock,
         )
         self._ports = ports or Ports(engine, table)
         self._registration = Registration(
-            engine, store, self._links, table, self._tasks, self._ports, self._replace, clock
+            engine,
+            store,
+            self._links,
+            table,
+            self._tasks,
+            self.registry,
+            self._ports,
+            self._replace,
+            clock,
         )
 
     def __len__(self) -> int:
@@ -141,15 +153,21 @@ class Links:
 
     async def close(self) -> None:
         await self._tasks.close()
+        try:
+            await self.registry.close()
+        except StorageError as error:
+            _log.error("what was seen of devices is lost", error=error)
 
     async def recheck(self) -> None:
-        """Close links whose token or device is not good any more."""
+        """Close links whose token or device is not good any more, and take note of the rest."""
+        # Who comes while the store answers may be newer than what it says.
+        links, owners = list(self._links), self._table.owners()
         version = self._cache.version
         known = {token.id: token for token in await self._store.tokens()}
         devices = {device.id: device for device in await self._store.devices()}
         self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
-        for link in self._links:
+        for link in links:
             token = known.get(link.token_id)
             token = None if token is None else tokens.as_used(token, link.digest)
             device = devices.get(link.device_id)
@@ -160,20 +178,23 @@ class Links:
                 reason = "blocked_device"
             if reason is not None:
                 self._close(link, reason, "the server took back this device's permission")
-            elif token is not None:
-                link.expires_at = token.expires_at
+            elif token is not None and device is not None:
+                link.expires_at, link.device = token.expires_at, device.name
+                if device.kicked_at is not None and link.since < device.kicked_at:
+                    self._close(link, "kicked", "an admin has ended the links of this device")
+        self._engine.routes_apply(self._table.forget(owners - devices.keys()))
 
-    async def tick(self) -> None:
-        """Once a second: what time does to links, and what is written now and then."""
+    def tick(self) -> None:
+        """Now and then: what time does to links."""
         now = self._clock()
         for link in self._links:
             if link.expires_at is not None and link.expires_at <= now:
                 self._close(link, "expired_token", "the token has expired")
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
+        self._links.expire(now)
         self._ports.tick()
         self._demand.tick()
-        await self._admission.tick()
 
     # Up and down
 
@@ -183,6 +204,7 @@ class Links:
             _log.warning("unknown link closed", link=link_id, device=device_id, peer=peer)
             self._engine.link_close(link_id, "unknown")
             return
+        self.registry.link_up(link)
         if self._admission.is_turned_away(device_id, link.instance):  # while it came up
             self._close(link, "replaced", "replaced by another agent run")
             return
@@ -221,9 +243,10 @@ class Links:
             bytes_out=bytes_out,
             seconds=round(seconds, 3),
         )
-        if not self._links.of_device(link.device_id):
+        is_last = not self._links.of_device(link.device_id)
+        if is_last:
             self._admission.readmit(link.device_id)
-        self._admission.seen(link.device_id)
+        self.registry.link_down(link, reason, is_last=is_last)
 
     def _spent(self, link_id: int) -> None:
         """Its stream ids run low: the agent makes another link, which replaces this one.

@@ -1,9 +1,8 @@
 """How often an address may fail to log in: a bucket of failures for each.
 
-A 256-bit token is never guessed, but every guess costs a look into the store. An address
-that has failed too often is not looked up any more for a while; who is known already (see
-token_cache.py) comes in all the same, so that one broken device does not lock out the
-others behind its NAT.
+A 256-bit token is never guessed, but guesses cost work. Of an address that has failed too often
+no unknown token is looked up any more for a while; who is known already (token_cache.py) comes
+in all the same, so that one broken device does not lock out the others behind its NAT.
 
 Pure: the time is passed in.
 """

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from proxy_engine import control, logs
+from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.ports import Ports, Refusal
@@ -51,6 +52,7 @@ class Registration:
         links: LinkTable,
         tunnels: TunnelTable,
         tasks: Tasks,
+        registry: Registry,
         ports: Ports,
         give_way: Callable[[Link, list[Link]], None],
         clock: Callable[[], float],
@@ -60,6 +62,7 @@ class Registration:
         self._links = links
         self._tunnels = tunnels
         self._tasks = tasks
+        self._registry = registry
         self._ports = ports
         self._give_way = give_way
         self._clock = clock
@@ -202,6 +205,7 @@ class Registration:
         # Thousands of links say the same here: keep one copy.
         link.agent = sys.intern(record.agent[:TEXT_MAX])
         link.platform = sys.intern(record.platform[:TEXT_MAX])
+        self._registry.registered(link)
         granted, refused = [], []
         permitted = {spec.name for spec in self._permitted(request)}
         has_failed = any(spec.name in failed for spec in record.tunnels)

@@ -7,7 +7,7 @@ visitor is told 503 device_offline and not 404.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -131,8 +131,8 @@ class TunnelTable:
         names = self._served.pop(link, ())
         self._drop(self._holders.pop(link, 0), names)
         for name in names:
-            entry = self._entries[name]
-            if name not in keep and link in entry.links:
+            entry = self._entries.get(name)
+            if entry is not None and name not in keep and link in entry.links:
                 entry.links = tuple(other for other in entry.links if other != link)
                 ops += self._ops(entry)
         return ops
@@ -155,6 +155,19 @@ class TunnelTable:
                 del held[name]
         if not held:
             del self._held[token]
+
+    def owners(self) -> set[int]:
+        """The devices that the tunnels belong to."""
+        return {entry.tunnel.device_id for entry in self._entries.values()}
+
+    def forget(self, devices: Container[int]) -> list[RouteOp]:
+        """These devices are no more, nor are their tunnels."""
+        gone = [each for each in self._entries.values() if each.tunnel.device_id in devices]
+        for entry in gone:
+            del self._entries[entry.tunnel.name]
+            if entry.tunnel.port is not None:
+                del self._ports[entry.tunnel.port]
+        return [("delete", key) for entry in gone for key in self._keys(entry.tunnel)]
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
         """Those that serve it; () while its device is away."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from proxy_engine.grants import Limits, PortRange, Scopes
-from proxy_engine.storage import NameTaken, Store, Token
+from proxy_engine.storage import DeviceEvent, NameTaken, Sighting, Store, Token
 from tests.storage.conftest import Backend
 
 
@@ -30,7 +30,7 @@ async def test_tokens_and_devices_are_there_for_the_next_who_opens(backend: Back
     )
     assert (made.device, made.is_blocked, made.last_used_at) == ("pi", False, None)
     assert (admin.device_id, admin.device, admin.is_blocked) == (None, None, False)
-    await store.seen({made.id: 3.0}, {made.device_id or 0: 4.0})
+    await store.seen({made.id: 3.0}, {made.device_id or 0: Sighting(at=4.0)})
     await store.close()
 
     store = await backend.open()
@@ -128,8 +128,81 @@ async def test_a_device_registers_itself_once(store: Store) -> None:
     assert len(await store.devices()) == 3
 
 
+async def test_what_is_seen_of_a_device_adds_up(store: Store) -> None:
+    device = await store.device_add("pi", {}, 1.0)
+    first = Sighting(
+        at=2.0, address="1.2.3.4", agent="a/1", platform="Linux", links=1, requests=5,
+        bytes_in=10, bytes_out=2**40,
+    )  # fmt: skip
+    await store.seen({}, {device.id: first})
+    await store.seen({}, {device.id: Sighting(requests=2, bytes_in=1)})
+    await store.seen({}, {device.id: Sighting(at=9.0, address="::1", links=1, bytes_out=1)})
+    [found] = await store.devices()
+    assert (found.first_seen_at, found.last_seen_at, found.address) == (2.0, 9.0, "::1")
+    assert (found.agent, found.platform) == ("a/1", "Linux")
+    assert (found.links, found.requests) == (2, 7)
+    assert (found.bytes_in, found.bytes_out) == (11, 2**40 + 1)
+
+
+async def test_a_device_is_made_ahead_and_changed(store: Store) -> None:
+    made = await store.device_add("pi", {"site": "a.b/c"}, 1.0)
+    assert (made.name, made.labels, made.created_at) == ("pi", {"site": "a.b/c"}, 1.0)
+    with pytest.raises(NameTaken):
+        await store.device_add("pi", {}, 2.0)
+    token = await device_token(store, "t", "pi")
+    assert token.device_id == made.id
+    changed = await store.device_change("pi", new_name="po", labels={"x": ""}, is_blocked=True)
+    assert changed is not None
+    assert (changed.id, changed.name, changed.labels) == (made.id, "po", {"x": ""})
+    [token] = await store.tokens()
+    assert (token.device, token.is_blocked) == ("po", True)
+    changed = await store.device_change("po", kicked_at=5.5, is_blocked=False)
+    assert changed is not None
+    assert (changed.kicked_at, changed.is_blocked, changed.labels) == (5.5, False, {"x": ""})
+    assert await store.device_change("po") == changed
+    assert await store.devices() == [changed]
+    assert await store.device_change("pi", is_blocked=True) is None
+
+
+async def test_a_device_can_not_take_the_name_of_another(store: Store) -> None:
+    await store.device_add("pi", {}, 1.0)
+    await store.device_add("po", {}, 1.0)
+    with pytest.raises(NameTaken):
+        await store.device_change("pi", new_name="po", is_blocked=True)
+    assert [(each.name, each.is_blocked) for each in await store.devices()] == [
+        ("pi", False), ("po", False),
+    ]  # fmt: skip
+    assert (await store.device_change("pi", new_name="pi")) is not None
+
+
+async def test_with_a_device_goes_what_is_its_own(store: Store) -> None:
+    own, other = await device_token(store, "pi"), await device_token(store, "po")
+    device, second = own.device_id or 0, other.device_id or 0
+    await store.tunnels_claim([("a", "http", device), ("b", "http", second)], 2.0)
+    event = DeviceEvent(device_id=device, at=1.0, kind="online", address="")
+    await store.device_events_add([event])
+    assert await store.device_delete("pi")
+    assert not await store.device_delete("pi")
+    assert [each.name for each in await store.devices()] == ["po"]
+    assert [each.name for each in await store.tokens()] == ["po"]
+    assert [each.name for each in await store.tunnels()] == ["b"]
+    assert await store.device_events(device, 10) == []
+
+
+async def test_changes_of_devices_are_seen_by_others(backend: Backend) -> None:
+    store, other = await backend.open(), await backend.open()
+    await other.device_add("pi", {}, 1.0)
+    assert await store.changed_elsewhere()
+    await other.device_change("pi", is_blocked=True)
+    assert await store.changed_elsewhere()
+    await other.device_delete("pi")
+    assert await store.changed_elsewhere()
+    await store.close()
+    await other.close()
+
+
 async def test_what_was_seen_of_nobody_is_no_error(store: Store) -> None:
-    await store.seen({77: 1.0}, {78: 2.0})
+    await store.seen({77: 1.0}, {78: Sighting(at=2.0)})
     await store.seen({}, {})
     assert await store.tokens() == []
     assert await store.devices() == []

@@ -15,7 +15,7 @@ import pytest
 from pymongo.database import Database
 
 from proxy_engine.errors import StorageError
-from proxy_engine.storage import Retention
+from proxy_engine.storage import Retention, Sighting
 from proxy_engine.storage.mongo import MongoStore
 from proxy_engine.storage.mongo.client import OPTIONS, Client, Driver, place
 from proxy_engine_core.core import LOG_ABORTED
@@ -95,7 +95,7 @@ async def test_every_query_of_the_documentation_runs(db: Documents, store: Mongo
             record(now - 8_000_000_000, device=0, path="/old", status=500),
         )
     )
-    await store.seen({}, {pi: time.time() - 8 * 86400})
+    await store.seen({}, {pi: Sighting(at=time.time() - 8 * 86400)})
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(blocks) == 5
     names: dict[str, Any] = {"db": db, "datetime": datetime, "timedelta": timedelta, "UTC": UTC}

@@ -90,3 +90,16 @@ def test_what_does_not_fit_a_field_is_refused() -> None:
         log_batch.pack([record()._replace(bytes_in=-1)])
     with pytest.raises(UnicodeEncodeError):
         log_batch.pack([record()._replace(path="/\u20ac")])
+
+
+def test_totals_are_by_device() -> None:
+    sizes = [(3, 1, 10), (3, 2, 20), (0, 5, 5), (4, 2**40, 1), (3, 4, 30)]
+    records = [
+        record()._replace(device=device, bytes_in=bytes_in, bytes_out=bytes_out)
+        for device, bytes_in, bytes_out in sizes
+    ]
+    found = log_batch.totals(log_batch.pack(records))
+    assert found == {3: (3, 7, 60), 0: (1, 5, 5), 4: (1, 2**40, 1)}
+    assert log_batch.totals(b"") == {}
+    with pytest.raises(ValueError, match="inside a record"):
+        log_batch.totals(log_batch.pack(records)[:-1])

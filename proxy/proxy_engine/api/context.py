@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +36,9 @@ class Service(Protocol):
     request_log: RequestLog
     events: LiveEvents
 
+    async def access_changed(self) -> None:
+        """Tokens or devices were written: links that are not allowed any more end now."""
+
     def reload(self) -> Reloaded: ...
 
 
@@ -48,6 +52,10 @@ class Call:
     headers: Mapping[str, str]  # of the request, by name in lower case
     status: int = 0  # of the answer; 0: what the route says
     answer_headers: dict[str, str] = field(default_factory=dict)
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
 
     @property
     def actor_name(self) -> str:

@@ -19,6 +19,7 @@ from proxy_engine.api.context import Call, Service
 from proxy_engine.api.idempotency import Idempotency
 from proxy_engine.api.problems import Problem, explain, problem_of
 from proxy_engine.api.routes import Route, Stream, Upgrade
+from proxy_engine.audit import audited, describe
 from proxy_engine.errors import suggestion
 from proxy_engine.storage import Token
 
@@ -97,8 +98,28 @@ class Dispatcher:
             raise Problem(400, "bad_query", f'there is no parameter "{ask.query[0][0]}" here')
         if route.body_type is not None:
             arguments["body"] = _body(route.body_type, ask)
-        result = await route.handler(call, **arguments)
+        if route.scope == "write":
+            result = await self._write(route, call, arguments)
+        else:
+            result = await route.handler(call, **arguments)
         return _encode(route, call, result, ask.headers.get("if-none-match"))
+
+    async def _write(self, route: Route, call: Call, arguments: dict[str, Any]) -> Any:
+        """Run a handler that changes something, with an audit record around it. The record
+        has the names of what was given and not the values: these may be secrets."""
+        body = arguments.get("body")
+        given = msgspec.to_builtins(body) if isinstance(body, msgspec.Struct) else {}
+        path = arguments.get("path")
+        names = msgspec.structs.astuple(path) if isinstance(path, msgspec.Struct) else ()
+        async with audited(
+            self._service.store,
+            actor=call.actor_name,
+            address=call.peer,
+            action=route.name,
+            subject="/".join(map(str, names)) or str(given.get("name", "")),
+            detail=describe(given),
+        ):
+            return await route.handler(call, **arguments)
 
 
 def problem_answer(problem: Problem) -> Answer:

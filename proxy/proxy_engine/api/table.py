@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy_engine.api import (
+    audit,
     configuration,
     devices,
     events,
@@ -10,15 +11,18 @@ from proxy_engine.api import (
     metrics,
     requests,
     stats,
+    tokens,
     tunnels,
 )
 from proxy_engine.api.routes import Route, Routes
 
 TOPICS: tuple[Routes, ...] = (
     devices.routes,
+    tokens.routes,
     tunnels.routes,
     requests.routes,
     stats.routes,
+    audit.routes,
     metrics.routes,
     events.routes,
     configuration.routes,

@@ -6,7 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from proxy_engine.cli import config, connect, demo, forward, requests, run, token, tunnel
+from proxy_engine.cli import (
+    audit,
+    config,
+    connect,
+    demo,
+    device,
+    forward,
+    requests,
+    run,
+    token,
+    tunnel,
+)
 from proxy_engine.cli.parser import Parser, VersionAction
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
 
@@ -22,7 +33,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
-    for module in (run, connect, forward, token, tunnel, requests, config, demo):
+    for module in (
+        run, connect, forward, token, device, tunnel, requests, audit, config, demo,
+    ):  # fmt: skip
         module.add_parser(verbs)
     return parser
 

@@ -300,5 +300,12 @@ class NoLinks:
     def __len__(self) -> int:
         return 0
 
+    @property
+    def registry(self) -> NoLinks:
+        return self
+
+    def online_since(self, device_id: int) -> None:
+        return None
+
     def of_device(self, device_id: int) -> list[Any]:
         return []

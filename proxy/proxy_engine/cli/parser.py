@@ -108,6 +108,13 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def count(text: str) -> int:
+    """The type of an argument that says how many."""
+    if not text.isascii() or not text.isdigit() or int(text[:9]) > 1_000_000:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a count up to 1000000')
+    return int(text)
+
+
 def settings(args: argparse.Namespace) -> Settings:
     return loaded(args).settings
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.client import Client, add_target, connected
-from proxy_engine.cli.parser import add_common
+from proxy_engine.cli.parser import add_common, count
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Request
@@ -31,17 +31,11 @@ def add_parser(verbs: Any) -> None:
     tail = actions.add_parser("tail", help="show the last requests")
     tail.add_argument("-f", "--follow", action="store_true", help="wait for more, until Ctrl-C")
     tail.add_argument(
-        "-n", "--lines", metavar="N", type=_count, default=20, help="how many at first [20]"
+        "-n", "--lines", metavar="N", type=count, default=20, help="how many at first [20]"
     )
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     add_target(tail)
     add_common(tail, _tail)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:9]) > 1_000_000:
-        raise argparse.ArgumentTypeError(f'"{text}" is not a count up to 1000000')
-    return int(text)
 
 
 def _tail(args: argparse.Namespace) -> int:

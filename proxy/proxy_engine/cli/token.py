@@ -7,7 +7,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_store, settings
+from proxy_engine.cli.local import moment_text, with_store, write
+from proxy_engine.cli.parser import add_common, add_store
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Store, Token
@@ -63,15 +64,7 @@ def add_parser(verbs: Any) -> None:
         add_common(action, function)
 
 
-async def _open(args: argparse.Namespace, *, create: bool = False) -> Store:
-    from proxy_engine.storage.opening import open_store
-
-    return await open_store(settings(args), create=create)
-
-
 def _create(args: argparse.Namespace) -> int:
-    import asyncio
-
     from proxy_engine import grants, tokens
     from proxy_engine.errors import ProxyEngineError, UsageError
     from proxy_engine.storage import NameTaken
@@ -85,40 +78,29 @@ def _create(args: argparse.Namespace) -> int:
     scopes = grants.parse_scopes(args.scope)
     limits = grants.parse_limits(args.limit)
 
-    async def work() -> str:
-        store = await _open(args, create=True)
-        try:
-            secret, _ = await tokens.create(
-                store,
-                name=args.name,
-                kind=args.kind,
-                device=args.for_device,
-                now=time.time(),
-                expires_in=expires_in,
-                scopes=scopes,
-                limits=limits,
-            )
-            return secret
-        except NameTaken:
-            raise ProxyEngineError(f'there is a token named "{args.name}" already') from None
-        finally:
-            await store.close()
+    async def work(store: Store) -> str:
+        secret, _ = await tokens.create(
+            store,
+            name=args.name,
+            kind=args.kind,
+            device=args.for_device,
+            now=time.time(),
+            expires_in=expires_in,
+            scopes=scopes,
+            limits=limits,
+        )
+        return secret
 
-    print(asyncio.run(work()))
+    given = ", ".join([args.kind, *scopes.texts(), *limits.texts()])
+    try:
+        print(write(args, "create_token", args.name, work, detail=given, create=True))
+    except NameTaken:
+        raise ProxyEngineError(f'there is a token named "{args.name}" already') from None
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
-    import asyncio
-
-    async def work() -> list[Token]:
-        store = await _open(args)
-        try:
-            return await store.tokens()
-        finally:
-            await store.close()
-
-    found = asyncio.run(work())
+    found = with_store(args, lambda store: store.tokens())
     now = time.time()
     if args.json:
         print(json.dumps([_public(token, now) for token in found], indent=2))
@@ -134,9 +116,9 @@ def _list(args: argparse.Namespace) -> int:
                 token.device or "-",
                 _state(token, now),
                 " ".join([*token.scopes.texts(), *token.limits.texts()]) or "all",
-                _date(token.created_at),
-                _date(token.expires_at),
-                _date(token.last_used_at),
+                moment_text(token.created_at),
+                moment_text(token.expires_at),
+                moment_text(token.last_used_at),
             )
             for token in found
         ],
@@ -145,27 +127,17 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    import asyncio
+    async def work(store: Store) -> None:
+        if not await store.token_revoke(args.name, time.time()):
+            raise _missing(args.name)
 
-    from proxy_engine.errors import ProxyEngineError
-
-    async def work() -> bool:
-        store = await _open(args)
-        try:
-            return await store.token_revoke(args.name, time.time())
-        finally:
-            await store.close()
-
-    if not asyncio.run(work()):
-        raise ProxyEngineError(f'there is no live token named "{args.name}"')
+    write(args, "revoke_token", args.name, work)
     return 0
 
 
 def _rotate(args: argparse.Namespace) -> int:
-    import asyncio
-
     from proxy_engine import tokens
-    from proxy_engine.errors import ProxyEngineError, UsageError
+    from proxy_engine.errors import UsageError
     from proxy_engine.values import parse_duration
 
     try:
@@ -173,18 +145,20 @@ def _rotate(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(f"--overlap: {error}") from None
 
-    async def work() -> tuple[str, Token] | None:
-        store = await _open(args)
-        try:
-            return await tokens.rotate(store, args.name, now=time.time(), overlap=overlap)
-        finally:
-            await store.close()
+    async def work(store: Store) -> str:
+        made = await tokens.rotate(store, args.name, now=time.time(), overlap=overlap)
+        if made is None:
+            raise _missing(args.name)
+        return made[0]
 
-    made = asyncio.run(work())
-    if made is None:
-        raise ProxyEngineError(f'there is no live token named "{args.name}"')
-    print(made[0])
+    print(write(args, "rotate_token", args.name, work, detail=f"overlap {args.overlap}"))
     return 0
+
+
+def _missing(name: str) -> Exception:
+    from proxy_engine.errors import ProxyEngineError
+
+    return ProxyEngineError(f'there is no live token named "{name}"')
 
 
 def _state(token: Token, now: float) -> str:
@@ -208,9 +182,3 @@ def _public(token: Token, now: float) -> dict[str, Any]:
         "last_used_at": token.last_used_at,
         "old_secret_until": token.old_expires_at,
     }
-
-
-def _date(moment: float | None) -> str:
-    if moment is None:
-        return "-"
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))

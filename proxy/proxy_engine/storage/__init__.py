@@ -5,32 +5,37 @@ its calls in threads of its own. No call blocks the event loop, and none waits f
 a store can not do now raises StorageError, and the next call may succeed again.
 
 One file for each concern, here as the interface and in each backend as its implementation:
-access (tokens, devices), tunnels, requests (the log), metrics. tests/storage holds every backend to
-the same contract.
+access (tokens, devices), history (of devices, of admins), tunnels, requests (the log), metrics.
+tests/storage holds every backend to the same contract.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from proxy_engine.storage.access import AccessStore, Device, NameTaken, Token
+from proxy_engine.storage.access import AccessStore, Device, NameTaken, Sighting, Token
+from proxy_engine.storage.history import AuditRecord, DeviceEvent, HistoryStore, Presence
 from proxy_engine.storage.metrics import Metric, MetricStore
 from proxy_engine.storage.requests import Request, RequestStore, Retention
 from proxy_engine.storage.tunnels import Tunnel, TunnelStore
 
 __all__ = [
+    "AuditRecord",
     "Device",
+    "DeviceEvent",
     "Metric",
     "NameTaken",
+    "Presence",
     "Request",
     "Retention",
+    "Sighting",
     "Store",
     "Token",
     "Tunnel",
 ]
 
 
-class Store(AccessStore, TunnelStore, RequestStore, MetricStore, Protocol):
+class Store(AccessStore, HistoryStore, TunnelStore, RequestStore, MetricStore, Protocol):
     async def close(self) -> None:
         """Idempotent."""
 

@@ -37,6 +37,30 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     is_blocked: bool
     last_seen_at: float | None
     owner_token_id: int | None = None  # the token that it registered itself with
+    first_seen_at: float | None = None
+    kicked_at: float | None = None  # links from before then are to end
+    labels: dict[str, str] = {}
+    address: str = ""  # where it last came from, without port
+    agent: str = ""  # what it last said of itself
+    platform: str = ""
+    links: int = 0  # made so far, like the following
+    requests: int = 0
+    bytes_in: int = 0  # of visitors' requests
+    bytes_out: int = 0  # ... and responses
+
+
+class Sighting(msgspec.Struct, kw_only=True):
+    """What became known of a device since the last one. Texts that are empty change nothing,
+    numbers are added to what there was."""
+
+    at: float | None = None  # when it was there
+    address: str = ""
+    agent: str = ""
+    platform: str = ""
+    links: int = 0
+    requests: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
 
 
 class NameTaken(Exception):
@@ -74,11 +98,29 @@ class AccessStore(Protocol):
     async def token_revoke(self, name: str, now: float) -> bool:
         """False if there is no live token of this name."""
 
-    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, float]) -> None:
-        """When tokens were used and devices were there, by id."""
+    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, Sighting]) -> None:
+        """When tokens were used and what is new of devices, by id. Unknown ids are no error."""
 
     async def devices(self) -> list[Device]: ...
     async def devices_claim(
         self, claims: Sequence[tuple[str, int]], now: float
     ) -> dict[str, Device]:
         """The devices of these (name, token id), by name; who is new is registered as its."""
+
+    async def device_add(self, name: str, labels: Mapping[str, str], now: float) -> Device:
+        """Raises NameTaken."""
+
+    async def device_change(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        is_blocked: bool | None = None,
+        kicked_at: float | None = None,
+    ) -> Device | None:
+        """Change what is given; all of it or nothing. None: there is none of this name.
+        Raises NameTaken."""
+
+    async def device_delete(self, name: str) -> bool:
+        """Also its tunnels, its history and the tokens that are for it alone."""

@@ -38,10 +38,16 @@ class Service:
         self.guard = LoginGuard(5)
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
+        self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
         self.events = LiveEvents(
             redact=str, tunnel_names=lambda: {1: "web"}, device_name=lambda number: None
         )
+
+    async def access_changed(self) -> None:
+        self.cache.clear()
+        self.rechecks += 1
+        await self.links.recheck()
 
     def reload(self) -> Reloaded:
         raise UsageError("listen: no")

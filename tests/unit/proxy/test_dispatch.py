@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +17,7 @@ from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes, Stream
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.grants import Scopes
-from proxy_engine.storage import NameTaken, Token
+from proxy_engine.storage import AuditRecord, NameTaken, Token
 
 routes = Routes("things", "Things.")
 things: dict[str, int] = {}
@@ -29,6 +30,16 @@ def token(*, read_only: bool = False) -> Token:
         created_at=0.0, expires_at=None, revoked_at=None, last_used_at=None,
         scopes=Scopes(read_only=read_only),
     )  # fmt: skip
+
+
+class Records:
+    """A store that keeps no audit records; test_api_access.py has a real one."""
+
+    async def audit_begin(self, record: AuditRecord) -> int:
+        return 1
+
+    async def audit_end(self, record_id: int, outcome: str) -> None:
+        assert outcome
 
 
 class Name(msgspec.Struct):
@@ -110,7 +121,7 @@ async def fail(call: Call) -> Thing:
 @pytest.fixture
 def dispatcher() -> Dispatcher:
     things.clear()
-    service: Any = None
+    service: Any = SimpleNamespace(store=Records())
     return Dispatcher(routes, service)
 
 

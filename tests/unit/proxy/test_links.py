@@ -108,7 +108,7 @@ async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: s
         "preamble": True,
         "worker": 0,
     }
-    await server.links.tick()
+    await server.links.registry.write()
     [token] = await server.store.tokens()
     assert token.last_used_at == 1000.0
 
@@ -245,7 +245,7 @@ async def test_a_device_that_went_away_keeps_its_routes_without_links(
     await server.down(7)
     assert server.route("web") == ()
     assert len(server.links) == 0
-    await server.links.tick()
+    await server.links.registry.write()
     [device] = await server.store.devices()
     assert device.last_seen_at == 1000.0
 
@@ -276,11 +276,11 @@ async def test_a_replaced_link_has_a_while_for_what_is_under_way(
         await server.register(link, "web")
     server.now += REPLACED_GRACE - 1
     await server.register(8, "web")
-    await server.links.tick()
+    server.links.tick()
     assert server.engine.drained == [7]
     assert server.engine.closed == []
     server.now += 1
-    await server.links.tick()
+    server.links.tick()
     assert server.engine.closed == [(7, "replaced")]
 
 
@@ -334,7 +334,7 @@ async def test_a_spent_link_finishes_what_it_has_behind_a_new_one(
     assert ("drain", 7) in server.engine.calls
     assert server.engine.closed == []
     server.now += SPENT_GRACE
-    await server.links.tick()
+    server.links.tick()
     assert server.engine.closed == [(7, "replaced")]
 
 
@@ -373,7 +373,7 @@ async def test_a_link_made_again_leaves_the_one_of_its_number_that_drains_alone(
     await server.serve(9, secret, number=2)
     assert server.route("web") == (7, 9)
     server.now += 1000
-    await server.links.tick()
+    server.links.tick()
     assert engine.closed == []
     assert server.said(8)[1:] == []
 
@@ -388,7 +388,7 @@ async def test_a_busy_worker_makes_its_agent_make_another_link(
         server.now += 1
         engine.cpu_us[server.engine.replies[-1][2]["worker"]] += 900_000
         server.links.on_event((EVENT_LINK_LOAD, 7, 1000))
-        await server.links.tick()
+        server.links.tick()
     assert server.said(7)[-1] == {"type": "links", "wanted": 2}
     await server.serve(8, secret, number=2)
     workers = [options["worker"] for _, _, options in engine.replies]
@@ -456,10 +456,10 @@ async def test_a_link_made_with_a_secret_that_was_replaced_ends_with_the_overlap
     made = await tokens.rotate(server.store, "pi", now=server.now, overlap=60.0)
     assert made is not None
     await server.links.recheck()
-    await server.links.tick()
+    server.links.tick()
     assert server.engine.closed == []
     server.now += 60
-    await server.links.tick()
+    server.links.tick()
     assert server.engine.closed == [(7, "expired_token")]
 
 
@@ -602,18 +602,18 @@ async def test_known_devices_come_in_while_the_store_fails(
 async def test_an_expiring_token_closes_its_links(server: Server, store: SqliteStore) -> None:
     secret, _ = await tokens.create(store, name="a", now=0.0, expires_in=1010.0)
     await server.link(7, secret)
-    await server.links.tick()
+    server.links.tick()
     assert server.engine.closed == []
     server.now = 1010.0
-    await server.links.tick()
-    await server.links.tick()
+    server.links.tick()
+    server.links.tick()
     assert server.engine.closed == [(7, "expired_token")]
 
 
 async def test_a_device_that_never_came_is_forgotten(server: Server, secret: str) -> None:
     await server.ask(head(Authorization=f"Bearer {secret}", **AGENT), "1.2.3.4:7")
     server.now += 31
-    await server.links.tick()
+    server.links.tick()
     server.links.on_event((2, 7, 1, "1.2.3.4:7", b""))
     assert server.engine.closed == [(7, "unknown")]
 
@@ -791,7 +791,7 @@ async def test_a_device_that_never_came_leaves_room_for_others(many: Server, sec
         assert status(await many.ask(request(secret), f"1.2.3.4:{port}")) == 101
     assert status(await many.ask(request(secret))) == 429
     many.now += 31
-    await many.links.tick()
+    many.links.tick()
     for _ in range(9):  # one address again and again is one device that gave up
         assert status(await many.ask(request(secret))) == 101
 

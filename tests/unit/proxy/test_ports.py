@@ -79,7 +79,7 @@ class Site:
 
     async def later(self, seconds: float) -> None:
         self.now += seconds
-        await self.links.tick()
+        self.links.tick()
 
 
 @pytest.fixture

@@ -64,6 +64,24 @@ async def test_what_was_read_while_somebody_wrote_is_not_kept(
     assert len(asked) == 2
 
 
+async def test_what_was_learnt_has_not_to_be_looked_for(
+    store: SqliteStore, asked: list[bytes]
+) -> None:
+    cache = TokenCache(store)
+    old, _ = await tokens.create(store, name="pi", now=1.0)
+    assert await tokens.find(cache, old) is not None
+    made = await tokens.rotate(store, "pi", now=2.0)
+    assert made is not None
+    new = made[0]
+    cache.clear()
+    asked.clear()
+    cache.learn(await store.tokens(), [], cache.version)
+    for secret in (old, new):
+        assert cache.peek(tokens.digest(secret)) is not None
+        assert await tokens.find(cache, secret) is not None
+    assert asked == []
+
+
 async def test_only_so_much_is_kept(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_cache, "KNOWN_MAX", 2)
     monkeypatch.setattr(token_cache, "UNKNOWN_MAX", 2)

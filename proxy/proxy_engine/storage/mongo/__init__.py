@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy_engine.storage.mongo.access import MongoAccess
+from proxy_engine.storage.mongo.history import MongoHistory
 from proxy_engine.storage.mongo.metrics import MongoMetrics
 from proxy_engine.storage.mongo.requests import MongoRequests
 from proxy_engine.storage.mongo.tunnels import MongoTunnels
@@ -10,5 +11,5 @@ from proxy_engine.storage.mongo.tunnels import MongoTunnels
 __all__ = ["MongoStore"]
 
 
-class MongoStore(MongoAccess, MongoTunnels, MongoRequests, MongoMetrics):
+class MongoStore(MongoAccess, MongoHistory, MongoTunnels, MongoRequests, MongoMetrics):
     """Implements storage.Store. Open with `await MongoStore.open(uri)`."""

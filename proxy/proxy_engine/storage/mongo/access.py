@@ -3,11 +3,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pymongo import UpdateOne
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from proxy_engine.grants import ANY, UNLIMITED, Limits, Scopes
-from proxy_engine.storage.access import Device, NameTaken, Token
+from proxy_engine.storage.access import Device, NameTaken, Sighting, Token
 from proxy_engine.storage.mongo.database import Database
 from proxy_engine.storage.mongo.documents import date, document, struct
 
@@ -101,15 +101,13 @@ class MongoAccess(Database):
             await self._wrote()
         return bool(result.modified_count)
 
-    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, float]) -> None:
-        for collection, field, times in (
-            ("tokens", "last_used_at", tokens),
-            ("devices", "last_seen_at", devices),
-        ):
-            updates = [
-                UpdateOne({"id": number}, {"$set": {field: date(at)}})
-                for number, at in times.items()
-            ]
+    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, Sighting]) -> None:
+        used = [
+            UpdateOne({"id": number}, {"$set": {"last_used_at": date(at)}})
+            for number, at in tokens.items()
+        ]
+        sighted = [UpdateOne({"id": number}, _sighted(seen)) for number, seen in devices.items()]
+        for collection, updates in (("tokens", used), ("devices", sighted)):
             if updates:
                 await self._call(self._db[collection].bulk_write(updates, ordered=False))
 
@@ -123,6 +121,72 @@ class MongoAccess(Database):
         wanted = {name: _new_device(now, token_id) for name, token_id in claims}
         found = await self._claim("devices", wanted)
         return {name: struct(Device, item) for name, item in found.items()}
+
+    async def device_add(self, name: str, labels: Mapping[str, str], now: float) -> Device:
+        [number] = await self._new_ids("devices")
+        made = {"id": number, "name": name, **_new_device(now), "labels": dict(labels)}
+        try:
+            await self._call(self._db.devices.insert_one(made))
+        except DuplicateKeyError:
+            raise NameTaken(name) from None
+        await self._wrote()
+        return struct(Device, made)
+
+    async def device_change(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        is_blocked: bool | None = None,
+        kicked_at: float | None = None,
+    ) -> Device | None:
+        given = {
+            "name": new_name,
+            "labels": None if labels is None else dict(labels),
+            "is_blocked": is_blocked,
+            "kicked_at": kicked_at,
+        }
+        changes = document({field: value for field, value in given.items() if value is not None})
+        if not changes:
+            return next((struct(Device, item) for item in await self._devices(name)), None)
+        try:
+            found = await self._call(
+                self._db.devices.find_one_and_update(
+                    {"name": name}, {"$set": changes}, return_document=ReturnDocument.AFTER
+                )
+            )
+        except DuplicateKeyError:
+            raise NameTaken(new_name) from None
+        if found is None:
+            return None
+        await self._wrote()
+        return struct(Device, found)
+
+    async def device_delete(self, name: str) -> bool:
+        for device in await self._devices(name):
+            # The device last: what was not finished is found again.
+            for collection in ("tokens", "tunnels", "device_events"):
+                of_device = {"device_id": device["id"]}
+                await self._call(self._db[collection].delete_many(of_device))
+            await self._call(self._db.devices.delete_one({"id": device["id"]}))
+            await self._wrote()
+            return True
+        return False
+
+    async def _devices(self, name: str) -> list[dict[str, Any]]:
+        return list((await self._named("devices", [name])).values())
+
+
+def _sighted(seen: Sighting) -> dict[str, Any]:
+    texts = {"address": seen.address, "agent": seen.agent, "platform": seen.platform}
+    changed: dict[str, Any] = {name: text for name, text in texts.items() if text}
+    counts = ("links", "requests", "bytes_in", "bytes_out")
+    update: dict[str, Any] = {"$inc": {name: getattr(seen, name) for name in counts}}
+    if seen.at is not None:
+        changed["last_seen_at"] = date(seen.at)
+        update["$min"] = {"first_seen_at": date(seen.at)}  # which is not there at first
+    return {**update, "$set": changed} if changed else update
 
 
 def _new_device(now: float, owner_token_id: int | None = None) -> dict[str, Any]:

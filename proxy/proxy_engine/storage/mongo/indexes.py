@@ -21,6 +21,10 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel("name", name="name", unique=True),
         IndexModel([("id", ASCENDING), ("last_seen_at", DESCENDING)], name="id_last_seen_at"),
     ],
+    "device_events": [
+        IndexModel([("device_id", ASCENDING), ("id", DESCENDING)], name="device_id_id")
+    ],
+    "audit": [IndexModel([("id", DESCENDING)], name="id", unique=True)],
     "tunnels": [
         IndexModel("name", name="name", unique=True),
         # Sparse: only TCP tunnels with a public port have one.

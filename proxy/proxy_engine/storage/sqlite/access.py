@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from proxy_engine.grants import ANY, UNLIMITED, Limits, Scopes
-from proxy_engine.storage.access import Device, NameTaken, Token
+from proxy_engine.storage.access import Device, NameTaken, Sighting, Token
 from proxy_engine.storage.sqlite.database import Database, fields
 
 _TOKEN = """
@@ -16,7 +16,16 @@ _TOKEN = """
            t.old_digest, t.old_expires_at, t.scopes, t.limits
     FROM tokens t LEFT JOIN devices d ON d.id = t.device_id
 """
-_DEVICE = "SELECT id, name, created_at, is_blocked, last_seen_at, owner_token_id FROM devices "
+_DEVICE = f"SELECT {', '.join(Device.__struct_fields__)} FROM devices "
+# In the order of the fields of Sighting.
+_SIGHTED = """
+    UPDATE devices SET
+        first_seen_at = coalesce(first_seen_at, ?1), last_seen_at = coalesce(?1, last_seen_at),
+        address = coalesce(nullif(?2, ''), address), agent = coalesce(nullif(?3, ''), agent),
+        platform = coalesce(nullif(?4, ''), platform), links = links + ?5,
+        requests = requests + ?6, bytes_in = bytes_in + ?7, bytes_out = bytes_out + ?8
+    WHERE id = ?9
+"""
 
 
 class SqliteAccess(Database):
@@ -85,13 +94,13 @@ class SqliteAccess(Database):
         query = "UPDATE tokens SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL"
         return await self._write(lambda db: db.execute(query, (now, name)).rowcount > 0)
 
-    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, float]) -> None:
+    async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, Sighting]) -> None:
+        used = [(at, row_id) for row_id, at in tokens.items()]
+        sighted = [(*msgspec.structs.astuple(seen), row_id) for row_id, seen in devices.items()]
+
         def update(db: sqlite3.Connection) -> None:
-            for query, times in (
-                ("UPDATE tokens SET last_used_at = ? WHERE id = ?", tokens),
-                ("UPDATE devices SET last_seen_at = ? WHERE id = ?", devices),
-            ):
-                db.executemany(query, [(at, row_id) for row_id, at in times.items()])
+            db.executemany("UPDATE tokens SET last_used_at = ? WHERE id = ?", used)
+            db.executemany(_SIGHTED, sighted)
 
         await self._write(update)
 
@@ -113,9 +122,55 @@ class SqliteAccess(Database):
 
         return await self._write(claim)
 
+    async def device_add(self, name: str, labels: Mapping[str, str], now: float) -> Device:
+        def add(db: sqlite3.Connection) -> Device:
+            if db.execute("SELECT 1 FROM devices WHERE name = ?", (name,)).fetchone():
+                raise NameTaken(name)
+            insert = "INSERT INTO devices (name, labels, created_at) VALUES (?, ?, ?)"
+            db.execute(insert, (name, _json(labels), now))
+            return _device(db.execute(_DEVICE + "WHERE name = ?", (name,)).fetchone())
 
-def _json(grant: Scopes | Limits) -> str:
-    return msgspec.json.encode(grant).decode()
+        return await self._write(add)
+
+    async def device_change(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        is_blocked: bool | None = None,
+        kicked_at: float | None = None,
+    ) -> Device | None:
+        given = {
+            "name": new_name,
+            "labels": None if labels is None else _json(labels),
+            "is_blocked": is_blocked,
+            "kicked_at": kicked_at,
+        }
+        changes = {column: value for column, value in given.items() if value is not None}
+
+        def change(db: sqlite3.Connection) -> Device | None:
+            row = db.execute("SELECT id FROM devices WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return None
+            if changes:
+                columns = ", ".join(f"{column} = ?" for column in changes)
+                query = f"UPDATE devices SET {columns} WHERE id = ?"
+                try:
+                    db.execute(query, (*changes.values(), *row))
+                except sqlite3.IntegrityError:
+                    raise NameTaken(new_name) from None
+            return _device(db.execute(_DEVICE + "WHERE id = ?", row).fetchone())
+
+        return await self._write(change)
+
+    async def device_delete(self, name: str) -> bool:
+        query = "DELETE FROM devices WHERE name = ?"  # and what refers to it
+        return await self._write(lambda db: db.execute(query, (name,)).rowcount > 0)
+
+
+def _json(value: Scopes | Limits | Mapping[str, str]) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _token(row: tuple[object, ...]) -> Token:
@@ -132,4 +187,5 @@ def _token(row: tuple[object, ...]) -> Token:
 
 def _device(row: tuple[object, ...]) -> Device:
     found = fields(Device, row)
-    return Device(**{**found, "is_blocked": bool(found["is_blocked"])})
+    labels = msgspec.json.decode(found["labels"], type=dict[str, str])
+    return Device(**{**found, "is_blocked": bool(found["is_blocked"]), "labels": labels})

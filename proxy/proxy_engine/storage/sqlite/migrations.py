@@ -124,4 +124,40 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID
         """,
     ),
+    (
+        # What is known of devices, when they came and went, and what admins did.
+        "ALTER TABLE devices ADD COLUMN first_seen_at REAL",
+        "ALTER TABLE devices ADD COLUMN kicked_at REAL",
+        "ALTER TABLE devices ADD COLUMN labels TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE devices ADD COLUMN address TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE devices ADD COLUMN agent TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE devices ADD COLUMN platform TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE devices ADD COLUMN links INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE devices ADD COLUMN requests INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE devices ADD COLUMN bytes_in INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE devices ADD COLUMN bytes_out INTEGER NOT NULL DEFAULT 0",
+        """
+        CREATE TABLE device_events (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            device_id INTEGER NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
+            at REAL NOT NULL,
+            kind TEXT NOT NULL,
+            address TEXT NOT NULL,
+            reason TEXT NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX device_events_by_device ON device_events (device_id, id)",
+        """
+        CREATE TABLE audit (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            at REAL NOT NULL,
+            actor TEXT NOT NULL,
+            address TEXT NOT NULL,
+            action TEXT NOT NULL,
+            subject TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            outcome TEXT NOT NULL
+        ) STRICT
+        """,
+    ),
 )
