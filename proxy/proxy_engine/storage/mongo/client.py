@@ -6,7 +6,6 @@ MongoDB goes on developing. What they do not have in common is here, and nowhere
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -36,7 +35,6 @@ class Client:
 
     def __init__(self, uri: str, driver: Driver) -> None:
         """Raises StorageError if the URI is wrong; it never repeats the URI."""
-        self._driver = driver
         make: Any
         if driver == "motor":
             from motor.motor_asyncio import AsyncIOMotorClient as make
@@ -59,15 +57,6 @@ class Client:
         closing = self._client.close()
         if closing is not None:
             await closing
-
-    async def aggregate(
-        self, collection: str, pipeline: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Any]]:
-        cursor = self.database[collection].aggregate(list(pipeline))
-        if self._driver == "pymongo":
-            cursor = await cursor
-        found: list[dict[str, Any]] = await cursor.to_list(None)
-        return found
 
 
 def place(uri: str) -> str:
