@@ -210,10 +210,13 @@ class Engine:
         carrier: Literal["raw", "websocket"],
         timeout_ms: int = 10000,
         worker: int = -1,
+        fd: int = -1,
     ) -> int:
         """Agent: connect to an IP literal and send `request` (an Upgrade). Returns a dial id.
 
-        The link will live on `worker`; -1: on the one with the fewest links and dials.
+        The link will live on `worker`; -1: on the one with the fewest links and dials. `fd` is a
+        socket that is connected already and does not block: it is used instead of a new one, and
+        belongs to the engine when this returns.
         EVENT_LINK_UP (its link is the dial id) or EVENT_DIAL_FAILED follows.
         """
 

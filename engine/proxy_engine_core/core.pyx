@@ -351,7 +351,7 @@ cdef class Engine:
 
     def dial(
         self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000,
-        int worker=-1,
+        int worker=-1, int fd=-1,
     ):
         cdef Address address
         cdef uint8_t kind = carrier_kind(carrier)
@@ -364,7 +364,7 @@ cdef class Engine:
             check_worker(self.crew, worker)
         self.dial_count += 1
         id = <uint64_t>worker << 56 | self.dial_count
-        post_dial(self.crew, <uint32_t>worker, id, &address, request, kind, timeout_ms)
+        post_dial(self.crew, <uint32_t>worker, id, &address, request, kind, timeout_ms, fd)
         return id
 
     def targets_apply(self, targets):

@@ -15,6 +15,9 @@ def state(status: int, flags: int, reason: str) -> str:
 def index(batch: bytes) -> bytes:
     """The keys of a batch, for LogFilter.candidates(). Raises: ValueError if it is cut off."""
 
+def span(batch: bytes) -> tuple[int, int]:
+    """Earliest and latest time_us of its records; (0, 0) of none. Raises: ValueError."""
+
 def thin(batch: bytes, share: float) -> bytes:
     """A sample: that share (0 to 1) of the records of requests that went well, chosen by their
     request ids, and all others (a status of 400 and above, a reason, or cut off).
@@ -59,9 +62,9 @@ class LogFilter:
     def is_keyed(self) -> bool:
         """Whether keys can rule records out."""
 
-    def candidates(self, keys: bytes, batch_size: int) -> list[tuple[int, int, int]]:
-        """Records that may match, by the keys of a batch of so many bytes: the number of each
-        in its batch, its offset and its size."""
+    def candidates(self, keys: bytes) -> list[tuple[int, int, int]]:
+        """Records that may match, by the keys of a batch: the number of each in its batch, its
+        offset and its size; -1: to the end of the batch."""
 
     def find(self, batch: bytes) -> list[tuple[int, LogRecord]]:
         """The records that match, with their numbers in the batch. Raises: ValueError."""

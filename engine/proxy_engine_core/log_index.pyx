@@ -97,6 +97,22 @@ def index(bytes batch):
     return keys
 
 
+def span(bytes batch):
+    cdef const uint8_t *place = batch
+    cdef Py_ssize_t left = len(batch)
+    cdef Py_ssize_t size
+    cdef uint64_t earliest = <uint64_t>-1
+    cdef uint64_t latest = 0
+    cdef LogHeader header
+    while left:
+        size = record_size(place, left, &header)
+        earliest = min(earliest, header.time_us)
+        latest = max(latest, header.time_us)
+        place += size
+        left -= size
+    return min(earliest, latest), latest
+
+
 def thin(bytes batch, double share):
     cdef const uint8_t *first = batch
     cdef Py_ssize_t total = len(batch)
@@ -155,6 +171,9 @@ cdef class LogFilter:
     cdef uint64_t total_us_min, total_us_max
     cdef bytes request_id, visitor, method, host, path, reason       # None: any
     cdef uint32_t request_id_hash
+    cdef uint16_t duration_min, duration_max
+    cdef uint32_t one_device              # the only one wanted, as most searches have it
+    cdef bint has_one_device
     cdef readonly bint is_keyed           # the keys tell something
 
     def __init__(
@@ -168,6 +187,11 @@ cdef class LogFilter:
         self.states = (1 << STATE_COUNT) - 1 if state is None else 1 << STATES.index(state)
         self.since_us, self.until_us = since_us, until_us
         self.total_us_min, self.total_us_max = total_us
+        self.duration_min = duration_bucket(self.total_us_min)
+        self.duration_max = duration_bucket(self.total_us_max)
+        self.has_one_device = self.devices is not None and len(self.devices) == 1
+        if self.has_one_device:
+            self.one_device = <uint32_t><uint64_t>self.devices[0]
         self.request_id = as_bytes(request_id)
         self.visitor = as_bytes(visitor)
         self.method = as_bytes(method)
@@ -189,13 +213,14 @@ cdef class LogFilter:
             return False
         if status != STATUS_MASK and not self.status_min <= status <= self.status_max:
             return False
-        if not duration_bucket(self.total_us_min) <= key.duration <= duration_bucket(
-            self.total_us_max
-        ):
+        if not self.duration_min <= key.duration <= self.duration_max:
             return False
         if self.request_id is not None and key.request_id != self.request_id_hash:
             return False
-        if self.devices is not None and not is_one_of(key.device, self.devices, 0xFFFFFFFF):
+        if self.has_one_device:
+            if key.device != self.one_device:
+                return False
+        elif self.devices is not None and not is_one_of(key.device, self.devices, 0xFFFFFFFF):
             return False
         return self.tunnels is None or is_one_of(key.route, self.tunnels, 0xFFFFFFFF)
 
@@ -235,16 +260,17 @@ cdef class LogFilter:
             <uint32_t>len(self.path),
         )
 
-    def candidates(self, bytes keys, Py_ssize_t batch_size):
+    def candidates(self, bytes keys):
         cdef Py_ssize_t count = len(keys) // <Py_ssize_t>sizeof(LogKey)
         cdef const LogKey *place = <const LogKey *><const char *>keys
-        cdef Py_ssize_t number
-        cdef Py_ssize_t end
+        cdef Py_ssize_t number, size
         cdef list found = []
         for number in range(count):
             if self.is_candidate(&place[number]):
-                end = batch_size if number + 1 == count else place[number + 1].offset
-                found.append((number, place[number].offset, end - place[number].offset))
+                size = -1
+                if number + 1 < count:
+                    size = <Py_ssize_t>place[number + 1].offset - place[number].offset
+                found.append((number, place[number].offset, size))
         return found
 
     def find(self, bytes batch):

@@ -32,5 +32,5 @@ cdef int post_auth_reply(
 cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) except -1
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
-    uint8_t carrier, uint64_t timeout_ms
+    uint8_t carrier, uint64_t timeout_ms, int fd
 ) except -1

@@ -258,7 +258,7 @@ cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) e
 
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
-    uint8_t carrier, uint64_t timeout_ms
+    uint8_t carrier, uint64_t timeout_ms, int fd
 ) except -1:
     cdef size_t size = len(request)
     cdef DialMessage *dial = <DialMessage *>new_message(sizeof(DialMessage) + size, MESSAGE_DIAL)
@@ -266,6 +266,7 @@ cdef int post_dial(
     dial.address = address[0]
     dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
     dial.carrier = carrier
+    dial.fd = fd
     dial.size = <uint32_t>size
     memcpy(dial + 1, <const char *>request, size)
     crew_add_link(crew, worker)

@@ -67,6 +67,7 @@ cdef struct DialMessage:                  # then the request bytes
     uint64_t dial                         # what the caller was told: see agent.pyx
     uint64_t timeout_ms
     uint32_t size
+    int fd                                # a socket that is connected already, taken over; or -1
     uint8_t carrier
 
 cdef enum TargetFlag:                     # core.pyi TARGET_*

@@ -23,16 +23,15 @@ import platform
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import proxy_engine
 from proxy_engine import control, logs
 from proxy_engine.backoff import Backoff
 from proxy_engine.config import LINKS_MAX
-from proxy_engine.errors import UsageError
-from proxy_engine.handshake import Carrier
-from proxy_engine.link_keeper import LinkKeeper, Run, ServerUrl, Timer
-from proxy_engine.targets import REFRESH_INTERVAL, Resolve, Targets
+from proxy_engine.link_keeper import LinkKeeper, Run, Timer
+from proxy_engine.reach import Reach
+from proxy_engine.servers import Servers
+from proxy_engine.targets import REFRESH_INTERVAL, Targets
 from proxy_engine.tasks import Tasks
 from proxy_engine_core.core import (
     EVENT_CONTROL,
@@ -51,24 +50,6 @@ TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
 _log = logs.get("agent")
 
 
-def parse_server(url: str) -> ServerUrl:
-    """Where --server points. Raises UsageError."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise UsageError(f'server "{url}": {error}') from None
-    if parts.scheme in ("https", "wss"):
-        raise UsageError(f'server "{url}": TLS is not in this version yet; use http:// or ws://')
-    if parts.scheme not in ("http", "ws") or not parts.hostname:
-        raise UsageError(f'server "{url}" is not a URL such as http://proxy.example.com:8080')
-    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
-        raise UsageError(f'server "{url}": only scheme, host and port, please')
-    if not parts.netloc.isascii() or any(c.isspace() for c in parts.netloc) or port == 0:
-        raise UsageError(f'server "{url}" has no usable host and port')
-    return ServerUrl(parts.hostname, port or 80, parts.netloc)
-
-
 class Agent:
     """Implements the above for one engine.
 
@@ -84,12 +65,11 @@ class Agent:
         self,
         engine: Engine,
         *,
-        server: ServerUrl,
+        servers: Servers,
         token: str,
-        carrier: Carrier,
         targets: Targets,
         tunnels: list[control.TunnelSpec],
-        resolve: Resolve,
+        reach: Reach,
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
         device: str = "",
@@ -98,7 +78,7 @@ class Agent:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._server = server
+        self._servers = servers
         self._targets = targets
         self._has_tunnels = bool(tunnels)
         self._announce = announce
@@ -113,13 +93,12 @@ class Agent:
         )
         self._run = Run(
             engine=engine,
-            server=server,
+            servers=servers,
             token=token,
             device=device,
-            carrier=carrier,
             instance=os.urandom(16).hex(),
             register=control.encode(register),
-            resolve=resolve,
+            reach=reach,
             call_later=call_later,
             monotonic=monotonic,
             wall=wall,
@@ -135,6 +114,10 @@ class Agent:
         self._is_ending = False
         self.failure: list[str] = []  # why it ended by itself, for the user
         self.ended = asyncio.Event()
+
+    @property
+    def _authority(self) -> str:
+        return self._servers.server.authority
 
     def _keeper(self, number: int) -> LinkKeeper:
         return LinkKeeper(self._run, number, self, self._backoff())
@@ -215,9 +198,9 @@ class Agent:
         if serving == 1:
             for item in record.refused:
                 _log.warning("tunnel refused", tunnel=item.name, code=item.code, error=item.message)
-            _log.info("connected", server=self._server.authority, tunnels=len(record.tunnels))
+            _log.info("connected", server=self._authority, tunnels=len(record.tunnels))
         else:
-            _log.info("one more link", server=self._server.authority, links=serving)
+            _log.info("one more link", server=self._authority, links=serving)
         if record.tunnels != self._public:
             self._public = record.tunnels
             self._announce(record.tunnels)
@@ -243,6 +226,9 @@ class Agent:
     def _is_serving(self) -> bool:
         return any(keeper.is_serving for keeper in self._keepers)
 
+    def try_next(self, *, may_be_carrier: bool) -> bool:
+        return not self._is_serving() and self._servers.failed(may_be_carrier=may_be_carrier)
+
     def link_lost(self, keeper: LinkKeeper) -> None:
         if not self._is_serving():
             self._needed = 1
@@ -252,10 +238,10 @@ class Agent:
     def report(self, keeper: LinkKeeper, failure: str) -> None:
         if self._is_serving():
             what = "a link is down, the others serve"
-            _log.warning(what, server=self._server.authority, link=keeper.number, reason=failure)
+            _log.warning(what, server=self._authority, link=keeper.number, reason=failure)
         else:
             what = "not connected, trying again"
-            _log.warning(what, server=self._server.authority, reason=failure)
+            _log.warning(what, server=self._authority, reason=failure)
 
     def fail(self, *lines: str) -> None:
         if not self._is_ending:

@@ -11,14 +11,17 @@ not start.
 from __future__ import annotations
 
 import ipaddress
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
+from proxy_engine.allowed import Allowed, parse_allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
 from proxy_engine.values import (
@@ -58,19 +61,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    webhook_url: str = ""  # is told of devices that come and go
+    webhook_secret: str = ""  # signs what it is told
+    webhook_secret_file: str = ""
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
-    server: str = ""
+    server: tuple[str, ...] = ()  # several: the first that answers
+    proxy: str = ""  # on the way there: a URL, "none", or "": by HTTP_PROXY, NO_PROXY, ...
     token: str = ""
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
     tcp: dict[str, TcpTunnel] = {}  # by what was written in front of the target
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
-    transport: str = "ws"
+    transport: str = "auto"
+    allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
     links: int = 0  # links to the server at most; 0: as many as it offers
     # the verbs that ask a server
     admin_url: str = ""  # of its admin listener; "": the data dir on this machine
@@ -93,6 +101,16 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("expected text")
     return value
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    words = [word.strip() for item in items for word in _text(item).split(",")]
+    return tuple(word for word in words if word)
+
+
+def _allowed(value: Any) -> tuple[Allowed, ...]:
+    return tuple(parse_allowed(word) for word in _words(value))
 
 
 def _url(value: Any) -> str:
@@ -185,6 +203,14 @@ def _domain(value: Any) -> str:
     return text
 
 
+def _web_url(value: Any) -> str:
+    text = _text(value)
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError(f'"{text}" is not http(s)://HOST...')
+    return text
+
+
 def _pairs(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return dict(parse_pairs([value]))
@@ -254,18 +280,23 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_uri": _mongodb_uri,
     "mongodb_uri_file": _text,
     "mongodb_driver": _choice("motor", "pymongo"),
+    "webhook_url": _web_url,
+    "webhook_secret": _text,
+    "webhook_secret_file": _text,
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
     "tcp_ports": _ports,
     "link_busy_share": _integer(0, 100),
-    "server": _text,
+    "server": _words,
+    "proxy": _text,
+    "allow_target": _allowed,
     "token": _text,
     "token_file": _text,
     "device": _text,
     "http": _targets,
     "tcp": _tcp,
     "proxy_protocol": _names,
-    "transport": _choice("ws", "tcp"),
+    "transport": _choice("auto", "ws", "tcp"),
     "links": _integer(0, LINKS_MAX),
     "admin_url": _url,
     "admin_token": _text,
@@ -278,7 +309,8 @@ KEYS = tuple(_PARSERS)
 # Of verbs other than run.
 CLIENT_KEYS = frozenset(
     {
-        *("server", "device", "token", "token_file", "http", "transport", "links"),
+        *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
+        "allow_target",
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )
@@ -305,6 +337,8 @@ def plain(settings: Settings, key: str) -> Any:
     value = getattr(settings, key)
     if key in SECRETS:
         return REDACTED if value else ""
+    if key == "proxy":
+        return re.sub(r"//[^/]*@", f"//{REDACTED}@", value)
     if isinstance(value, (Address, Path)):
         return str(value)
     if isinstance(value, tuple):

@@ -17,7 +17,8 @@ from proxy_engine import handshake, joining, logs
 from proxy_engine.errors import error_text
 
 if TYPE_CHECKING:
-    from proxy_engine.link_keeper import ServerUrl
+    from proxy_engine.reach import Reach
+    from proxy_engine.servers import Servers, ServerUrl
 
 BUFFER = 256 * 1024  # bytes waiting in each direction
 HEAD_MAX = 16 * 1024
@@ -116,14 +117,15 @@ class Pipe(asyncio.Protocol):
                 one.other.finish()  # type: ignore[union-attr]
 
 
-async def open_tunnel(server: ServerUrl, token: str, tunnel: Tunnel) -> Pipe:
+async def open_tunnel(server: ServerUrl, reach: Reach, token: str, tunnel: Tunnel) -> Pipe:
     """A connection to the tunnel. Raises Refused, OSError, TimeoutError."""
     request = joining.request(
         authority=server.authority, token=token, device=tunnel.device, tunnel=tunnel.name
     )
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(TIMEOUT):
-        _, pipe = await loop.create_connection(Pipe, server.host, server.port)
+        sock = socket.socket(fileno=(await reach(server)).fd)
+        _, pipe = await loop.create_connection(Pipe, sock=sock)
         try:
             pipe.transport.write(request)
             head = await _head(pipe)
@@ -157,9 +159,15 @@ class Forwarder:
     """
 
     def __init__(
-        self, server: ServerUrl, token: str, tunnel: Tunnel, refused: Callable[[str], None]
+        self,
+        servers: Servers,
+        reach: Reach,
+        token: str,
+        tunnel: Tunnel,
+        refused: Callable[[str], None],
     ) -> None:
-        self._server = server
+        self._servers = servers
+        self._reach = reach
         self._token = token
         self._tunnel = tunnel
         self._refused = refused
@@ -182,7 +190,7 @@ class Forwarder:
     async def _serve(self, local: Pipe) -> None:
         remote: Pipe | None = None
         try:
-            remote = await open_tunnel(self._server, self._token, self._tunnel)
+            remote = await self._open()
             if local.ended.done():
                 return
             local.join(remote)
@@ -193,11 +201,28 @@ class Forwarder:
                 self._refused(str(error))
         except (OSError, ValueError) as error:  # TimeoutError is an OSError
             reason = error_text(error) if isinstance(error, OSError) else str(error)
-            _log.warning("not connected", server=self._server.authority, reason=reason or "timeout")
+            _log.warning(
+                "not connected", server=self._servers.server.authority, reason=reason or "timeout"
+            )
         finally:
             local.reset()
             if remote is not None:
                 remote.reset()
+
+    async def _open(self) -> Pipe:
+        while True:
+            server = self._servers.server
+            try:
+                pipe = await open_tunnel(server, self._reach, self._token, self._tunnel)
+            except OSError:
+                # Others may have gone on to the next one meanwhile.
+                if server == self._servers.server and not self._servers.failed(
+                    may_be_carrier=False
+                ):
+                    raise
+            else:
+                self._servers.worked("raw")
+                return pipe
 
     async def close(self) -> None:
         self._listener.close()

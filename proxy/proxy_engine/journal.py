@@ -46,7 +46,6 @@ class Journal:
         self.size = 0  # bytes of its files
         self.torn = 0  # entries that were cut off or damaged
         self.is_failing = False
-        self.is_left_over = False  # its first entry is of an earlier run
 
     def open(self) -> None:
         """Find what an earlier run left. Raises OSError."""
@@ -57,7 +56,7 @@ class Journal:
             self._segments.append(int(path.stem))
             self.size += path.stat().st_size
             self._next = int(path.stem) + 1
-        self.is_left_over = self.head() is not None
+        self.head()  # what is of another version, or empty, shows now
 
     def close(self) -> None:
         """Idempotent."""
@@ -121,7 +120,6 @@ class Journal:
         """The store has the head now. Raises OSError."""
         if self.head() is None:
             return
-        self.is_left_over = False
         self._head = None
         if self._reading is not None:
             self._reading.mark()

@@ -24,23 +24,18 @@ from proxy_engine import control, handshake, logs
 from proxy_engine.backoff import Backoff
 from proxy_engine.errors import error_text
 from proxy_engine.handshake import Carrier
+from proxy_engine.servers import Servers
 from proxy_engine.tasks import Tasks
 from proxy_engine_core.websocket.handshake import new_key
 
 if TYPE_CHECKING:
-    from proxy_engine.targets import Resolve
+    from proxy_engine.reach import Reach
     from proxy_engine_core.core import Engine
 
 DIAL_TIMEOUT_MS = 10_000
 REGISTER_TIMEOUT = 15.0  # seconds for the answer to "register"
 
 _log = logs.get("agent")
-
-
-class ServerUrl(NamedTuple):
-    host: str
-    port: int
-    authority: str  # for the Host field
 
 
 class Timer(Protocol):
@@ -51,13 +46,12 @@ class Run(NamedTuple):
     """What all links of one run of the agent have in common."""
 
     engine: Engine
-    server: ServerUrl
+    servers: Servers
     token: str
     device: str  # its name; "" where the token says it
-    carrier: Carrier
     instance: str
     register: bytes  # the record that names the tunnels
-    resolve: Resolve
+    reach: Reach
     call_later: Callable[[float, Callable[[], None]], Timer]
     monotonic: Callable[[], float]
     wall: Callable[[], float]
@@ -76,6 +70,9 @@ class Owner(Protocol):
 
     def links_wanted(self, links: int) -> None:
         """The server wants this many links of the run."""
+
+    def try_next(self, *, may_be_carrier: bool) -> bool:
+        """Go on to another server or carrier; whether one was not tried yet."""
 
     def link_lost(self, keeper: LinkKeeper) -> None:
         """The link serves no more, or drains."""
@@ -103,6 +100,8 @@ class LinkKeeper:
         self._is_dialling = False  # waiting, resolving, or dialled
         self._waiting: Timer | None = None  # for the next dial
         self._dial: tuple[int, str] | None = None  # its id and WebSocket key
+        self._carrier: Carrier = "raw"  # of the last dial
+        self._has_answer = False  # the current link has been of use
         self._register_timer: Timer | None = None
         self._last_failure = ""
 
@@ -155,44 +154,63 @@ class LinkKeeper:
         self._run.tasks.spawn(self._dial_now())
 
     async def _dial_now(self) -> None:
-        run, server = self._run, self._run.server
+        run, server = self._run, self._run.servers.server
         try:
-            host = (await run.resolve(server.host, server.port))[0]
-        except (OSError, IndexError) as error:
-            self._try_again(f"can not find {server.host}: {error_text(error)}")
+            reached = await run.reach(server)
+        except OSError as error:
+            self._try_again(error_text(error), is_server=True)
             return
         if not self._owner.may_dial(self):
+            if reached.fd >= 0:
+                os.close(reached.fd)
             self._is_dialling = False
             return
-        key = new_key() if run.carrier == "websocket" else ""
+        carrier = self._carrier = run.servers.carrier
+        key = new_key() if carrier == "websocket" else ""
         request = handshake.request(
             authority=server.authority,
             token=run.token,
             instance=run.instance,
             number=self.number,
-            carrier=run.carrier,
+            carrier=carrier,
             key=key,
             device=run.device,
         )
         dial = run.engine.dial(
-            host,
-            server.port,
+            reached.host,
+            reached.port,
             request,
-            carrier=run.carrier,
+            carrier=carrier,
             timeout_ms=DIAL_TIMEOUT_MS,
             worker=(self.number - 1) % run.engine.workers,
+            fd=reached.fd,
         )
         self._dial = (dial, key)
 
-    def _try_again(self, failure: str, retry_after: float | None = None) -> None:
-        """Wait and dial; the failure is reported when it is not the same as last time."""
+    def _try_again(
+        self,
+        failure: str,
+        retry_after: float | None = None,
+        *,
+        is_server: bool = False,
+        may_be_carrier: bool = False,
+    ) -> None:
+        """Wait and dial; the failure is reported when it is not the same as last time.
+
+        Args:
+            is_server: another server may do better; it is tried at once.
+            may_be_carrier: ... or another carrier.
+        """
         self._is_dialling = False
         if not self._owner.may_dial(self):
             return
         if failure != self._last_failure:
             self._last_failure = failure
             self._owner.report(self, failure)
-        self._dial_in(self._backoff.next(retry_after))
+        if (is_server or may_be_carrier) and self._owner.try_next(may_be_carrier=may_be_carrier):
+            self._dial_in(0)
+        else:
+            self._dial_in(self._backoff.next(retry_after))
 
     def refused(self, reason: str, errno: int, status: int, head: bytes, body: bytes) -> None:
         """EVENT_DIAL_FAILED for a dial of this keeper."""
@@ -201,7 +219,12 @@ class LinkKeeper:
         if (status, code) == (409, "replaced"):
             self._owner.fail_replaced(message)
             return
-        if status in (401, 403):
+        # Our server gives a code; without one, somebody on the way has answered.
+        may_be_carrier = reason in ("closed", "bad_response", "timeout") or (
+            reason == "refused" and not code
+        )
+        has_other = may_be_carrier and self._run.servers.has_other_carrier
+        if status in (401, 403) and not has_other:
             what = message or code or "no reason given"
             self._owner.fail(f"the server refused the token: {what} ({status})")
             return
@@ -219,7 +242,8 @@ class LinkKeeper:
             text = "it closed the connection"
         else:
             text = f"not a usable HTTP answer ({reason})"
-        self._try_again(text, handshake.retry_after(head, self._run.wall()) if head else None)
+        retry_after = handshake.retry_after(head, self._run.wall()) if head else None
+        self._try_again(text, retry_after, is_server=True, may_be_carrier=may_be_carrier)
 
     # The link
 
@@ -231,13 +255,15 @@ class LinkKeeper:
         self._dial = None
         self._is_dialling = False
         try:
-            links = handshake.check_response(head, carrier=run.carrier, key=key)
+            links = handshake.check_response(head, carrier=self._carrier, key=key)
         except ValueError as error:
-            self._owner.fail(f"{run.server.authority} is not a server for this agent: {error}")
+            self._owner.fail(
+                f"{run.servers.server.authority} is not a server for this agent: {error}"
+            )
             return
         self._links[link_id] = run.monotonic()
         self._current = link_id
-        self._is_draining = False
+        self._is_draining = self._has_answer = False
         self._owner.link_offered(links)
         run.engine.link_send(link_id, run.register)
         self._stop_register_timer()
@@ -264,7 +290,12 @@ class LinkKeeper:
         self._stop_register_timer()
         self._owner.link_lost(self)
         if not self._is_dialling:
-            self._try_again(f"the link ended ({reason or 'closed'})")
+            # One that never was of use may be none for what is on the way.
+            self._try_again(
+                f"the link ended ({reason or 'closed'})",
+                is_server=not self._has_answer,
+                may_be_carrier=not self._has_answer,
+            )
 
     # Control records
 
@@ -302,6 +333,8 @@ class LinkKeeper:
             self._run.engine.link_close(link_id, reason)
             return
         self._last_failure = ""
+        self._has_answer = True
+        self._run.servers.worked(self._carrier)
 
     def _server_drains(self) -> None:
         if self._is_draining:
@@ -310,5 +343,7 @@ class LinkKeeper:
         self.is_serving = False
         self._owner.link_lost(self)
         if not self._is_dialling and self._owner.may_dial(self):
-            _log.info("the server drains, dialling again", server=self._run.server.authority)
+            _log.info(
+                "the server drains, dialling again", server=self._run.servers.server.authority
+            )
             self._dial_in(self._backoff.next())

@@ -28,7 +28,7 @@ from proxy_engine import logs
 from proxy_engine.errors import StorageError, error_text
 from proxy_engine.journal import Journal
 from proxy_engine.redaction import MARKS, Redactor
-from proxy_engine.storage import Retention, Store
+from proxy_engine.storage import RequestQuery, Retention, Store
 from proxy_engine_core import log_batch, log_index
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class RequestLog:
         self._closing = asyncio.Event()
         self._last = asyncio.Event()  # ... and nothing more will be ready
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_unsure = False  # the next batch may be in the store already
         self._since_trim = TRIM_EVERY_ROWS  # trim at the first write too
         self.written = 0
         self.dropped = 0
@@ -117,6 +118,7 @@ class RequestLog:
             except OSError as error:
                 raise StorageError(f"journal of the request log: {error_text(error)}") from None
             if self._journal:
+                self._is_unsure = True
                 _log.info("requests of an earlier run wait", bytes=self._journal.size)
                 self._work.set()
         self._tasks = [
@@ -251,9 +253,14 @@ class RequestLog:
             if batch is None:
                 return False
             self._writing_since = time.monotonic()
-            count = await self._store.requests_add(batch)
+            if self._is_unsure and await self._is_stored(batch):
+                count = log_batch.count(batch)
+            else:
+                count = await self._store.requests_add(batch)
+            self._is_unsure = False
         except (StorageError, OSError) as error:
             self._writing_since = None
+            self._is_unsure = True
             if not self.is_failing:
                 self.is_failing = True
                 _log.error("request log can not be written; records wait", error=error)
@@ -274,6 +281,15 @@ class RequestLog:
             # Not one that would be begun while we close: the next run reads on.
             return None if self._closing.is_set() else await self._aside(self._journal.head)
         return self._ready[0] if self._ready else None
+
+    async def _is_stored(self, batch: bytes) -> bool:
+        """Whether a call that failed, or was cut off with its process, had stored it all the same:
+        then its last record is there."""
+        last = (await self._aside(partial(log_batch.unpack, batch)))[-1]
+        query = RequestQuery(
+            request_id=last.request_id, since_us=last.time_us, until_us=last.time_us
+        )
+        return bool((await self._store.requests_search(query, limit=1)).requests)
 
     async def _done(self, batch: bytes, count: int) -> None:
         if self._ready and self._ready[0] is batch:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from proxy_engine import logs
+from proxy_engine.allowed import Allowed, is_allowed
 from proxy_engine.errors import error_text
 from proxy_engine.values import Address
 
@@ -38,13 +39,23 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class Targets:
+    """Gives the engine the addresses of targets.
+
+    Args:
+        allowed: where targets may be; (): anywhere. Others are unknown to the engine.
+    """
+
     def __init__(
         self,
         engine: Engine,
         targets: Mapping[str, Address],
         resolve: Resolve = resolve,
         flags: Mapping[str, int] | None = None,
+        *,
+        allowed: Sequence[Allowed] = (),
     ) -> None:
+        self._allowed = allowed
+        self._forbidden: dict[str, list[str]] = {}  # addresses that were found, by tunnel
         self._engine = engine
         self._targets = dict(targets)
         self._flags = flags or {}  # TARGET_... of the engine; of those that have any
@@ -72,8 +83,18 @@ class Targets:
                     self._unknown.add(tunnel)
                     continue
                 self._unknown.discard(tunnel)
-                self._found[tunnel] = found
+                self._found[tunnel] = self._permitted(tunnel, target, found)
             self._apply()
+
+    def _permitted(self, tunnel: str, target: Address, found: list[str]) -> list[str]:
+        permitted = [ip for ip in found if is_allowed(ip, target.port, self._allowed)]
+        forbidden = [ip for ip in found if ip not in permitted]
+        if forbidden and forbidden != self._forbidden.get(tunnel):
+            _log.warning(
+                "target not allowed", tunnel=tunnel, target=target, addresses=",".join(forbidden)
+            )
+        self._forbidden[tunnel] = forbidden
+        return permitted
 
     def _apply(self) -> None:
         table = [

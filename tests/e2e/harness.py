@@ -31,6 +31,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CARRIERS = ("ws", "tcp")  # --transport
 TUNNELS = 120  # of one pair: t0, t1, ...
 POLL_INTERVAL = 0.01  # seconds between two looks at a condition
+ROWS_AT_ONCE = 5000  # of the request log
 
 T = TypeVar("T")
 Fields = list[tuple[str, str]]
@@ -531,7 +532,11 @@ class Pair:
     async def _stored(self) -> list[storage.Request]:
         store = await SqliteStore.open(database_path(self.data_dir), create=False)
         try:
-            return await store.requests_last(1_000_000)
+            found: list[storage.Request] = []
+            # Piece by piece: a store gives up on what takes it seconds.
+            while more := await store.requests_after(found[-1].id if found else 0, ROWS_AT_ONCE):
+                found += more
+            return found
         finally:
             await store.close()
 

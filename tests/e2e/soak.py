@@ -42,7 +42,7 @@ ENGINE = {
 SETTLE = 60.0  # seconds for the last visitor's last request, the slowest timeout included
 # A leak of 1 KiB with every request would be some 200 KiB/s; allocators wander less than this.
 RSS_GROWTH_MAX = 1500.0  # KiB, by the slope over the second half
-RSS_SECONDS_MIN = 60.0  # seconds; a shorter run is all warm-up
+RSS_SECONDS_MIN = 300.0  # seconds; a shorter run is all warm-up
 SAMPLE_INTERVAL = 0.5  # seconds
 LINKS_MORE = 4  # links of both agents beyond their first ones
 REPORTS = (

@@ -121,3 +121,21 @@ def test_the_visitor_behind_a_trusted_proxy_is_logged(
         assert request.values("x-forwarded-for") == ["203.0.113.9, 192.0.2.7, 10.0.0.1, 127.0.0.1"]
     finally:
         pair.close()
+
+
+def test_the_log_is_searched_counted_and_exported(tunnel: Tunnel) -> None:
+    tunnel.target.handler = reply(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+    response = tunnel.ask("GET /for/the/search HTTP/1.1")
+    tunnel.pair.row(response.id)
+    data_dir = ("--data-dir", str(tunnel.pair.data_dir))
+    wanted = ("--tunnel", tunnel.name, "--status", "5xx", "--since", "1h", "--path", "THE/SEARCH")
+    listed = run("requests", "list", "--json", *wanted, *data_dir).stdout.splitlines()
+    assert [json.loads(line)["request_id"] for line in listed] == [response.id]
+    exported = run("requests", "export", "--format", "csv", *wanted, *data_dir).stdout.splitlines()
+    assert len(exported) == 2
+    assert response.id in exported[1]
+    stats = run("requests", "stats", *wanted, *data_dir).stdout
+    assert stats.startswith("1 requests, ")
+    assert "1 /for/the/search" in stats
+    one = tunnel.pair.api(f"/api/v1/requests/{response.id}")
+    assert (one["path"], one["status"], one["state"]) == ("/for/the/search", 503, "closed")

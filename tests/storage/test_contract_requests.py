@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import pytest
 
-from proxy_engine.storage import Request, Retention, Store
+from proxy_engine.storage import Request, RequestQuery, Retention, Store
 from tests.storage.conftest import Backend
 from tests.storage.records import add, packed, record
 
@@ -101,3 +102,87 @@ async def test_a_damaged_batch_is_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="ends inside a record"):
         await store.requests_add(packed(record(1))[:-1])
     assert await store.requests_last(10) == []
+
+
+async def found(store: Store, limit: int = 1000, **query: Any) -> list[int]:
+    page = await store.requests_search(RequestQuery(**query), limit=limit)
+    return [request.time_us for request in page.requests]
+
+
+async def test_requests_are_searched_by_what_they_are(store: Store) -> None:
+    ids = []
+    for name in ("one", "two"):
+        token = await store.token_add(
+            name=name, kind="device", digest=name.encode(), device=name, now=1.0, expires_at=None
+        )
+        ids.append(token.device_id or 0)
+    [web] = await store.tunnels_claim([("web", "http", ids[0])], 2.0)
+    records = [
+        record(1, web.id, ids[0], path="/Shop/Items?x=1"),
+        record(2, 0, ids[1], status=502, flags=16, reason="refused", total_us=5_000_000),
+        record(3, web.id, ids[0], method="POST", host="other", visitor="192.0.2.1"),
+        record(4, 0, ids[1], status=504, flags=16, reason="response_timeout", path="/slow.php"),
+        record(5, 0, 0, status=200, flags=4, reason="target_lost"),
+    ]
+    await store.requests_add(packed(*records[:2]))
+    await store.requests_add(packed(*records[2:]))
+    assert await found(store) == [5, 4, 3, 2, 1]
+    for query, times in (
+        ({"device": "one"}, [3, 1]),
+        ({"device": "two", "state": "timeout"}, [4]),
+        ({"device": "nobody"}, []),
+        ({"tunnel": "web"}, [3, 1]),
+        ({"tunnel": "nobody"}, []),
+        ({"status": (500, 599)}, [4, 2]),
+        ({"status": (502, 502)}, [2]),
+        ({"state": "unavailable"}, [2]),
+        ({"state": "aborted"}, [5]),
+        ({"state": "closed"}, [3, 1]),
+        ({"method": "POST"}, [3]),
+        ({"host": "other"}, [3]),
+        ({"visitor": "192.0.2.1"}, [3]),
+        ({"reason": "refused"}, [2]),
+        ({"request_id": "r4"}, [4]),
+        ({"path": "shop/"}, [1]),
+        ({"path": "w.p"}, [4]),
+        ({"path": ".*"}, []),
+        ({"since_us": 2, "until_us": 4}, [4, 3, 2]),
+        ({"since_us": 6}, []),
+        ({"total_us": (1_000_000, 6_000_000)}, [2]),
+    ):
+        assert await found(store, **query) == times, query
+    [request] = (await store.requests_search(RequestQuery(state="timeout"), limit=5)).requests
+    assert (request.id, request.state, request.device) == (4, "timeout", "two")
+
+
+async def test_pages_of_a_search_join_without_gaps(store: Store) -> None:
+    for start in range(1, 101, 7):
+        await add(store, range(start, min(start + 7, 101)))
+    for limit in (1, 9, 99, 100, 101):
+        pages, before = [], None
+        while True:
+            page = await store.requests_search(RequestQuery(), limit=limit, before=before)
+            pages.append([request.id for request in page.requests])
+            before = page.next
+            if before is None:
+                break
+        assert [each for page in pages for each in page] == list(range(100, 0, -1))
+        assert {len(page) for page in pages[:-1]} <= {limit}
+        assert pages[-1]
+
+
+async def test_a_summary_is_of_what_is_searched(store: Store) -> None:
+    await store.requests_add(
+        packed(
+            record(1, path="/a?x", total_us=100),
+            record(2, path="/a", total_us=300, status=404),
+            record(3, path="/b", total_us=100_000),
+            record(4, path="/c", method="POST"),
+        )
+    )
+    summary = await store.requests_summary(RequestQuery(method="GET"), paths=1)
+    assert (summary.count, summary.bytes_in, summary.bytes_out) == (3, 3, 6)
+    assert (summary.statuses, summary.states["closed"]) == ({200: 2, 404: 1}, 3)
+    assert (summary.paths, summary.max_us, summary.is_partial) == ([("/a", 2)], 100_000, False)
+    assert 280 < summary.percentiles_us["50"] < 320
+    assert (await store.requests_summary(RequestQuery(device="nobody"))).count == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy_engine.errors import StorageError
-from proxy_engine.storage import Retention
+from proxy_engine.storage import RequestQuery, Retention
 from proxy_engine.storage.sqlite import SqliteStore, create_data_dir, database_path
 from proxy_engine.storage.sqlite.database import PAGE_SIZE
 from proxy_engine.storage.sqlite.migrations import MIGRATIONS
@@ -202,3 +202,33 @@ def test_a_data_dir_that_can_not_be_made_is_one_clear_line(tmp_path: Path) -> No
         create_data_dir(tmp_path / "file" / "dir")
     with pytest.raises(StorageError, match="data dir"):
         create_data_dir(tmp_path / "file")
+
+
+async def test_small_batches_are_merged_and_nothing_shows(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "db")
+    for number in range(1, 201):
+        await store.requests_add(packed(record(number, status=500 + number % 2)))
+    with sqlite3.connect(tmp_path / "db") as db:
+        [(batches,)] = db.execute("SELECT count(*) FROM request_batches")
+        [(keys,)] = db.execute("SELECT count(*) FROM request_keys")
+    assert batches == keys == 3 + 200 % 64
+    assert [request.id for request in await store.requests_last(1000)] == list(range(1, 201))
+    page = await store.requests_search(RequestQuery(status=(501, 501)), limit=1000)
+    assert [request.time_us for request in page.requests] == list(range(199, 0, -2))
+    await store.requests_trim(Retention(count=50), 0.0)
+    with sqlite3.connect(tmp_path / "db") as db:
+        assert (
+            db.execute("SELECT min(id) FROM request_keys").fetchone()
+            == db.execute("SELECT min(id) FROM request_batches").fetchone()
+        )
+    await store.close()
+
+
+async def test_a_batch_of_another_layout_is_not_misread(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "db")
+    await store.requests_add(packed(record(1)))
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("UPDATE request_keys SET format = 99")
+    with pytest.raises(StorageError, match="another version"):
+        await store.requests_search(RequestQuery(), limit=1)
+    await store.close()

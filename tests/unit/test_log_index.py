@@ -31,8 +31,8 @@ def found(wanted: LogFilter, records: list[LogRecord]) -> list[int]:
     by_scan = wanted.find(batch)
     assert [records[number] for number, _ in by_scan] == [each for _, each in by_scan]
     by_key = []
-    for number, offset, size in wanted.candidates(log_index.index(batch), len(batch)):
-        one = batch[offset : offset + size]
+    for number, offset, size in wanted.candidates(log_index.index(batch)):
+        one = batch[offset : offset + size] if size >= 0 else batch[offset:]
         assert log_batch.unpack(one) == [records[number]]
         if wanted.find(one):
             by_key.append(number)

@@ -18,7 +18,8 @@ from proxy_engine_core.io.conn cimport (
 )
 from proxy_engine_core.io.crew cimport crew_drop_link
 from proxy_engine_core.io.socket cimport (
-    ADDRESS_TEXT_SIZE, address_port, address_text, socket_connect, socket_error,
+    ADDRESS_TEXT_SIZE, address_port, address_text, socket_close, socket_connect,
+    socket_error, socket_tune,
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_DIAL, CONN_READABLE, CONN_WRITABLE, Conn, Worker, worker_emit,
@@ -84,6 +85,8 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     cdef char text[ADDRESS_TEXT_SIZE]
     cdef int fd
     if dial == NULL:
+        if message.fd >= 0:
+            socket_close(message.fd)
         dial_not_started(worker, message, ENOMEM)
         return
     buffer_init(&dial.conn.out, &worker.pool, 0)
@@ -94,7 +97,11 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     snprintf(
         dial.peer, sizeof(dial.peer), "%s:%u", text, <unsigned int>address_port(&message.address)
     )
-    fd = socket_connect(&message.address)
+    fd = message.fd
+    if fd >= 0:
+        socket_tune(fd, &message.address)
+    else:
+        fd = socket_connect(&message.address)
     if fd >= 0:
         fd = conn_attach(worker, &dial.conn, fd, CONN_DIAL)
     if fd < 0:

@@ -8,6 +8,7 @@ from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
 from proxy_engine_core.agent.target cimport target_init_worker, target_open
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.worker cimport CONN_LINK, Worker
 from proxy_engine_core.link.control cimport link_send_control
 from proxy_engine_core.link.end cimport link_close
@@ -47,6 +48,8 @@ cdef void agent_free(Worker *worker) noexcept nogil:
 cdef void agent_discard(MailboxNode *message) noexcept nogil:
     if message.kind == MESSAGE_TARGETS:
         free((<TargetsMessage *>message).targets)
+    elif message.kind == MESSAGE_DIAL and (<DialMessage *>message).fd >= 0:
+        socket_close((<DialMessage *>message).fd)
 
 
 cdef void nothing(Link *link) noexcept nogil:

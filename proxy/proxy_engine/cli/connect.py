@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_process, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_process, add_servers, add_setting, settings
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("connect", help="connect this device's services to a server")
-    add_setting(parser, "server", metavar="URL", help="such as http://proxy.example.com:8080")
+    add_servers(parser)
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(
@@ -43,7 +43,19 @@ def add_parser(verbs: Any) -> None:
         metavar="NAMES",
         help="TCP tunnels (or their ports) whose targets get a PROXY protocol v2 header",
     )
-    add_setting(parser, "transport", metavar="ws|tcp", help="WebSocket, or raw (faster) [ws]")
+    add_setting(
+        parser,
+        "allow_target",
+        metavar="NETWORK[:PORTS]",
+        action="append",
+        help="where services may be, such as 127.0.0.0/8:3000-4000; repeatable [anywhere]",
+    )
+    add_setting(
+        parser,
+        "transport",
+        metavar="auto|ws|tcp",
+        help="WebSocket, raw (faster), or what gets through [auto]",
+    )
     add_setting(parser, "links", metavar="N", help="links to the server at most [what it offers]")
     add_process(parser, "agent")
     add_common(parser, run)
@@ -60,10 +72,12 @@ def run(args: argparse.Namespace) -> int:
     token = read_token(chosen)
     chosen = _named(chosen, token)
     from proxy_engine import logs
-    from proxy_engine.agent import parse_server
+    from proxy_engine.reach import proxy_for
     from proxy_engine.runner import run_async
+    from proxy_engine.servers import parse_server
 
-    parse_server(chosen.server)
+    for url in chosen.server:
+        proxy_for(parse_server(url), chosen.proxy)
     logs.setup(chosen.log_format)
     try:
         return run_async(_connect(chosen, token))
@@ -130,26 +144,29 @@ def _flags(chosen: Settings) -> dict[str, int]:
 async def _connect(chosen: Settings, token: str) -> int:
     import asyncio
 
-    from proxy_engine.agent import Agent, parse_server
+    from proxy_engine.agent import Agent
     from proxy_engine.cli.signals import Signals
     from proxy_engine.control import TunnelSpec
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
+    from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
+    from proxy_engine.servers import Servers, parse_server
     from proxy_engine.targets import Targets, resolve
 
     signals = Signals()
     engine = make_engine("agent", chosen)
     agent = Agent(
         engine,
-        server=parse_server(chosen.server),
+        servers=Servers([parse_server(url) for url in chosen.server], chosen.transport),
         token=token,
-        carrier="websocket" if chosen.transport == "ws" else "raw",
-        targets=Targets(engine, _targets(chosen), resolve, _flags(chosen)),
+        targets=Targets(
+            engine, _targets(chosen), resolve, _flags(chosen), allowed=chosen.allow_target
+        ),
         tunnels=[
             *(TunnelSpec(name) for name in chosen.http),
             *(TunnelSpec(tunnel.name, "tcp", tunnel.port) for tunnel in chosen.tcp.values()),
         ],
-        resolve=resolve,
+        reach=Reacher(resolve, proxy=chosen.proxy),
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,

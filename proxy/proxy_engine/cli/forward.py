@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.connect import read_token
-from proxy_engine.cli.parser import add_common, add_setting, settings
+from proxy_engine.cli.parser import add_common, add_servers, add_setting, settings
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -18,7 +18,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("forward", help="reach a device's TCP tunnel from a local port")
     parser.add_argument("local", metavar="[HOST:]PORT", help="to listen on; 0: any port")
     parser.add_argument("tunnel", metavar="DEVICE/TUNNEL", help="a TCP tunnel, private or public")
-    add_setting(parser, "server", metavar="URL", help="such as http://proxy.example.com:8080")
+    add_servers(parser)
     add_setting(parser, "token", metavar="TOKEN", help="one that may (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
@@ -44,10 +44,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which server? give --server URL")
     token = read_token(chosen)
     from proxy_engine import logs
-    from proxy_engine.agent import parse_server
+    from proxy_engine.reach import proxy_for
     from proxy_engine.runner import run_async
+    from proxy_engine.servers import parse_server
 
-    parse_server(chosen.server)
+    for url in chosen.server:
+        proxy_for(parse_server(url), chosen.proxy)
     logs.setup(chosen.log_format)
     try:
         return run_async(_forward(chosen, token, address, Tunnel(device, name)))
@@ -59,10 +61,12 @@ async def _forward(chosen: Settings, token: str, local: Address, tunnel: Tunnel)
     import asyncio
     import sys
 
-    from proxy_engine.agent import parse_server
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError, error_text
     from proxy_engine.forwarding import Forwarder
+    from proxy_engine.reach import Reacher
+    from proxy_engine.servers import Servers, parse_server
+    from proxy_engine.targets import resolve
     from proxy_engine.text import escape, scrub
 
     signals = Signals()
@@ -72,7 +76,9 @@ async def _forward(chosen: Settings, token: str, local: Address, tunnel: Tunnel)
         if not failure.done():
             failure.set_result(reason)
 
-    forwarder = Forwarder(parse_server(chosen.server), token, tunnel, refused)
+    servers = Servers([parse_server(url) for url in chosen.server], "tcp")
+    reach = Reacher(resolve, proxy=chosen.proxy)
+    forwarder = Forwarder(servers, reach, token, tunnel, refused)
     try:
         port = await forwarder.listen(local.host, local.port)
     except OSError as error:

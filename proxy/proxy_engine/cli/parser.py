@@ -91,6 +91,23 @@ def add_process(parser: argparse.ArgumentParser, role: str) -> None:
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
 
 
+def add_servers(parser: argparse.ArgumentParser) -> None:
+    """Where the server is, and the way there."""
+    add_setting(
+        parser,
+        "server",
+        metavar="URL",
+        action="append",
+        help="such as http://proxy.example.com:8080; repeatable: the first that answers",
+    )
+    add_setting(
+        parser,
+        "proxy",
+        metavar="URL",
+        help="reach it through this HTTP proxy, or none [HTTP_PROXY, HTTPS_PROXY, NO_PROXY]",
+    )
+
+
 def count(text: str) -> int:
     """The type of an argument that says how many."""
     if not text.isascii() or not text.isdigit() or int(text[:9]) > 1_000_000:

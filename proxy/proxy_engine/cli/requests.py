@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy_engine.cli.client import Client, add_target, connected
 from proxy_engine.cli.parser import add_common, count
 
 if TYPE_CHECKING:
-    from proxy_engine.storage import Request
+    from collections.abc import Callable, Iterable, Iterator
 
+    from proxy_engine.storage import Request, RequestSummary
+
+_T = TypeVar("_T")
 POLL_INTERVAL = 0.25  # seconds
 BATCH = 1000  # rows
 _RED, _YELLOW, _GREEN, _CYAN, _DIM, _RESET = (
@@ -36,6 +39,166 @@ def add_parser(verbs: Any) -> None:
     tail.add_argument("--json", action="store_true", help="one JSON object a line")
     add_target(tail)
     add_common(tail, _tail)
+
+    found = actions.add_parser("list", help="search the log; the newest last")
+    _add_filters(found)
+    found.add_argument(
+        "-n", "--limit", metavar="N", type=count, default=100, help="the newest N [100]"
+    )
+    found.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_target(found)
+    add_common(found, _list)
+
+    stats = actions.add_parser("stats", help="counts, percentiles and frequent paths")
+    _add_filters(stats)
+    stats.add_argument(
+        "--paths", metavar="N", type=count, default=10, help="the N most frequent paths [10]"
+    )
+    stats.add_argument("--json", action="store_true", help="as JSON")
+    add_target(stats)
+    add_common(stats, _stats)
+
+    export = actions.add_parser("export", help="write what matches to stdout, the newest first")
+    _add_filters(export)
+    export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", help="[jsonl]")
+    export.add_argument("-n", "--limit", metavar="N", type=count, help="at most N [all]")
+    add_target(export)
+    add_common(export, _export)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which requests; all that is given must hold")
+    group.add_argument("--device", dest="of_device", metavar="NAME", help="of this device")
+    group.add_argument("--tunnel", metavar="NAME", help="of this tunnel")
+    group.add_argument("--status", metavar="STATUS", type=_status, help="502, 5xx or 400-499")
+    group.add_argument(
+        "--state", choices=("closed", "unavailable", "timeout", "aborted"), help="how it ended"
+    )
+    group.add_argument("--method", metavar="METHOD")
+    group.add_argument("--host", metavar="NAME")
+    group.add_argument("--path", metavar="TEXT", help="text in path or query, in any case")
+    group.add_argument("--visitor", metavar="ADDRESS")
+    group.add_argument("--reason", metavar="REASON", help="see docs/errors.md")
+    group.add_argument("--request-id", metavar="ID")
+    group.add_argument(
+        "--since", metavar="TIME", type=_time, help="an age such as 1h, or 2026-01-31T12:00 (UTC)"
+    )
+    group.add_argument("--until", metavar="TIME", type=_time)
+    group.add_argument("--slower", metavar="TIME", type=_milliseconds, help="took at least, 500ms")
+    group.add_argument("--faster", metavar="TIME", type=_milliseconds, help="took at most")
+
+
+def _status(text: str) -> str:
+    from proxy_engine.request_query import parse_status
+
+    _argument(parse_status, text)
+    return text
+
+
+def _time(text: str) -> str:
+    """A moment: an age counts from now, for all pages of an answer."""
+    from proxy_engine.request_query import parse_time
+
+    return f"{_argument(parse_time, text):.6f}"
+
+
+def _milliseconds(text: str) -> float:
+    from proxy_engine.values import parse_duration
+
+    return _argument(parse_duration, text) * 1000
+
+
+def _argument(parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+FILTERS = (
+    *("tunnel", "status", "state", "method", "host", "path", "visitor", "reason", "request_id"),
+    *("since", "until"),
+)
+
+
+def _filters(args: argparse.Namespace) -> dict[str, Any]:
+    """As the API has them."""
+    names = {name: getattr(args, name) for name in FILTERS}
+    return {**names, "device": args.of_device, "min_ms": args.slower, "max_ms": args.faster}
+
+
+def _pages(args: argparse.Namespace, client: Client) -> Iterator[list[Request]]:
+    """What matches, the newest first."""
+    left: int | None = args.limit
+    cursor = None
+    while left is None or left > 0:
+        size = BATCH if left is None else min(left, BATCH)
+        query = {"limit": size, "cursor": cursor, **_filters(args)}
+        answer = client.call("GET", "/requests", query=query)
+        found = _requests(answer)
+        yield found[::-1]
+        left = None if left is None else left - len(found)
+        cursor = answer["next"]
+        if cursor is None:
+            return
+
+
+def _list(args: argparse.Namespace) -> int:
+    with connected(args) as client:
+        found = [request for page in _pages(args, client) for request in page]
+    _print(found[::-1], args.json)
+    return 0
+
+
+def _stats(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from proxy_engine.storage import RequestSummary
+
+    with connected(args) as client:
+        query = {"paths": args.paths, **_filters(args)}
+        answer = client.call("GET", "/requests/stats", query=query)
+    if args.json:
+        print(msgspec.json.encode(answer).decode())
+    else:
+        summary = msgspec.convert(answer, RequestSummary, strict=False)
+        print("\n".join(summary_lines(summary)))
+    return 0
+
+
+def summary_lines(summary: RequestSummary) -> list[str]:
+    from proxy_engine.text import duration_text, escape, size_text
+
+    sizes = f"{size_text(summary.bytes_in)} in, {size_text(summary.bytes_out)} out"
+    more = " (the newest: there are more than could be counted in time)"
+    lines = [f"{summary.count} requests, {sizes}" + (more if summary.is_partial else "")]
+    if not summary.count:
+        return lines
+    times = [(f"p{percent}", us) for percent, us in summary.percentiles_us.items()]
+    times.append(("max", summary.max_us))
+    lines.append(
+        "duration  " + "  ".join(f"{name} {duration_text(us / 1e6)}" for name, us in times)
+    )
+    lines.append("state     " + _counts(summary.states.items()))
+    lines.append("status    " + _counts(sorted(summary.statuses.items())))
+    lines += [f"{times:>9} {escape(path)}" for path, times in summary.paths]
+    return lines
+
+
+def _counts(items: Iterable[tuple[object, int]]) -> str:
+    return "  ".join(f"{name} {times}" for name, times in items if times)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from proxy_engine.request_export import CSV_HEAD, csv_lines, json_lines
+
+    out = sys.stdout.buffer
+    with connected(args) as client:
+        if args.format == "csv":
+            out.write(CSV_HEAD)
+        for page in _pages(args, client):
+            out.write(csv_lines(page) if args.format == "csv" else json_lines(page))
+    return 0
 
 
 def _tail(args: argparse.Namespace) -> int:
@@ -68,11 +231,15 @@ def _follow(args: argparse.Namespace, client: Client) -> None:
 
 
 def _read(client: Client, **query: int) -> list[Request]:
+    return _requests(client.call("GET", "/requests", query=query))
+
+
+def _requests(answer: Any) -> list[Request]:
     import msgspec
 
     from proxy_engine.storage import Request
 
-    return msgspec.convert(client.call("GET", "/requests", query=query)["items"], list[Request])
+    return msgspec.convert(answer["items"], list[Request])
 
 
 def _print(found: list[Request], as_json: bool) -> None:

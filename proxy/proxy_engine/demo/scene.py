@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from proxy_engine.agent import Agent, parse_server
+from proxy_engine.agent import Agent
 from proxy_engine.app import Server
 from proxy_engine.cli import output
 from proxy_engine.cli.signals import Signals
@@ -16,7 +16,9 @@ from proxy_engine.config import Settings
 from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.demo import checks, service
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
+from proxy_engine.reach import Reacher
 from proxy_engine.runner import EngineRunner, make_engine
+from proxy_engine.servers import Servers, parse_server
 from proxy_engine.targets import Targets, resolve
 from proxy_engine.text import duration_text
 from proxy_engine.values import Address
@@ -69,12 +71,11 @@ async def _connect(
     engine = make_engine("agent", Settings())
     agent = Agent(
         engine,
-        server=parse_server(f"http://{server.listen}"),
+        servers=Servers([parse_server(f"http://{server.listen}")], "auto"),
         token=token,
-        carrier="websocket",
         targets=Targets(engine, {TUNNEL: Address("127.0.0.1", port)}, resolve),
         tunnels=[TunnelSpec(TUNNEL)],
-        resolve=resolve,
+        reach=Reacher(resolve),
         announce=announce,
         call_later=asyncio.get_running_loop().call_later,
     )

@@ -16,7 +16,14 @@ from typing import Protocol
 from proxy_engine.storage.access import AccessStore, Device, NameTaken, Sighting, Token
 from proxy_engine.storage.history import AuditRecord, DeviceEvent, HistoryStore, Presence
 from proxy_engine.storage.metrics import Metric, MetricStore
-from proxy_engine.storage.requests import Request, RequestStore, Retention
+from proxy_engine.storage.requests import (
+    Request,
+    RequestPage,
+    RequestQuery,
+    RequestStore,
+    RequestSummary,
+    Retention,
+)
 from proxy_engine.storage.tunnels import Tunnel, TunnelStore
 
 __all__ = [
@@ -27,6 +34,9 @@ __all__ = [
     "NameTaken",
     "Presence",
     "Request",
+    "RequestPage",
+    "RequestQuery",
+    "RequestSummary",
     "Retention",
     "Sighting",
     "Store",

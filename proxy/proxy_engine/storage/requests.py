@@ -27,6 +27,49 @@ class Request(msgspec.Struct, frozen=True, array_like=False):
     target_us: int
     tunnel: str | None
     device: str | None
+    state: str  # one of proxy_engine_core.log_index.STATES
+
+
+U63_MAX = 2**63 - 1
+
+
+class RequestQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which requests; all that is given must hold. Texts are whole, but for `path`."""
+
+    device: str | None = None
+    tunnel: str | None = None
+    status: tuple[int, int] = (0, 65535)  # least and most, both included, as all ranges here
+    state: str | None = None
+    method: str | None = None
+    host: str | None = None
+    path: str | None = None  # somewhere in path or query, in any case
+    visitor: str | None = None
+    reason: str | None = None
+    request_id: str | None = None
+    since_us: int = 0
+    until_us: int = U63_MAX
+    total_us: tuple[int, int] = (0, U63_MAX)
+
+
+class RequestPage(msgspec.Struct, frozen=True):
+    """Requests found, the newest first."""
+
+    requests: list[Request]
+    next: int | None  # `before` of the page behind it; None: this is the last one
+
+
+class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What many requests have in common. Durations are right to 3 %."""
+
+    count: int
+    bytes_in: int
+    bytes_out: int
+    statuses: dict[int, int]
+    states: dict[str, int]
+    paths: list[tuple[str, int]]  # the most frequent, without their queries
+    percentiles_us: dict[str, int]  # of total_us: "50", "90", "95", "99"
+    max_us: int
+    is_partial: bool  # there were more than could be looked at in time: these are the newest
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +89,16 @@ class RequestStore(Protocol):
         """The newest, oldest of them first."""
 
     async def requests_after(self, request_id: int, limit: int) -> list[Request]: ...
+    async def requests_search(
+        self, query: RequestQuery, *, limit: int, before: int | None = None
+    ) -> RequestPage:
+        """The newest that match, at most `limit`, of those with an id below `before`.
+
+        A page may be shorter, even empty, although there are more: looking through what does
+        not match takes time too, and a call has to end.
+        """
+
+    async def requests_summary(self, query: RequestQuery, *, paths: int = 10) -> RequestSummary: ...
     async def requests_trim(self, retention: Retention, now: float) -> None:
         """Delete what need not be kept. A store may keep somewhat more, never less, and
         gives the space back to the system once there is much of it."""

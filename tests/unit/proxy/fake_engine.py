@@ -72,6 +72,7 @@ class FakeEngine:
         carrier: str,
         timeout_ms: int,
         worker: int,
+        fd: int = -1,
     ) -> int:
         self.dial_workers.append(worker)
         self.dials.append((host, port, request, carrier))

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import Agent, parse_server
+from proxy_engine.agent import Agent
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.errors import UsageError
 from proxy_engine.link_keeper import REGISTER_TIMEOUT
+from proxy_engine.reach import Reached
+from proxy_engine.servers import Servers, ServerUrl, parse_server
 from proxy_engine.targets import Targets
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine, fields
@@ -29,7 +31,14 @@ class Timer:
 class Device:
     """An agent in a world where time passes only when the test says so."""
 
-    def __init__(self, engine: FakeEngine, *, links_max: int = 0) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        *,
+        links_max: int = 0,
+        servers: tuple[str, ...] = ("http://proxy.example:8080",),
+        transport: str = "tcp",
+    ) -> None:
         self.engine = engine
         self.now = 0.0
         self.timers: list[Timer] = []
@@ -39,12 +48,11 @@ class Device:
         fake: Any = engine
         self.agent = Agent(
             fake,
-            server=parse_server("http://proxy.example:8080"),
+            servers=Servers([parse_server(url) for url in servers], transport),
             token="pe_secret",
-            carrier="raw",
             targets=Targets(fake, {"web": Address("127.0.0.1", 3000)}, self.resolve),
             tunnels=[TunnelSpec("web")],
-            resolve=self.resolve,
+            reach=self.reach,
             announce=self.public.append,
             call_later=self.call_later,
             links_max=links_max,
@@ -59,6 +67,9 @@ class Device:
         if not self.addresses:
             raise OSError("name unknown")
         return self.addresses
+
+    async def reach(self, server: ServerUrl) -> Reached:
+        return Reached((await self.resolve(server.host, server.port))[0], server.port, -1)
 
     def call_later(self, delay: float, call: Callable[[], None]) -> Timer:
         self.timers.append(Timer(self.now + delay, call))
@@ -614,6 +625,84 @@ async def test_draining_tells_the_server_and_dials_no_more(
     await device.pass_time(100)
     assert len(engine.dials) == 1
     assert not device.agent.ended.is_set()
+
+
+# --- several servers, and carriers ----------------------------------------------------------
+
+
+async def begin(engine: FakeEngine, **options: Any) -> Device:
+    device = Device(engine, **options)
+    device.agent.start()
+    await device.pass_time(0)
+    return device
+
+
+def dialled(engine: FakeEngine) -> list[tuple[str, str]]:
+    return [(fields(request)["host"], carrier) for _, _, request, carrier in engine.dials]
+
+
+async def test_the_next_server_is_tried_at_once_and_a_round_then_waits(engine: FakeEngine) -> None:
+    device = await begin(engine, servers=("http://one.test", "http://two.test"))
+    await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+    await device.pass_time(0)
+    assert dialled(engine) == [("one.test", "raw"), ("two.test", "raw")]
+    await device.refuse(503, retry_after=1)
+    await device.pass_time(1)
+    assert len(engine.dials) == 2
+    await device.pass_time(2)
+    assert dialled(engine)[2:] == [("one.test", "raw")]
+    await device.connect()
+    await device.agent.close()
+
+
+async def test_a_run_stays_with_the_server_that_serves_it(engine: FakeEngine) -> None:
+    device = await begin(engine, servers=("http://one.test", "http://two.test"))
+    await device.event(5, device.dial, "timeout", 0, 0, b"", b"")
+    await device.pass_time(0)
+    device.links_offered = 2
+    first = await device.connect()
+    await device.say(first, type="links", wanted=2)
+    await device.pass_time(2)
+    await device.event(5, device.dial, "connect", 111, 0, b"", b"")
+    await device.pass_time(3)
+    await device.connect()
+    await lose(device, *(first, device.dial))
+    await device.pass_time(60)
+    assert {host for host, _ in dialled(engine)[1:]} == {"two.test"}
+    await device.agent.close()
+
+
+async def test_auto_goes_on_to_websocket_when_raw_does_not_get_through(engine: FakeEngine) -> None:
+    for failure in (("closed", 0), ("bad_response", 0), ("refused", 403), ("refused", 502)):
+        engine.dials.clear()
+        device = await begin(engine, transport="auto")
+        reason, status = failure
+        head = b"HTTP/1.1 400 x\r\n\r\n"
+        await device.event(5, device.dial, reason, 0, status, head, b"<html>")
+        await device.pass_time(0)
+        assert [carrier for _, carrier in dialled(engine)] == ["raw", "websocket"], failure
+        assert not device.agent.ended.is_set()
+        await device.agent.close()
+
+
+async def test_auto_goes_on_when_a_link_comes_up_and_is_of_no_use(engine: FakeEngine) -> None:
+    device = await begin(engine, transport="auto")
+    await lose(device, await device.up())
+    await device.pass_time(0)
+    assert [carrier for _, carrier in dialled(engine)] == ["raw", "websocket"]
+    await device.agent.close()
+
+
+async def test_a_refusal_by_the_server_itself_is_no_matter_of_the_carrier(
+    engine: FakeEngine,
+) -> None:
+    device = await begin(engine, transport="auto")
+    await device.refuse(503, body=b'{"error":"draining","message":"later"}')
+    await device.pass_time(2)
+    assert [carrier for _, carrier in dialled(engine)] == ["raw", "raw"]
+    await device.refuse(403, body=b'{"error":"blocked_device","message":"blocked"}')
+    assert device.agent.failure == ["the server refused the token: blocked (403)"]
+    await device.agent.close()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -36,6 +37,7 @@ class Service:
         self.engine = engine
         self.cache = TokenCache(store)
         self.guard = LoginGuard(5)
+        self.webhook = None
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.rechecks = 0
@@ -188,6 +190,46 @@ async def test_what_is_known_is_shown_and_no_secret(
     assert [(item["path"], item["tunnel"]) for item in requests["items"]] == [("/x", "web")]
     stats = await (await client.get("/api/v1/stats", headers=admin)).json()
     assert (stats["links"], stats["request_log_dropped"]) == (0, 0)
+
+
+async def test_requests_are_searched_counted_and_exported(
+    client: TestClient[Any, Any], admin: dict[str, str], store: SqliteStore
+) -> None:
+    records = [
+        LogRecord(
+            number, 0, 0, f"r{number}", "::1", "GET", "h", f"/{number}?a", 200 + number % 2 * 302,
+            "", 0, 1, 2, number * 1000, 4, 5,
+        )
+        for number in range(1, 31)
+    ]  # fmt: skip
+    await store.requests_add(log_batch.pack(records))
+
+    async def get(query: str) -> Any:
+        response = await client.get(f"/api/v1/requests{query}", headers=admin)
+        return await response.json()
+
+    first = await get("?status=5xx&limit=10")
+    assert [item["id"] for item in first["items"]] == list(range(11, 31, 2))
+    second = await get(f"?status=5xx&limit=10&cursor={first['next']}")
+    assert [item["id"] for item in second["items"]] == [1, 3, 5, 7, 9]
+    assert second["next"] is None
+    assert [item["id"] for item in (await get("?min_ms=29"))["items"]] == [29, 30]
+    assert [item["id"] for item in (await get("?after=28"))["items"]] == [29, 30]
+    assert (await get("?since=1h"))["items"] == []
+    assert (await get("?status=9xx"))["code"] == "bad_filter"
+    assert (await get("?stauts=5xx"))["code"] == "bad_query"
+    assert (await get("/7"))["request_id"] == "r7"
+    assert (await get("/r8"))["id"] == 8
+    assert (await get("/r99"))["code"] == (await get("/99"))["code"] == "unknown_request"
+    stats = await get("/stats?paths=1&status=502")
+    assert (stats["count"], stats["statuses"]) == (15, {"502": 15})
+    response = await client.get("/api/v1/requests/export?limit=3", headers=admin)
+    assert response.content_type == "application/x-ndjson"
+    lines = (await response.text()).splitlines()
+    assert [msgspec.json.decode(line)["id"] for line in lines] == [30, 29, 28]
+    response = await client.get("/api/v1/requests/export?format=csv&limit=1", headers=admin)
+    assert response.content_type == "text/csv"
+    assert (await response.text()).splitlines()[0].startswith("id,time_us,request_id,")
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "x", "-1", "", "9" * 5000, " 5", "٣"])

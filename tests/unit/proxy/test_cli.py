@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from proxy_engine.cli import main
 from proxy_engine.cli.process_title import without
+from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.storage.sqlite.database import DATABASE_NAME
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -161,16 +163,20 @@ def test_an_unexpected_error_is_one_line_too(
 def test_requests_tail_prints_lines_and_json(tmp_path: Path) -> None:
     where = ("--data-dir", str(tmp_path))
     run("token", "create", "--name", "pi", *where)
-    with sqlite3.connect(tmp_path / DATABASE_NAME) as db:
-        for number in range(1, 4):
-            record = LogRecord(
-                number * 1_000_000, 0, 1, f"r{number}", "::1", "GET", "web.localhost",
-                "/a\x1b[2J\n", 502, "refused", 0, 10, 2000, 12345, 0, 0,
-            )  # fmt: skip
-            db.execute(
-                "INSERT INTO request_batches (id, size, records) VALUES (?, 1, ?)",
-                (number, log_batch.pack([record])),
-            )
+    records = [
+        LogRecord(
+            number * 1_000_000, 0, 1, f"r{number}", "::1", "GET", "web.localhost",
+            "/a\x1b[2J\n", 502, "refused", 0, 10, 2000, 12345, 0, 0,
+        )
+        for number in range(1, 4)
+    ]  # fmt: skip
+
+    async def add() -> None:
+        store = await SqliteStore.open(tmp_path / DATABASE_NAME)
+        await store.requests_add(log_batch.pack(records))
+        await store.close()
+
+    asyncio.run(add())
     tail = run("requests", "tail", "-n", "2", *where)
     assert tail.returncode == 0
     first, second = tail.stdout.splitlines()

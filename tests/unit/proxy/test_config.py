@@ -29,7 +29,7 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path) -> No
     environ = {"PROXY_ENGINE_WORKERS": "3", "PROXY_ENGINE_DOMAIN": "env.example"}
     settings = config.load({"keep_requests": "4"}, environ, file=file)
     assert (settings.keep_requests, settings.domain, settings.grace) == (4, "env.example", 60.0)
-    assert settings.transport == "ws"
+    assert settings.transport == "auto"
 
 
 def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
@@ -56,11 +56,16 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "mongodb_uri": "mongodb://a",
         "mongodb_uri_file": "f",
         "mongodb_driver": "pymongo",
+        "webhook_url": "https://x.example/hook",
+        "webhook_secret": "s",
+        "webhook_secret_file": "f",
         "login_failures": "5",
         "links_per_agent": "3",
         "tcp_ports": "2000-2010",
         "link_busy_share": "50",
-        "server": "http://x",
+        "server": "http://x,http://y",
+        "proxy": "http://p:3128",
+        "allow_target": "10.0.0.0/8:80-90,[fd00::/8]:443",
         "token": "t",
         "token_file": "f",
         "device": "pi",

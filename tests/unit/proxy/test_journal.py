@@ -47,17 +47,16 @@ def test_batches_come_back_in_order_also_in_the_next_run(tmp_path: Path) -> None
     assert not journal and journal.head() is None
     for number in range(10):
         assert journal.append(batch(number))
-    assert journal and not journal.is_left_over
+    assert journal
     for number in range(4):
         assert journal.head() == batch(number)
         assert journal.head() == batch(number)
         journal.advance()
     journal.close()
     journal = opened(tmp_path)
-    assert journal.is_left_over
+    assert journal
     assert journal.append(batch(10))
     assert drained(journal) == [batch(number) for number in range(4, 11)]
-    assert not journal.is_left_over
     assert (journal.size, journal.torn, files(tmp_path)) == (0, 0, [])
 
 

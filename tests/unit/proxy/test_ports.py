@@ -301,3 +301,19 @@ async def test_what_can_not_be_joined(private: Site) -> None:
     assert await join(private, secret) == (503, "device_offline")
     await private.store.token_revoke("laptop", private.now)
     await private.links.recheck()
+
+
+async def test_a_stock_device_serves_the_tcp_tunnel_of_its_name(site: Site) -> None:
+    secret = await site.token("pi")
+    await site.link(1, secret)
+    await site.register(1, ("pi", 10005))
+    site.down(1)
+    site.ticket += 1
+    fields = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
+    site.links.on_event(
+        (1, site.ticket, "1.2.3.4:5", head(Authorization=f"Bearer {secret}", **fields))
+    )
+    await site.links.settle()
+    site.links.on_event((2, 2, site.engine.replies[-1][2]["device"], "1.2.3.4:5", b""))
+    await site.links.settle()
+    assert site.engine.routes["tcp::10005"][1:] == ((2,), "pi")

@@ -11,7 +11,7 @@ from proxy_engine import request_log
 from proxy_engine.errors import StorageError
 from proxy_engine.journal import Journal
 from proxy_engine.request_log import RequestLog
-from proxy_engine.storage import Retention
+from proxy_engine.storage import RequestPage, RequestQuery, Retention
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -35,6 +35,7 @@ class FakeStore:
         self.batches: list[list[LogRecord]] = []
         self.trims: list[int] = []
         self.is_broken = False
+        self.is_late = False  # stores once, and says that it failed
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -47,7 +48,20 @@ class FakeStore:
         if self.is_broken:
             raise StorageError("disk full")
         self.batches.append(log_batch.unpack(batch))
+        if self.is_late:
+            self.is_late = False
+            raise StorageError("no answer in time")
         return len(self.batches[-1])
+
+    async def requests_search(self, query: RequestQuery, *, limit: int) -> RequestPage:
+        found: list[Any] = [
+            row
+            for batch in self.batches
+            for row in batch
+            if row.request_id == query.request_id
+            and query.since_us <= row.time_us <= query.until_us
+        ]
+        return RequestPage(found[:limit], None)
 
     async def requests_trim(self, keep: Retention, now: float) -> None:
         self.trims.append(keep.count)
@@ -252,6 +266,35 @@ async def test_beyond_journal_and_memory_the_newest_are_dropped_and_counted(tmp_
     assert store.times[:9] == list(range(9))
     assert store.times == sorted(store.times)
     await log.close()
+
+
+async def test_what_a_failed_call_had_stored_is_not_stored_twice(tmp_path: Path) -> None:
+    store = FakeStore()
+    store.is_late = True
+    log = make(store, journal=journal_at(tmp_path))
+    await log.start()
+    log.put(packed(1, 2))
+    await until(lambda: log.written == 2)
+    log.put(packed(3))
+    await log.close()
+    assert store.times == [1, 2, 3]
+
+
+async def test_what_was_stored_but_not_marked_when_a_run_ended_is_there_once(
+    tmp_path: Path,
+) -> None:
+    journal = journal_at(tmp_path)
+    journal.open()
+    journal.append(packed(1, 2))
+    journal.append(packed(3))
+    journal.close()
+    store = FakeStore()
+    await store.requests_add(packed(1, 2))
+    log = make(store, journal=journal_at(tmp_path))
+    await log.start()
+    await until(lambda: log.replayed == 3)
+    await log.close()
+    assert store.times == [1, 2, 3]
 
 
 async def test_a_sample_of_what_went_well_is_kept_and_all_that_did_not() -> None:

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from proxy_engine import logs
+from proxy_engine.allowed import parse_allowed
 from proxy_engine.targets import Targets, resolve
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine
@@ -48,6 +52,28 @@ async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngin
     del names.known["app"]
     await targets.refresh()
     assert engine.targets == [("web", "10.0.0.1", 80, 0)]
+
+
+async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup("json")
+    names = Names(app=["10.0.0.1", "192.0.2.1"], db=["192.0.2.2"])
+    aims = {"web": Address("app", 80), "x": Address("db", 81)}
+    targets = Targets(_any(engine), aims, names, allowed=[parse_allowed("10.0.0.0/8")])
+    for _ in range(2):
+        await targets.refresh()
+    assert engine.targets == [("web", "10.0.0.1", 80, 0)]
+    names.known["app"] = ["169.254.169.254"]  # the name was moved elsewhere
+    await targets.refresh()
+    assert engine.targets == []
+    logs.flush()
+    said = [line for line in capsys.readouterr().err.splitlines() if "target not allowed" in line]
+    assert len(said) == 3
+
+
+def _any(engine: Any) -> Any:
+    return engine
 
 
 async def test_literals_resolve_to_themselves() -> None:

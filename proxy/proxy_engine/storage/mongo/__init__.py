@@ -5,11 +5,14 @@ from __future__ import annotations
 from proxy_engine.storage.mongo.access import MongoAccess
 from proxy_engine.storage.mongo.history import MongoHistory
 from proxy_engine.storage.mongo.metrics import MongoMetrics
+from proxy_engine.storage.mongo.request_search import MongoRequestSearch
 from proxy_engine.storage.mongo.requests import MongoRequests
 from proxy_engine.storage.mongo.tunnels import MongoTunnels
 
 __all__ = ["MongoStore"]
 
 
-class MongoStore(MongoAccess, MongoHistory, MongoTunnels, MongoRequests, MongoMetrics):
+class MongoStore(
+    MongoAccess, MongoHistory, MongoTunnels, MongoRequests, MongoMetrics, MongoRequestSearch
+):
     """Implements storage.Store. Open with `await MongoStore.open(uri)`."""

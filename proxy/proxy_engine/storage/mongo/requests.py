@@ -26,7 +26,7 @@ NAMES_MAX_AGE = 10.0  # seconds that a name is taken for what it was
 DELETE_MAX = 10_000  # requests deleted by one call: it has to end within its timeout
 INSERT_MAX = 500  # documents of one call: pymongo encodes them on the event loop
 
-_PROJECTION = dict.fromkeys(Request.__struct_fields__, 1)
+PROJECTION = dict.fromkeys(Request.__struct_fields__, 1)
 
 
 class _Unfinished(NamedTuple):
@@ -87,14 +87,14 @@ class MongoRequests(Database):
         return names
 
     async def requests_last(self, limit: int) -> list[Request]:
-        cursor = self._db.requests.find({}, _PROJECTION).sort("_id", -1).limit(limit)
+        cursor = self._db.requests.find({}, PROJECTION).sort("_id", -1).limit(limit)
         found = await self._call(cursor.to_list(None))
-        return [_request(item) for item in reversed(found)]
+        return [request_of(item) for item in reversed(found)]
 
     async def requests_after(self, request_id: int, limit: int) -> list[Request]:
         query = {"_id": {"$gt": request_id}}
-        cursor = self._db.requests.find(query, _PROJECTION).sort("_id", 1).limit(limit)
-        return [_request(item) for item in await self._call(cursor.to_list(None))]
+        cursor = self._db.requests.find(query, PROJECTION).sort("_id", 1).limit(limit)
+        return [request_of(item) for item in await self._call(cursor.to_list(None))]
 
     async def requests_trim(self, retention: Retention, now: float) -> None:
         await self._expire(retention.age)
@@ -143,6 +143,8 @@ def _documents(
     tunnels: dict[int, str],
     devices: dict[int, str],
 ) -> list[dict[str, Any]]:
+    from proxy_engine_core import log_index
+
     return [
         {
             "_id": number,
@@ -162,6 +164,7 @@ def _documents(
             "first_byte_us": record.first_byte_us,
             "target_us": record.target_us,
             "flags": record.flags,
+            "state": log_index.state(record.status, record.flags, record.reason),
             "time_us": record.time_us,
             "device_id": record.device,
             "tunnel_id": record.route,
@@ -170,5 +173,5 @@ def _documents(
     ]
 
 
-def _request(found: dict[str, Any]) -> Request:
+def request_of(found: dict[str, Any]) -> Request:
     return struct(Request, found, id=int(found["_id"]))

@@ -33,6 +33,7 @@ PAGE_SIZE = 16384
 JOURNAL_SIZE_MAX = 64 << 20  # bytes of the -wal file that stay when a checkpoint has emptied it
 # Small, and nothing works without them: a database whose tables are damaged is not used.
 CHECKED_TABLES = ("devices", "tokens", "tunnels")
+SCAN_MAPPED = 1 << 30  # bytes of the file that searches read through the page cache
 _T = TypeVar("_T")
 
 
@@ -84,8 +85,10 @@ class Database:
         self._path = path
         self._write_thread = ThreadPoolExecutor(1, "store-writer")
         self._read_thread = ThreadPoolExecutor(1, "store-reader")
+        self._scan_thread = ThreadPoolExecutor(1, "store-scanner")
         self._writer: sqlite3.Connection
         self._reader: sqlite3.Connection
+        self._scanner: sqlite3.Connection  # once it is needed
         self._data_version = -1
 
     @classmethod
@@ -144,6 +147,12 @@ class Database:
         self._reader = self._connect()
         self._reader.execute("PRAGMA query_only = ON")
 
+    def _open_scanner(self) -> None:
+        self._scanner = self._connect()
+        self._scanner.execute("PRAGMA query_only = ON")
+        # Reads of a few bytes from here and there, without copying pages.
+        self._scanner.execute(f"PRAGMA mmap_size = {SCAN_MAPPED}")
+
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
             self._path, timeout=BUSY_TIMEOUT, isolation_level=None, cached_statements=64
@@ -170,7 +179,11 @@ class Database:
 
     async def close(self) -> None:
         """Idempotent."""
-        for thread, name in ((self._read_thread, "_reader"), (self._write_thread, "_writer")):
+        for thread, name in (
+            (self._scan_thread, "_scanner"),
+            (self._read_thread, "_reader"),
+            (self._write_thread, "_writer"),
+        ):
             connection: sqlite3.Connection | None = getattr(self, name, None)
             if connection is not None:
                 await self._run(thread, connection.close)
@@ -198,6 +211,18 @@ class Database:
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         return await self._run(self._read_thread, lambda: work(self._reader))
+
+    async def _scan(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """For what may take long: other reads do not wait behind it."""
+
+        def scan() -> _T:
+            if not hasattr(self, "_scanner"):
+                self._open_scanner()
+            self._scanner.execute("BEGIN")  # what it reads does not change under it
+            with self._scanner:
+                return work(self._scanner)
+
+        return await self._run(self._scan_thread, scan)
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """In a transaction: all of it or, on an exception, nothing."""

@@ -160,4 +160,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
     ),
+    (
+        # For searching. Batches from before have no keys, and were never in a release.
+        "DELETE FROM request_batches",
+        """
+        CREATE TABLE request_keys (
+            id INTEGER PRIMARY KEY,     -- of the batch
+            first_us INTEGER NOT NULL,  -- earliest and latest time of its requests
+            last_us INTEGER NOT NULL,
+            format INTEGER NOT NULL,    -- log_batch.FORMAT of the records and of the keys
+            keys BLOB NOT NULL          -- proxy_engine_core.log_index
+        ) STRICT
+        """,
+        "CREATE INDEX request_keys_time ON request_keys (last_us, first_us)",
+    ),
 )

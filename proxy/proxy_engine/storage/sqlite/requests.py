@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy_engine.errors import StorageError
 from proxy_engine.storage.requests import Request, Retention
 from proxy_engine.storage.sqlite.database import Database
+from proxy_engine.storage.sqlite.request_merge import ADD_KEYS, Merger
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import LogRecord
@@ -20,16 +22,16 @@ if TYPE_CHECKING:
 FREE_SHARE_MAX = 0.25  # of the file, free pages; more are given back to the system ...
 VACUUM_PAGES = 256  # ... so many at a time, for others write too; fewer are left as they are
 
-# What a stored request has as the engine gave it.
-_RECORD_FIELDS = [
-    name for name in Request.__struct_fields__ if name not in ("id", "tunnel", "device")
-]
-_Numbered = tuple[int, "LogRecord"]
+Numbered = tuple[int, "LogRecord"]
 
 
 class SqliteRequests(Database):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._merger = Merger()
+
     async def requests_add(self, batch: bytes) -> int:
-        from proxy_engine_core import log_batch  # the engine: not for every command line
+        from proxy_engine_core import log_batch, log_index  # the engine: not for every command
 
         count = log_batch.count(batch)
         values = {"count": count, "records": batch, "size": len(batch)}
@@ -41,30 +43,37 @@ class SqliteRequests(Database):
             " + :size FROM request_batches"
         )
         if count:
-            await self._write(lambda db: db.execute(query, values))
+            keys = log_index.index(batch)
+
+            def add(db: sqlite3.Connection) -> None:
+                row = db.execute(query, values).lastrowid
+                db.execute(ADD_KEYS, (row, *log_index.span(batch), log_batch.FORMAT, keys))
+                self._merger.added(db, row or 0, len(batch))
+
+            await self._write(add)
         return count
 
     async def requests_last(self, limit: int) -> list[Request]:
         def read(db: sqlite3.Connection) -> list[Request]:
             query = "SELECT id, size, records FROM request_batches ORDER BY id DESC"
-            found: list[_Numbered] = []
+            found: list[Numbered] = []
             for batch in db.execute(query):
-                found[:0] = _numbered(*batch)
+                found[:0] = numbered(*batch)
                 if len(found) >= limit:
                     break
-            return _with_names(db, found[-limit:])
+            return with_names(db, found[-limit:])
 
         return await self._read(read)
 
     async def requests_after(self, request_id: int, limit: int) -> list[Request]:
         def read(db: sqlite3.Connection) -> list[Request]:
             query = "SELECT id, size, records FROM request_batches WHERE id > ? ORDER BY id"
-            found: list[_Numbered] = []
+            found: list[Numbered] = []
             for batch in db.execute(query, (request_id,)):
-                found.extend(item for item in _numbered(*batch) if item[0] > request_id)
+                found.extend(item for item in numbered(*batch) if item[0] > request_id)
                 if len(found) >= limit:
                     break
-            return _with_names(db, found[:limit])
+            return with_names(db, found[:limit])
 
         return await self._read(read)
 
@@ -85,6 +94,7 @@ class SqliteRequests(Database):
                     first = (db.execute(query, (limit,)).fetchone() or (last,))[0]
                     delete = "DELETE FROM request_batches WHERE id < ?"
                     deleted += db.execute(delete, (first,)).rowcount
+                    db.execute("DELETE FROM request_keys WHERE id < ?", (first,))
             return deleted
 
         if await self._write(trim):
@@ -103,7 +113,7 @@ def _give_back_pages(db: sqlite3.Connection) -> bool:
     return bool(db.execute("PRAGMA freelist_count").fetchone()[0] < free)
 
 
-def _numbered(last: int, size: int, records: bytes) -> list[_Numbered]:
+def numbered(last: int, size: int, records: bytes) -> list[Numbered]:
     """The requests of one batch with their ids. Raises StorageError if it is damaged."""
     from proxy_engine_core import log_batch
 
@@ -116,15 +126,20 @@ def _numbered(last: int, size: int, records: bytes) -> list[_Numbered]:
     return list(enumerate(found, last - size + 1))
 
 
-def _with_names(db: sqlite3.Connection, found: Sequence[_Numbered]) -> list[Request]:
+def with_names(db: sqlite3.Connection, found: Sequence[Numbered]) -> list[Request]:
+    from proxy_engine_core import log_index
+
     tunnels = _names(db, "tunnels", {record.route for _, record in found})
     devices = _names(db, "devices", {record.device for _, record in found})
     return [
+        # A record without route and device; by position, as a page takes a thousand of these.
         Request(
-            id=number,
-            tunnel=tunnels.get(record.route),
-            device=devices.get(record.device),
-            **{name: getattr(record, name) for name in _RECORD_FIELDS},
+            number,
+            record[0],
+            *record[3:],
+            tunnels.get(record.route),
+            devices.get(record.device),
+            log_index.state(record.status, record.flags, record.reason),
         )
         for number, record in found
     ]
