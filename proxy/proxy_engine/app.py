@@ -14,9 +14,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from proxy_engine import logs, tokens
+from proxy_engine import config, logs, tokens
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.hooks import Webhook
 from proxy_engine.journal import Journal
 from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
@@ -26,7 +27,7 @@ from proxy_engine.ports import Ports
 from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
-from proxy_engine.storage import Store
+from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.storage.opening import open_store
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -74,6 +75,7 @@ class Server:
         self.first_run: FirstRun | None = None
         self.is_draining = False
         self._must_recheck = False
+        self.webhook: Webhook | None = None
         self.store: Store
         self.engine: Engine
         self.cache: TokenCache
@@ -164,6 +166,7 @@ class Server:
             busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
+            notify=await self._start_webhook(),
         )
         await self.store.changed_elsewhere()  # from here on
         await self.links.recheck()  # all tokens are known from the start
@@ -251,6 +254,19 @@ class Server:
         _log.info("draining", grace=grace, links=len(self.links))
         self.links.drain()
         await self._runner.drain(grace)
+
+    async def _start_webhook(self) -> Callable[[str, DeviceEvent], None]:
+        """What to tell of devices that come and go."""
+        settings = self.settings
+        if not settings.webhook_url:
+            return lambda name, event: None
+        from proxy_engine.api.hook_client import poster
+
+        post = await self._exit.enter_async_context(poster(settings.webhook_url))
+        self.webhook = Webhook(post, config.secret(settings, "webhook_secret"))
+        sender = asyncio.create_task(self.webhook.run(), name="webhook")
+        self._exit.callback(sender.cancel)
+        return self.webhook.put
 
     async def _create_first_tokens(self) -> None:
         if await self.store.tokens():

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -60,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    webhook_url: str = ""  # is told of devices that come and go
+    webhook_secret: str = ""  # signs what it is told
+    webhook_secret_file: str = ""
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
@@ -199,6 +203,14 @@ def _domain(value: Any) -> str:
     return text
 
 
+def _web_url(value: Any) -> str:
+    text = _text(value)
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError(f'"{text}" is not http(s)://HOST...')
+    return text
+
+
 def _pairs(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return dict(parse_pairs([value]))
@@ -268,6 +280,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_uri": _mongodb_uri,
     "mongodb_uri_file": _text,
     "mongodb_driver": _choice("motor", "pymongo"),
+    "webhook_url": _web_url,
+    "webhook_secret": _text,
+    "webhook_secret_file": _text,
     "login_failures": _integer(0, 1_000_000),
     "links_per_agent": _integer(0, LINKS_MAX),
     "tcp_ports": _ports,

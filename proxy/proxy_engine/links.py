@@ -32,7 +32,7 @@ from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import Ports
 from proxy_engine.registration import Registration, Request
-from proxy_engine.storage import Store
+from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.tasks import Tasks
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -76,6 +76,7 @@ class Links:
         busy_share: int = 60,
         cache: TokenCache | None = None,
         guard: LoginGuard | None = None,
+        notify: Callable[[str, DeviceEvent], None] = lambda name, event: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,7 +89,7 @@ class Links:
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
-        self.registry = Registry(store, clock=clock)
+        self.registry = Registry(store, clock=clock, notify=notify)
         self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
         self._cache = cache or TokenCache(store)
         self._admission = Admission(

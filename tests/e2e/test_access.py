@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import http.client
+import http.server
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,3 +192,44 @@ def test_who_fails_to_log_in_too_often_has_to_wait(site: Site) -> None:
     stats = site.stats()
     assert stats["logins_failed"] >= 20
     assert stats["logins_limited"] >= 1
+
+
+def test_a_webhook_is_told_who_comes_and_goes(tmp_path: Path, target: Target) -> None:
+    got: list[tuple[str, str, bool]] = []
+    is_failing = True
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            nonlocal is_failing
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            moment, _, code = self.headers["Proxy-Engine-Signature"].partition(",v1=")
+            wanted = hmac.new(b"s3cret", moment[2:].encode() + b"." + body, "sha256").hexdigest()
+            said = json.loads(body)
+            got.append((said["type"], said["device"], hmac.compare_digest(code, wanted)))
+            self.send_response(503 if is_failing else 200)
+            self.end_headers()
+            is_failing = False
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "secret").write_text("s3cret\n")
+    url = f"http://127.0.0.1:{server.server_port}/hook"
+    flags = ("--webhook-url", url, "--webhook-secret-file", str(tmp_path / "secret"))
+    site = Site(tmp_path / "data", server_args=flags)
+    try:
+        site.connect({"web": target.port}).end()
+        wait_until(lambda: len(got) == 3)
+        assert got == [
+            ("device.online", "default", True), ("device.online", "default", True),
+            ("device.offline", "default", True),
+        ]  # fmt: skip
+        wait_until(lambda: site.stats()["webhooks_sent"] == 2)
+        stats = site.stats()
+        assert (stats["webhook_failures"], stats["webhooks_dropped"]) == (1, 0)
+        assert "s3cret" not in site.output()
+    finally:
+        site.close()
+        server.shutdown()

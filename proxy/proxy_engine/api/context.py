@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
+    from proxy_engine.hooks import Webhook
     from proxy_engine.links import Links
     from proxy_engine.live_events import LiveEvents
     from proxy_engine.login_guard import LoginGuard
@@ -30,6 +31,7 @@ class Service(Protocol):
     store: Store
     cache: TokenCache
     guard: LoginGuard
+    webhook: Webhook | None
     engine: Engine
     links: Links
     table: TunnelTable

@@ -19,6 +19,7 @@ async def read_stats(call: Call) -> dict[str, int]:
 
 def all_stats(service: Service) -> dict[str, int]:
     log, guard, cache, events = service.request_log, service.guard, service.cache, service.events
+    hook = service.webhook
     return {
         **service.engine.stats(),
         **log.stats(),
@@ -26,6 +27,10 @@ def all_stats(service: Service) -> dict[str, int]:
         "logins_limited": guard.limited,
         "token_cache_hits": cache.hits,
         "token_cache_misses": cache.misses,
+        "webhooks_sent": hook.sent if hook else 0,
+        "webhook_failures": hook.failed if hook else 0,
+        "webhooks_dropped": hook.dropped if hook else 0,
+        "device_events_dropped": service.links.registry.events_dropped,
         "event_subscribers": len(events),
         "events_dropped": events.dropped,
     }

@@ -57,6 +57,10 @@ def add_parser(verbs: Any) -> None:
         metavar="SIZE",
         help="log on disk while the store fails, 0: none [1GiB]",
     )
+    add_setting(parser, "webhook_url", metavar="URL", help="is told of devices that come and go")
+    add_setting(
+        parser, "webhook_secret_file", metavar="FILE", help="of the secret that signs webhooks"
+    )
     add_setting(
         parser, "login_failures", metavar="N", help="failed logins a minute of an address [20]"
     )

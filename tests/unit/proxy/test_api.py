@@ -37,6 +37,7 @@ class Service:
         self.engine = engine
         self.cache = TokenCache(store)
         self.guard = LoginGuard(5)
+        self.webhook = None
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.rechecks = 0
