@@ -30,6 +30,8 @@ __all__ = ["Service", "create_app", "start_api"]
 
 SHUTDOWN_TIMEOUT = 2.0  # seconds for answers in flight when the program ends
 
+LINE_MAX = 1 << 16  # bytes of a request line: every filter at its longest, percent-encoded
+
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -79,8 +81,8 @@ class _Runner(web.AppRunner):
     def server(self) -> Any:
         """What makes a protocol for each connection."""
         server = super().server
-        quiet: Any = {"access_log": None}  # which its types do not know
-        return server and partial(_Protocol, server, loop=asyncio.get_running_loop(), **quiet)
+        options: Any = {"access_log": None, "max_line_size": LINE_MAX}
+        return server and partial(_Protocol, server, loop=asyncio.get_running_loop(), **options)
 
 
 async def start_api(listener: socket.socket, service: Service) -> web.AppRunner:
