@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from typing import Any
 
-from proxy_engine.cli.local import moment_text, with_store
-from proxy_engine.cli.parser import add_common, add_store, count
+from proxy_engine.cli.client import add_target, connected, items
+from proxy_engine.cli.output import moment_text
+from proxy_engine.cli.parser import add_common, count
 
 
 def add_parser(verbs: Any) -> None:
@@ -16,32 +18,31 @@ def add_parser(verbs: Any) -> None:
     listing = actions.add_parser("list", help="show the last writes by admins")
     listing.add_argument("-n", "--lines", metavar="N", type=count, default=20, help="how many [20]")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_store(listing)
+    add_target(listing)
     add_common(listing, _list)
 
 
 def _list(args: argparse.Namespace) -> int:
-    import msgspec
-
     from proxy_engine.cli.output import table
     from proxy_engine.text import escape
 
-    found = with_store(args, lambda store: store.audit(args.lines))[::-1]
+    with connected(args) as client:
+        found = list(itertools.islice(items(client, "/audit"), args.lines))[::-1]
     if args.json:
         for each in found:
-            print(json.dumps(msgspec.structs.asdict(each)))
+            print(json.dumps(each))
         return 0
     table(
         ("when", "who", "from", "what", "of", "given", "outcome"),
         [
             (
-                moment_text(each.at),
-                each.actor,
-                each.address or "-",
-                each.action,
-                escape(each.subject) or "-",
-                escape(each.detail) or "-",
-                escape(each.outcome) or "unknown",
+                moment_text(each["at"]),
+                each["actor"],
+                each["address"] or "-",
+                each["action"],
+                escape(each["subject"]) or "-",
+                escape(each["detail"]) or "-",
+                escape(each["outcome"]) or "unknown",
             )
             for each in found
         ],

@@ -1,18 +1,15 @@
-"""proxy-engine device: the machines behind the tunnels, whether the server runs or not."""
+"""proxy-engine device: the machines behind the tunnels."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from proxy_engine.cli.local import moment_text, with_store, write
-from proxy_engine.cli.parser import add_common, add_store
-
-if TYPE_CHECKING:
-    from proxy_engine.storage import Device, DeviceEvent, Store
+from proxy_engine.cli.client import add_target, connected, items, segment
+from proxy_engine.cli.output import moment_text
+from proxy_engine.cli.parser import add_common
 
 HISTORY = 10  # entries that "show" shows
 
@@ -25,7 +22,7 @@ def add_parser(verbs: Any) -> None:
         action = actions.add_parser(name, help=text)
         if name != "list":
             action.add_argument("name", metavar="NAME")
-        add_store(action)
+        add_target(action)
         add_common(action, function)
         return action
 
@@ -47,9 +44,10 @@ def add_parser(verbs: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    found = with_store(args, lambda store: store.devices())
+    with connected(args) as client:
+        found = list(items(client, "/devices"))
     if args.json:
-        print(json.dumps([_public(device) for device in found], indent=2))
+        print(json.dumps(found, indent=2))
         return 0
     from proxy_engine.cli.output import table
     from proxy_engine.text import escape, size_text
@@ -58,15 +56,15 @@ def _list(args: argparse.Namespace) -> int:
         ("name", "state", "last seen", "address", "agent", "requests", "in", "out", "labels"),
         [
             (
-                device.name,
-                "blocked" if device.is_blocked else "ok",
-                moment_text(device.last_seen_at),
-                device.address or "-",
-                escape(device.agent) or "-",
-                str(device.requests),
-                size_text(device.bytes_in),
-                size_text(device.bytes_out),
-                " ".join(_labels(device)) or "-",
+                device["name"],
+                _state(device),
+                moment_text(device["last_seen_at"]),
+                device["address"] or "-",
+                escape(device["agent"]) or "-",
+                str(device["requests_total"]),
+                size_text(device["bytes_in_total"]),
+                size_text(device["bytes_out_total"]),
+                _labels(device) or "-",
             )
             for device in found
         ],
@@ -75,147 +73,97 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    async def work(store: Store) -> tuple[Device, list[DeviceEvent], str | None]:
-        for device in await store.devices():
-            if device.name == args.name:
-                owners = [
-                    token.name
-                    for token in await store.tokens()
-                    if token.id == device.owner_token_id
-                ]
-                events = await store.device_events(device.id, HISTORY)
-                return device, events, next(iter(owners), None)
-        raise _missing(args.name)
-
-    device, events, owner = with_store(args, work)
-    history = [
-        {"at": each.at, "kind": each.kind, "address": each.address, "reason": each.reason}
-        for each in events
-    ]
+    with connected(args) as client:
+        device = client.call("GET", _path(args.name))
+        events = client.call("GET", _path(args.name, "/history"), query={"limit": HISTORY})["items"]
     if args.json:
-        print(json.dumps({**_public(device), "owner_token": owner, "history": history}, indent=2))
+        print(json.dumps({**device, "history": events}, indent=2))
         return 0
     from proxy_engine.text import escape, size_text
 
     rows = {
-        "name": device.name,
-        "state": "blocked" if device.is_blocked else "ok",
-        "labels": " ".join(_labels(device)),
-        "owner token": owner,
-        "created": moment_text(device.created_at),
-        "first seen": moment_text(device.first_seen_at),
-        "last seen": moment_text(device.last_seen_at),
-        "address": device.address,
-        "agent": escape(device.agent),
-        "platform": escape(device.platform),
-        "links": device.links,
-        "requests": device.requests,
-        "bytes in": size_text(device.bytes_in),
-        "bytes out": size_text(device.bytes_out),
+        "name": device["name"],
+        "state": _state(device),
+        "labels": _labels(device),
+        "owner token": device["owner_token"],
+        "created": moment_text(device["created_at"]),
+        "first seen": moment_text(device["first_seen_at"]),
+        "last seen": moment_text(device["last_seen_at"]),
+        "address": device["address"],
+        "agent": escape(device["agent"]),
+        "platform": escape(device["platform"]),
+        "links": device["links_total"],
+        "requests": device["requests_total"],
+        "bytes in": size_text(device["bytes_in_total"]),
+        "bytes out": size_text(device["bytes_out_total"]),
     }
     for name, value in rows.items():
         print(f"{name + ':':<12} {value if value not in ('', None) else '-'}")
     for each in events:
-        print(f"{moment_text(each.at)} {each.kind:<8} {each.address:<16} {each.reason}".rstrip())
+        line = f"{each['kind']:<8} {each['address']:<16} {each['reason']}"
+        print(f"{moment_text(each['at'])} {line}".rstrip())
     return 0
 
 
 def _create(args: argparse.Namespace) -> int:
-    from proxy_engine import tokens
-    from proxy_engine.errors import ProxyEngineError
-    from proxy_engine.storage import NameTaken
-
-    tokens.check_name(args.name, "device")
-    try:
-        write(
-            args,
-            "create_device",
-            args.name,
-            lambda store: store.device_add(args.name, {}, time.time()),
-            create=True,
-        )
-    except NameTaken:
-        raise ProxyEngineError(f'there is a device named "{args.name}" already') from None
+    with connected(args, create=True) as client:
+        client.call("POST", "/devices", body={"name": args.name})
     return 0
 
 
 def _block(args: argparse.Namespace) -> int:
-    return _change(args, "change_device", "is_blocked=true", is_blocked=True)
+    return _change(args, is_blocked=True)
 
 
 def _unblock(args: argparse.Namespace) -> int:
-    return _change(args, "change_device", "is_blocked=false", is_blocked=False)
-
-
-def _kick(args: argparse.Namespace) -> int:
-    return _change(args, "kick_device", "", kicked_at=time.time())
+    return _change(args, is_blocked=False)
 
 
 def _rename(args: argparse.Namespace) -> int:
-    from proxy_engine import tokens
-    from proxy_engine.errors import ProxyEngineError
-    from proxy_engine.storage import NameTaken
+    return _change(args, name=args.new_name)
 
-    tokens.check_name(args.new_name, "device")
-    try:
-        return _change(args, "change_device", "name", new_name=args.new_name)
-    except NameTaken:
-        raise ProxyEngineError(f'there is a device named "{args.new_name}" already') from None
+
+def _kick(args: argparse.Namespace) -> int:
+    with connected(args) as client:
+        client.call("POST", _path(args.name, "/kick"))
+    return 0
 
 
 def _label(args: argparse.Namespace) -> int:
-    from proxy_engine.devices import check_labels
-
-    async def work(store: Store) -> None:
-        for device in await store.devices():
-            if device.name != args.name:
-                continue
-            labels = dict(device.labels)
-            for pair in args.labels:
-                name, _, value = pair.partition("=")
-                labels.pop(name, None)
-                if value:
-                    labels[name] = value
-            check_labels(labels)
-            await store.device_change(args.name, labels=labels)
-            return
-        raise _missing(args.name)
-
-    write(args, "change_device", args.name, work, detail="labels")
+    with connected(args) as client:
+        labels = client.call("GET", _path(args.name))["labels"]
+        for pair in args.labels:
+            name, _, value = pair.partition("=")
+            labels.pop(name, None)
+            if value:
+                labels[name] = value
+        client.call("PATCH", _path(args.name), body={"labels": labels})
     return 0
 
 
 def _delete(args: argparse.Namespace) -> int:
-    async def work(store: Store) -> None:
-        if not await store.device_delete(args.name):
-            raise _missing(args.name)
-
-    write(args, "delete_device", args.name, work)
+    with connected(args) as client:
+        client.call("DELETE", _path(args.name))
     return 0
 
 
-def _change(args: argparse.Namespace, action: str, detail: str, **changes: Any) -> int:
-    async def work(store: Store) -> None:
-        if await store.device_change(args.name, **changes) is None:
-            raise _missing(args.name)
-
-    write(args, action, args.name, work, detail=detail)
+def _change(args: argparse.Namespace, **changes: Any) -> int:
+    with connected(args) as client:
+        client.call("PATCH", _path(args.name), body=changes)
     return 0
 
 
-def _missing(name: str) -> Exception:
-    from proxy_engine.errors import ProxyEngineError
-
-    return ProxyEngineError(f'there is no device named "{name}"')
+def _path(name: str, rest: str = "") -> str:
+    return f"/devices/{segment(name)}{rest}"
 
 
-def _labels(device: Device) -> list[str]:
+def _state(device: dict[str, Any]) -> str:
+    if device["is_blocked"]:
+        return "blocked"
+    return "online" if device["is_online"] else "-"
+
+
+def _labels(device: dict[str, Any]) -> str:
     from proxy_engine.text import escape
 
-    return [escape(f"{name}={value}") for name, value in device.labels.items()]
-
-
-def _public(device: Device) -> dict[str, Any]:
-    import msgspec
-
-    return msgspec.structs.asdict(device)
+    return " ".join(escape(f"{name}={value}") for name, value in device["labels"].items())

@@ -1,17 +1,14 @@
-"""proxy-engine token: make, list, rotate and revoke tokens, whether the server runs or not."""
+"""proxy-engine token: make, list, rotate and revoke tokens."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from proxy_engine.cli.local import moment_text, with_store, write
-from proxy_engine.cli.parser import add_common, add_store
-
-if TYPE_CHECKING:
-    from proxy_engine.storage import Store, Token
+from proxy_engine.cli.client import add_target, connected, items, segment
+from proxy_engine.cli.output import moment_text
+from proxy_engine.cli.parser import add_common
 
 
 def add_parser(verbs: Any) -> None:
@@ -60,50 +57,43 @@ def add_parser(verbs: Any) -> None:
         (revoke, _revoke),
         (rotate, _rotate),
     ):
-        add_store(action)
+        add_target(action)
         add_common(action, function)
 
 
 def _create(args: argparse.Namespace) -> int:
+    import msgspec
+
     from proxy_engine import grants, tokens
-    from proxy_engine.errors import ProxyEngineError, UsageError
-    from proxy_engine.storage import NameTaken
-    from proxy_engine.values import parse_duration
+    from proxy_engine.cli.client import ApiError
+    from proxy_engine.errors import ProxyEngineError
 
-    try:
-        expires_in = None if args.expires is None else parse_duration(args.expires)
-    except ValueError as error:
-        raise UsageError(f"--expires: {error}") from None
     tokens.check_name(args.name)
-    scopes = grants.parse_scopes(args.scope)
-    limits = grants.parse_limits(args.limit)
-
-    async def work(store: Store) -> str:
-        secret, _ = await tokens.create(
-            store,
-            name=args.name,
-            kind=args.kind,
-            device=args.for_device,
-            now=time.time(),
-            expires_in=expires_in,
-            scopes=scopes,
-            limits=limits,
-        )
-        return secret
-
-    given = ", ".join([args.kind, *scopes.texts(), *limits.texts()])
-    try:
-        print(write(args, "create_token", args.name, work, detail=given, create=True))
-    except NameTaken:
-        raise ProxyEngineError(f'there is a token named "{args.name}" already') from None
+    if args.for_device is not None:
+        tokens.check_name(args.for_device, "device")
+    body = {
+        "name": args.name,
+        "kind": args.kind,
+        "device": args.for_device,
+        "expires_in": None if args.expires is None else _duration("--expires", args.expires),
+        "scopes": msgspec.to_builtins(grants.parse_scopes(args.scope)),
+        "limits": msgspec.to_builtins(grants.parse_limits(args.limit)),
+    }
+    with connected(args, create=True) as client:
+        try:
+            print(client.call("POST", "/tokens", body=body)["secret"])
+        except ApiError as error:
+            if error.code != "name_taken":
+                raise
+            raise ProxyEngineError(f'there is a token named "{args.name}" already') from None
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
-    found = with_store(args, lambda store: store.tokens())
-    now = time.time()
+    with connected(args) as client:
+        found = list(items(client, "/tokens"))
     if args.json:
-        print(json.dumps([_public(token, now) for token in found], indent=2))
+        print(json.dumps(found, indent=2))
         return 0
     from proxy_engine.cli.output import table
 
@@ -111,14 +101,14 @@ def _list(args: argparse.Namespace) -> int:
         ("name", "kind", "device", "state", "allows", "created", "expires", "last used"),
         [
             (
-                token.name,
-                token.kind,
-                token.device or "-",
-                _state(token, now),
-                " ".join([*token.scopes.texts(), *token.limits.texts()]) or "all",
-                moment_text(token.created_at),
-                moment_text(token.expires_at),
-                moment_text(token.last_used_at),
+                token["name"],
+                token["kind"],
+                token["device"] or "-",
+                token["state"],
+                _allows(token),
+                moment_text(token["created_at"]),
+                moment_text(token["expires_at"]),
+                moment_text(token["last_used_at"]),
             )
             for token in found
         ],
@@ -127,58 +117,34 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    async def work(store: Store) -> None:
-        if not await store.token_revoke(args.name, time.time()):
-            raise _missing(args.name)
-
-    write(args, "revoke_token", args.name, work)
+    with connected(args) as client:
+        client.call("POST", f"/tokens/{segment(args.name)}/revoke")
     return 0
 
 
 def _rotate(args: argparse.Namespace) -> int:
-    from proxy_engine import tokens
+    overlap = _duration("--overlap", args.overlap)
+    with connected(args) as client:
+        path = f"/tokens/{segment(args.name)}/rotate"
+        print(client.call("POST", path, body={"overlap": overlap})["secret"])
+    return 0
+
+
+def _duration(flag: str, text: str) -> float:
     from proxy_engine.errors import UsageError
     from proxy_engine.values import parse_duration
 
     try:
-        overlap = parse_duration(args.overlap)
+        return parse_duration(text)
     except ValueError as error:
-        raise UsageError(f"--overlap: {error}") from None
-
-    async def work(store: Store) -> str:
-        made = await tokens.rotate(store, args.name, now=time.time(), overlap=overlap)
-        if made is None:
-            raise _missing(args.name)
-        return made[0]
-
-    print(write(args, "rotate_token", args.name, work, detail=f"overlap {args.overlap}"))
-    return 0
+        raise UsageError(f"{flag}: {error}") from None
 
 
-def _missing(name: str) -> Exception:
-    from proxy_engine.errors import ProxyEngineError
+def _allows(token: dict[str, Any]) -> str:
+    import msgspec
 
-    return ProxyEngineError(f'there is no live token named "{name}"')
+    from proxy_engine.grants import Limits, Scopes
 
-
-def _state(token: Token, now: float) -> str:
-    from proxy_engine.tokens import refusal
-
-    reason = refusal(token, now)
-    return "live" if reason is None else reason.removesuffix("_token")
-
-
-def _public(token: Token, now: float) -> dict[str, Any]:
-    return {
-        "name": token.name,
-        "kind": token.kind,
-        "device": token.device,
-        "state": _state(token, now),
-        "scopes": token.scopes.texts(),
-        "limits": token.limits.texts(),
-        "created_at": token.created_at,
-        "expires_at": token.expires_at,
-        "revoked_at": token.revoked_at,
-        "last_used_at": token.last_used_at,
-        "old_secret_until": token.old_expires_at,
-    }
+    scopes = msgspec.convert(token["scopes"], Scopes)
+    limits = msgspec.convert(token["limits"], Limits)
+    return " ".join([*scopes.texts(), *limits.texts()]) or "all"
