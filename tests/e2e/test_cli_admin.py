@@ -7,10 +7,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
-from tests.e2e.harness import RecordingTarget
+from tests.e2e.harness import RecordingTarget, wait_until
 from tests.e2e.processes import Process, run
 from tests.e2e.site import Site
 
@@ -102,3 +103,69 @@ def test_tunnels_are_listed_and_only_the_server_knows_who_is_there(
         assert "online" in table[1]
     finally:
         agent.end()
+
+
+def test_tokens_are_made_rotated_and_revoked_from_afar(site: Site) -> None:
+    made = ask(site, "token", "create", "--name", "far", "--expires", "1h", "--scope", "tunnel=a-*")
+    assert made.stdout.startswith("pe_"), made.stderr
+    assert '"far" already' in one_error(ask(site, "token", "create", "--name", "far"))
+    rotated = ask(site, "token", "rotate", "far", "--overlap", "5m").stdout
+    assert rotated.startswith("pe_")
+    assert rotated != made.stdout
+
+    def listed(*words: str) -> dict[str, object]:
+        found = json.loads(ask(site, "token", "list", "--json").stdout)
+        here = run("token", "list", "--json", "--data-dir", str(site.data_dir))
+        assert json.loads(here.stdout) == found
+        [token] = [each for each in found if each["name"] == "far"]
+        return token
+
+    assert (listed()["state"], listed()["scopes"]) == ("live", ["tunnel=a-*"])
+    assert ask(site, "token", "revoke", "far").returncode == 0
+    assert listed()["state"] == "revoked"
+    assert 'no live token named "far"' in one_error(ask(site, "token", "revoke", "far"))
+    one_error(ask(site, "token", "create", "--name", "a", "--kind", "admin", "--device", "b"), 2)
+
+
+def test_devices_are_looked_after_from_afar(site: Site, shared_target: RecordingTarget) -> None:
+    agent = site.connect({"dev": shared_target.port})
+    try:
+
+        def shown() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads(
+                ask(site, "device", "show", "default", "--json").stdout
+            )
+            return found
+
+        assert shown()["is_online"]
+        # What happened is written down a moment later.
+        wait_until(lambda: shown()["history"][:1] and shown()["history"][0]["kind"] == "online")
+        assert "online" in ask(site, "device", "list").stdout
+        here = run("device", "show", "default", "--data-dir", str(site.data_dir))
+        assert here.returncode == 0, here.stderr
+        assert ask(site, "device", "kick", "default").returncode == 0
+        agent.log("not connected, trying again")
+    finally:
+        agent.end()
+    for words in (("block", "default"), ("label", "default", "place=lab"), ("create", "new one")):
+        result = ask(site, "device", *words)
+        assert result.returncode == (2 if words[0] == "create" else 0), result.stderr
+    found = shown()
+    assert (found["is_blocked"], found["labels"]) == (True, {"place": "lab"})
+    assert ask(site, "device", "unblock", "default").returncode == 0
+    assert 'no device named "none"' in one_error(ask(site, "device", "kick", "none"))
+
+
+def test_who_may_only_look_changes_nothing_and_writes_are_audited(site: Site) -> None:
+    reader = ask(
+        site, "token", "create", "--name", "reader", "--kind", "admin", "--scope", "read-only"
+    ).stdout.strip()
+    assert ask(site, "token", "list", token=reader).returncode == 0
+    refused = one_error(ask(site, "token", "revoke", "reader", token=reader))
+    assert "may look and not change" in refused
+    there = run("device", "create", "local-one", "--data-dir", str(site.data_dir))
+    assert there.returncode == 0, there.stderr
+    audit = [json.loads(x) for x in ask(site, "audit", "list", "--json").stdout.splitlines()]
+    writes = [(each["actor"], each["action"], each["subject"]) for each in audit]
+    assert ("admin", "create_token", "reader") in writes
+    assert ("local", "create_device", "local-one") in writes

@@ -143,18 +143,18 @@ def silence(port: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("site", [PING], indirect=True)
-def test_a_line_that_goes_dead_is_found_by_both_ends_and_made_anew(
-    site: Site, target: Target
-) -> None:
+def test_a_line_that_goes_dead_is_found_and_made_anew(site: Site, target: Target) -> None:
     agent = site.connect({"web": target.port}, transport="tcp")
     [link] = links(site)
     with silence(int(link["peer"].rpartition(":")[2])):
         started = time.monotonic()
-        site.server.log("link down")
-        agent.log("not connected, trying again")
+        down = site.server.log("link down")
+        lost = agent.log("not connected, trying again")
         took = time.monotonic() - started
     assert took < 5 + 2  # what a loaded machine adds
-    assert site.server.log("link down")["reason"] == "ping_timeout"
+    assert "ping_timeout" in lost["reason"]
+    # The agent may have been faster, and back already.
+    assert down["reason"] in ("ping_timeout", "replaced")
     wait_until(lambda: site.is_online("web"))
     assert site.get("web", "/kib").status == 200
     stats = site.settled()

@@ -19,7 +19,7 @@ routes = Routes("requests", "The request log.")
 EXPORT_PAGE = 1000
 EXPORT_MAX = 1_000_000
 JSON_LINES, CSV = "application/x-ndjson", "text/csv"
-State = Literal["open", "closed", "unavailable", "timeout", "aborted"]
+State = Literal["closed", "unavailable", "timeout", "aborted"]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 

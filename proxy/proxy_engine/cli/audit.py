@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from typing import Any
 
@@ -23,11 +22,15 @@ def add_parser(verbs: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
+    from itertools import islice
+
     from proxy_engine.cli.output import table
     from proxy_engine.text import escape
 
     with connected(args) as client:
-        found = list(itertools.islice(items(client, "/audit"), args.lines))[::-1]
+        found = list(
+            islice(items(client, "/audit", limit=max(1, min(args.lines, 1000))), args.lines)
+        )[::-1]
     if args.json:
         for each in found:
             print(json.dumps(each))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from proxy_engine.cli.client import add_target, connected, items, segment
+from proxy_engine.cli.client import ApiError, Client, add_target, connected, items, segment
 from proxy_engine.cli.output import moment_text
 from proxy_engine.cli.parser import add_common
 
@@ -64,7 +65,7 @@ def _list(args: argparse.Namespace) -> int:
                 str(device["requests_total"]),
                 size_text(device["bytes_in_total"]),
                 size_text(device["bytes_out_total"]),
-                _labels(device) or "-",
+                " ".join(_labels(device)) or "-",
             )
             for device in found
         ],
@@ -74,17 +75,18 @@ def _list(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     with connected(args) as client:
-        device = client.call("GET", _path(args.name))
-        events = client.call("GET", _path(args.name, "/history"), query={"limit": HISTORY})["items"]
+        device = _ask(client, "GET", args.name)
+        query = {"limit": HISTORY}
+        history = client.call("GET", f"{_path(args.name)}/history", query=query)["items"]
     if args.json:
-        print(json.dumps({**device, "history": events}, indent=2))
+        print(json.dumps({**device, "history": history}, indent=2))
         return 0
     from proxy_engine.text import escape, size_text
 
     rows = {
         "name": device["name"],
         "state": _state(device),
-        "labels": _labels(device),
+        "labels": " ".join(_labels(device)),
         "owner token": device["owner_token"],
         "created": moment_text(device["created_at"]),
         "first seen": moment_text(device["first_seen_at"]),
@@ -99,14 +101,17 @@ def _show(args: argparse.Namespace) -> int:
     }
     for name, value in rows.items():
         print(f"{name + ':':<12} {value if value not in ('', None) else '-'}")
-    for each in events:
-        line = f"{each['kind']:<8} {each['address']:<16} {each['reason']}"
-        print(f"{moment_text(each['at'])} {line}".rstrip())
+    for each in history:
+        moment, reason = moment_text(each["at"]), escape(each["reason"])
+        print(f"{moment} {each['kind']:<8} {each['address']:<16} {reason}".rstrip())
     return 0
 
 
 def _create(args: argparse.Namespace) -> int:
-    with connected(args, create=True) as client:
+    from proxy_engine import tokens
+
+    tokens.check_name(args.name, "device")
+    with connected(args, create=True) as client, _named(args.name):
         client.call("POST", "/devices", body={"name": args.name})
     return 0
 
@@ -119,51 +124,80 @@ def _unblock(args: argparse.Namespace) -> int:
     return _change(args, is_blocked=False)
 
 
-def _rename(args: argparse.Namespace) -> int:
-    return _change(args, name=args.new_name)
-
-
 def _kick(args: argparse.Namespace) -> int:
     with connected(args) as client:
-        client.call("POST", _path(args.name, "/kick"))
+        _ask(client, "POST", args.name, "/kick")
     return 0
+
+
+def _rename(args: argparse.Namespace) -> int:
+    from proxy_engine import tokens
+
+    tokens.check_name(args.new_name, "device")
+    with _named(args.new_name):
+        return _change(args, name=args.new_name)
 
 
 def _label(args: argparse.Namespace) -> int:
     with connected(args) as client:
-        labels = client.call("GET", _path(args.name))["labels"]
+        labels = dict(_ask(client, "GET", args.name)["labels"])
         for pair in args.labels:
             name, _, value = pair.partition("=")
             labels.pop(name, None)
             if value:
                 labels[name] = value
-        client.call("PATCH", _path(args.name), body={"labels": labels})
+        _ask(client, "PATCH", args.name, body={"labels": labels})
     return 0
 
 
 def _delete(args: argparse.Namespace) -> int:
     with connected(args) as client:
-        client.call("DELETE", _path(args.name))
+        _ask(client, "DELETE", args.name)
     return 0
 
 
 def _change(args: argparse.Namespace, **changes: Any) -> int:
     with connected(args) as client:
-        client.call("PATCH", _path(args.name), body=changes)
+        _ask(client, "PATCH", args.name, body=changes)
     return 0
 
 
-def _path(name: str, rest: str = "") -> str:
-    return f"/devices/{segment(name)}{rest}"
+def _path(name: str) -> str:
+    return f"/devices/{segment(name)}"
+
+
+def _ask(client: Client, method: str, name: str, below: str = "", *, body: Any = None) -> Any:
+    from proxy_engine.errors import ProxyEngineError
+
+    try:
+        return client.call(method, _path(name) + below, body=body)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise ProxyEngineError(f'there is no device named "{name}"') from None
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which name it is that another device has."""
+    from proxy_engine.errors import ProxyEngineError
+
+    try:
+        yield
+    except ApiError as error:
+        if error.code != "name_taken":
+            raise
+        raise ProxyEngineError(f'there is a device named "{name}" already') from None
 
 
 def _state(device: dict[str, Any]) -> str:
+    """Whether it is online only a running server knows."""
     if device["is_blocked"]:
         return "blocked"
-    return "online" if device["is_online"] else "-"
+    return "online" if device["is_online"] else "ok"
 
 
-def _labels(device: dict[str, Any]) -> str:
+def _labels(device: dict[str, Any]) -> list[str]:
     from proxy_engine.text import escape
 
-    return " ".join(escape(f"{name}={value}") for name, value in device["labels"].items())
+    return [escape(f"{name}={value}") for name, value in device["labels"].items()]

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from proxy_engine.cli.client import add_target, connected, items, segment
+from proxy_engine.cli.client import ApiError, add_target, connected, items, segment
 from proxy_engine.cli.output import moment_text
 from proxy_engine.cli.parser import add_common
 
@@ -65,33 +65,31 @@ def _create(args: argparse.Namespace) -> int:
     import msgspec
 
     from proxy_engine import grants, tokens
-    from proxy_engine.cli.client import ApiError
     from proxy_engine.errors import ProxyEngineError
 
     tokens.check_name(args.name)
-    if args.for_device is not None:
-        tokens.check_name(args.for_device, "device")
     body = {
         "name": args.name,
         "kind": args.kind,
         "device": args.for_device,
-        "expires_in": None if args.expires is None else _duration("--expires", args.expires),
+        "expires_in": None if args.expires is None else _seconds("--expires", args.expires),
         "scopes": msgspec.to_builtins(grants.parse_scopes(args.scope)),
         "limits": msgspec.to_builtins(grants.parse_limits(args.limit)),
     }
     with connected(args, create=True) as client:
         try:
-            print(client.call("POST", "/tokens", body=body)["secret"])
+            made = client.call("POST", "/tokens", body=body)
         except ApiError as error:
             if error.code != "name_taken":
                 raise
             raise ProxyEngineError(f'there is a token named "{args.name}" already') from None
+    print(made["secret"])
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
     with connected(args) as client:
-        found = list(items(client, "/tokens"))
+        found = [_public(token) for token in items(client, "/tokens")]
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -105,7 +103,7 @@ def _list(args: argparse.Namespace) -> int:
                 token["kind"],
                 token["device"] or "-",
                 token["state"],
-                _allows(token),
+                " ".join([*token["scopes"], *token["limits"]]) or "all",
                 moment_text(token["created_at"]),
                 moment_text(token["expires_at"]),
                 moment_text(token["last_used_at"]),
@@ -117,20 +115,29 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    with connected(args) as client:
-        client.call("POST", f"/tokens/{segment(args.name)}/revoke")
+    _change(args, "revoke", None)
     return 0
 
 
 def _rotate(args: argparse.Namespace) -> int:
-    overlap = _duration("--overlap", args.overlap)
-    with connected(args) as client:
-        path = f"/tokens/{segment(args.name)}/rotate"
-        print(client.call("POST", path, body={"overlap": overlap})["secret"])
+    overlap = _seconds("--overlap", args.overlap)
+    print(_change(args, "rotate", {"overlap": overlap})["secret"])
     return 0
 
 
-def _duration(flag: str, text: str) -> float:
+def _change(args: argparse.Namespace, verb: str, body: Any) -> Any:
+    from proxy_engine.errors import ProxyEngineError
+
+    with connected(args) as client:
+        try:
+            return client.call("POST", f"/tokens/{segment(args.name)}/{verb}", body=body)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            raise ProxyEngineError(f'there is no live token named "{args.name}"') from None
+
+
+def _seconds(flag: str, text: str) -> float:
     from proxy_engine.errors import UsageError
     from proxy_engine.values import parse_duration
 
@@ -140,11 +147,14 @@ def _duration(flag: str, text: str) -> float:
         raise UsageError(f"{flag}: {error}") from None
 
 
-def _allows(token: dict[str, Any]) -> str:
+def _public(token: dict[str, Any]) -> dict[str, Any]:
+    """A token as it is listed: what it may as it is written in flags."""
     import msgspec
 
     from proxy_engine.grants import Limits, Scopes
 
-    scopes = msgspec.convert(token["scopes"], Scopes)
-    limits = msgspec.convert(token["limits"], Limits)
-    return " ".join([*scopes.texts(), *limits.texts()]) or "all"
+    return {
+        **{name: value for name, value in token.items() if name != "id"},
+        "scopes": msgspec.convert(token["scopes"], Scopes).texts(),
+        "limits": msgspec.convert(token["limits"], Limits).texts(),
+    }

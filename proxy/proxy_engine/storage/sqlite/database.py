@@ -6,7 +6,7 @@ not delay a device's handshake. Other processes (`proxy-engine token`) open the 
 at any time; the busy timeout lets writers take turns.
 
 What fails (locked, disk full, damaged) or takes longer than CALL_TIMEOUT is a StorageError of
-that one call. A call that still waits for its thread then is never made.
+that one call, and what it would have written is not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,33 @@ def create_data_dir(data_dir: Path) -> None:
         raise StorageError(f"data dir {data_dir}: {error_text(error)}") from None
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise StorageError(f"data dir {data_dir}: Permission denied")
+
+
+class _GivenUp(Exception):
+    """Nobody waits for this transaction any more."""
+
+
+class _Patience:
+    """Between who waits for a write and the thread that makes it: either the one gives up or the
+    other commits, so that a write which was reported as failed is never made."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._is_committing = False
+
+    def end(self) -> bool:
+        """Give up; False if it is too late for that, and the answer is about to come."""
+        with self._lock:
+            self._has_ended = not self._is_committing
+            return self._has_ended
+
+    def commit(self) -> None:
+        """Raises _GivenUp if nobody waits."""
+        with self._lock:
+            if self._has_ended:
+                raise _GivenUp
+            self._is_committing = True
 
 
 class Database:
@@ -162,16 +190,24 @@ class Database:
                 delattr(self, name)
             thread.shutdown(wait=False)
 
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], _T]) -> _T:
+    async def _run(
+        self, thread: ThreadPoolExecutor, work: Callable[[], _T], patience: _Patience | None = None
+    ) -> _T:
+        patience = patience or _Patience()
+        future = asyncio.get_running_loop().run_in_executor(thread, work)
         try:
-            async with asyncio.timeout(CALL_TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(thread, work)
+            done, _ = await asyncio.wait({future}, timeout=CALL_TIMEOUT)
+        except asyncio.CancelledError:
+            patience.end()
+            future.cancel()
+            raise
+        if not done and patience.end():
+            future.cancel()
+            raise StorageError(f"database {self._path}: no answer within {CALL_TIMEOUT:g} s")
+        try:
+            return await future
         except sqlite3.DatabaseError as error:
             raise StorageError(f"database {self._path}: {error}") from error
-        except TimeoutError:
-            raise StorageError(
-                f"database {self._path}: no answer within {CALL_TIMEOUT:g} s"
-            ) from None
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         return await self._run(self._read_thread, lambda: work(self._reader))
@@ -190,13 +226,16 @@ class Database:
 
     async def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """In a transaction: all of it or, on an exception, nothing."""
+        patience = _Patience()
 
         def transaction() -> _T:
             self._writer.execute("BEGIN IMMEDIATE")
             with self._writer:  # commits, or rolls back on an exception
-                return work(self._writer)
+                result = work(self._writer)
+                patience.commit()
+                return result
 
-        return await self._run(self._write_thread, transaction)
+        return await self._run(self._write_thread, transaction, patience)
 
     async def _write_alone(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Outside of a transaction, for what is one by itself."""
