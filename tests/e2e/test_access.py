@@ -117,7 +117,8 @@ def test_who_is_blocked_is_out_within_a_second(site: Site, target: Target, how: 
     assert time.monotonic() - done < 3
     assert agent.exit_code() == 1
     assert "blocked" in "\n".join(agent.err)
-    command(site, "device", "unblock", "default")
+    # A command is noticed within a second, this at once.
+    assert call(site, "PATCH", "/api/v1/devices/default", {"is_blocked": False})[0] == 200
     site.connect({"web": target.port})
     assert site.get("web").status == 200
 
@@ -233,3 +234,21 @@ def test_a_webhook_is_told_who_comes_and_goes(tmp_path: Path, target: Target) ->
     finally:
         site.close()
         server.shutdown()
+
+
+def test_a_server_elsewhere_is_administered_over_its_api(site: Site, target: Target) -> None:
+    site.connect({"web": target.port}, "--links", "1")
+
+    def remote(*words: str) -> str:
+        url = f"http://127.0.0.1:{site.admin_port}"
+        done = run(*words, "--admin", url, PROXY_ENGINE_ADMIN_TOKEN=site.admin_token)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "\tonline\t" in remote("device", "list")
+    remote("device", "block", "default")
+    wait_until(lambda: site.get("web").status == 503)
+    assert "default\tblocked" in remote("device", "list")
+    assert remote("token", "create", "--name", "po", "--scope", "tunnel=po-*").startswith("pe_")
+    assert "tunnel=po-*" in remote("token", "list")
+    assert "admin\t127.0.0.1\tcreate_token\tpo" in remote("audit", "list")
