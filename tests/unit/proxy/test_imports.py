@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,4 +60,5 @@ def test_a_verb_that_works_on_the_store_here_starts_without_aiohttp() -> None:
         "import sys; import proxy_engine.api.table, proxy_engine.api.dispatch; "
         "import proxy_engine.cli.client; sys.exit('aiohttp' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
