@@ -238,8 +238,8 @@ class Registration:
         self._give_way(link, older)
         if is_answered:
             public = [
-                control.PublicTunnel(tunnel.name, tunnel.kind, self._url(link, tunnel))
-                for tunnel in granted
+                control.PublicTunnel(each.name, each.kind, self._tunnels.url(each, link.device))
+                for each in granted
             ]
             self._engine.link_send(link.id, control.encode(control.Registered(public, refused)))
         _log.info(
@@ -252,11 +252,6 @@ class Registration:
             tunnels=",".join(tunnel.name for tunnel in granted),
             refused=",".join(f"{item.name}:{item.code}" for item in refused),
         )
-
-    def _url(self, link: Link, tunnel: Tunnel) -> str:
-        if tunnel.kind == "tcp" and tunnel.port is None:
-            return f"private:{link.device}/{tunnel.name}"
-        return self._tunnels.url(tunnel)
 
 
 def _port_refusal(spec: control.TunnelSpec) -> Refusal | None:

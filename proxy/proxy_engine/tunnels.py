@@ -174,11 +174,12 @@ class TunnelTable:
         entry = self._entries.get(tunnel.name)
         return () if entry is None else entry.links
 
-    def url(self, tunnel: Tunnel) -> str:
-        """Where it is; "private:NAME" for a TCP tunnel without a public port."""
+    def url(self, tunnel: Tunnel, device: str) -> str:
+        """Where it is; "private:DEVICE/NAME" for a TCP tunnel without a public port."""
         if tunnel.kind == "tcp":
-            public = tunnel.port is not None
-            return f"tcp://{self._domain}:{tunnel.port}" if public else f"private:{tunnel.name}"
+            if tunnel.port is None:
+                return f"private:{device}/{tunnel.name}"
+            return f"tcp://{self._domain}:{tunnel.port}"
         port = "" if self._port == 80 else f":{self._port}"
         return f"http://{tunnel.name}.{self._domain}{port}/"
 

@@ -33,7 +33,7 @@ async def list_tunnels(call: Call, query: PageQuery) -> Page[Tunnel]:
             id=tunnel.id,
             name=tunnel.name,
             kind=tunnel.kind,
-            url=service.table.url(tunnel),
+            url=service.table.url(tunnel, names.get(tunnel.device_id, "?")),
             device=names.get(tunnel.device_id),
             is_online=bool(service.table.links(tunnel)),
             created_at=tunnel.created_at,

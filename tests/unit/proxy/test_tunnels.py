@@ -84,8 +84,8 @@ def test_the_default_tunnel_has_a_third_key() -> None:
 
 
 def test_urls_leave_out_the_port_of_http(table: TunnelTable) -> None:
-    assert table.url(WEB) == "http://web.localhost:8080/"
-    assert TunnelTable(domain="example.com", port=80).url(WEB) == "http://web.example.com/"
+    assert table.url(WEB, "pi") == "http://web.localhost:8080/"
+    assert TunnelTable(domain="example.com", port=80).url(WEB, "pi") == "http://web.example.com/"
 
 
 @pytest.mark.parametrize(
