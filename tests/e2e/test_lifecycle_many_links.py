@@ -225,7 +225,7 @@ def test_a_stock_peer_has_one_link(site: Site) -> None:
         site.wait_online("stock")
         with RawLink(site.port, token, agent=False):
             first.ended()
-            assert len(links(site, "stock")) == 1
+            wait_links(site, 1, "stock")
 
 
 def test_an_agent_that_knows_nothing_of_several_links_has_one(site: Site) -> None:
