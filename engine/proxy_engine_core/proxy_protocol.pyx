@@ -146,7 +146,8 @@ cdef int take_port(const uint8_t *text, uint32_t size) noexcept nogil:
 
 cdef int decode_text(const uint8_t *source, uint32_t size, ProxyHeader *header) noexcept nogil:
     """"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\\r\\n", or "PROXY UNKNOWN" and anything."""
-    cdef uint32_t window = size if size < PROXY_LINE_SIZE_MAX else PROXY_LINE_SIZE_MAX
+    # Where the CR of the longest line may be, which has room for its LF.
+    cdef uint32_t window = size if size < PROXY_LINE_SIZE_MAX else PROXY_LINE_SIZE_MAX - 1
     cdef const uint8_t *end
     cdef const uint8_t *space
     cdef const uint8_t *words[4]

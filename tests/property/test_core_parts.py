@@ -376,6 +376,16 @@ def test_a_proxy_line_is_read_byte_by_byte(
     assert parse_proxy_header(unknown + behind) == (len(unknown), None)
 
 
+def test_a_proxy_line_has_at_most_107_bytes() -> None:
+    longest = b"PROXY UNKNOWN".ljust(105, b" ") + b"\r\n"
+    for size in range(len(longest)):
+        assert parse_proxy_header(longest[:size]) == (0, None)
+    assert parse_proxy_header(longest + b"behind") == (107, None)
+    longer = b"PROXY UNKNOWN".ljust(106, b" ") + b"\r\n"
+    for size in range(107, 109):
+        assert parse_proxy_header(longer[:size])[0] == -1
+
+
 @pytest.mark.parametrize(
     "line",
     [
