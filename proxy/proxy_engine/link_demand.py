@@ -30,6 +30,7 @@ from proxy_engine.link_table import Link, LinkTable
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine
 
+INTERVAL: Final = 1.0  # seconds between two looks
 SMOOTHING: Final = 0.25  # of a second's figures in the running ones: a burst is no load yet
 SETTLE: Final = 10.0  # seconds for visitors to spread before a run is told to make another
 FEWER_AFTER: Final = 60.0  # seconds; a link costs less than to make it again and again
@@ -85,20 +86,21 @@ class LinkDemand:
         self._shares[link_id] = thousandths / 1000
 
     def tick(self) -> None:
-        """Once a second."""
+        """Look, if it is time to: the caller may come more often."""
         if self._high == 0 or self._links.links_max == 1:
             return
-        self._measure()
         now = self._clock()
+        if now - self._looked_at < INTERVAL:
+            return
+        self._measure(now)
         found = [link for link_id in self._loads if (link := self._links.get(link_id))]
         for key in {(link.device_id, link.run) for link in found} | self._runs.keys():
             self._look(key, now)
         if any(busy > IDLE for busy in self._links.busy):
             self._engine.link_loads()
 
-    def _measure(self) -> None:
-        now = self._clock()
-        seconds, self._looked_at = max(now - self._looked_at, 1e-3), now
+    def _measure(self, now: float) -> None:
+        seconds, self._looked_at = now - self._looked_at, now
         busy = self._links.busy
         for worker, before in enumerate(self._cpu_us):
             used = self._engine.worker_stats(worker)["cpu_us"]

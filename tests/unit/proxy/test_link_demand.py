@@ -171,3 +171,15 @@ def test_where_one_link_is_all_nobody_is_asked() -> None:
     server = Server(links_max=1)
     server.run(60, {server.link(): 0.9})
     assert (server.told(), server.engine.load_asks) == ([], 0)
+
+
+def test_it_looks_once_a_second_however_often_it_is_asked() -> None:
+    server = Server()
+    first = server.link()
+    server.run(5, {first: 0.5})
+    before = server.engine.load_asks
+    for _ in range(20):
+        server.now += 0.5
+        server.engine.cpu_us[first.worker] += 250_000
+        server.demand.tick()
+    assert server.engine.load_asks - before == 10
