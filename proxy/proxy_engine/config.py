@@ -61,6 +61,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    redis_url: str = ""  # a cache of tokens and devices that several servers share
+    redis_url_file: str = ""
+    redis_password: str = ""  # instead of one in the URL
+    redis_password_file: str = ""
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
@@ -173,6 +177,17 @@ def _mongodb_uri(value: Any) -> str:
     return text
 
 
+def _redis_url(value: Any) -> str:
+    text = _text(value)
+    parts = urlsplit(text)
+    if text and not (
+        (parts.scheme in ("redis", "rediss") and parts.hostname)
+        or (parts.scheme == "unix" and parts.path)
+    ):
+        raise ValueError("expected redis://HOST..., rediss://HOST... (TLS) or unix:///PATH")
+    return text
+
+
 def _address(value: Any) -> Address:
     return parse_address(_text(value))
 
@@ -280,6 +295,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_uri": _mongodb_uri,
     "mongodb_uri_file": _text,
     "mongodb_driver": _choice("motor", "pymongo"),
+    "redis_url": _redis_url,
+    "redis_url_file": _text,
+    "redis_password": _text,
+    "redis_password_file": _text,
     "webhook_url": _web_url,
     "webhook_secret": _text,
     "webhook_secret_file": _text,
