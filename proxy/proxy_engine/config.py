@@ -36,7 +36,7 @@ from proxy_engine.values import (
 )
 
 ENV_PREFIX = "PROXY_ENGINE_"
-TUNNELS_MAX = 128  # of one agent: its "registered" answer must fit one control record
+TUNNELS_MAX = 2048  # of one agent: as control.py
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
 
 
