@@ -106,7 +106,7 @@ def _named(chosen: Settings, token: str) -> Settings:
 
     import msgspec
 
-    from proxy_engine.config import TUNNELS_MAX
+    from proxy_engine.control import TUNNELS_MAX
     from proxy_engine.errors import UsageError
 
     tcp = {}
