@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import msgspec
 
-TUNNELS_MAX = 128  # in one "register": its answer must fit one record
+RECORD_TUNNELS_MAX = 128  # in one record: the longest answer to them must fit one as well
+# Of one link. The engine keeps 1 MiB of records for a peer that is slow to read them.
+TUNNELS_MAX = 2048
 
 
 class BadRecord(Exception):
@@ -47,6 +49,7 @@ class Register(msgspec.Struct, tag_field="type", tag="register"):
     tunnels: list[TunnelSpec]
     agent: str = ""
     platform: str = ""
+    more: bool = False  # the list goes on in the next one; the last is answered
 
 
 class Registered(msgspec.Struct, tag_field="type", tag="registered"):
@@ -54,6 +57,7 @@ class Registered(msgspec.Struct, tag_field="type", tag="registered"):
 
     tunnels: list[PublicTunnel] = []
     refused: list[RefusedTunnel] = []
+    more: bool = False  # the answer goes on in the next one
 
 
 class Drain(msgspec.Struct, tag_field="type", tag="drain"):
@@ -89,6 +93,33 @@ _T = TypeVar("_T")
 
 def encode(record: AgentRecord | ServerRecord) -> bytes:
     return _encoder.encode(record)
+
+
+def encode_register(record: Register) -> list[bytes]:
+    """The records that say it: several when there are many tunnels."""
+    size = RECORD_TUNNELS_MAX
+    parts = [record.tunnels[at : at + size] for at in range(0, len(record.tunnels), size)] or [[]]
+    return [
+        encode(msgspec.structs.replace(record, tunnels=part, more=number < len(parts)))
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def encode_registered(record: Registered) -> list[bytes]:
+    """Likewise."""
+    items = [*record.tunnels, *record.refused]
+    size = RECORD_TUNNELS_MAX
+    parts = [items[at : at + size] for at in range(0, len(items), size)] or [[]]
+    return [
+        encode(
+            Registered(
+                [item for item in part if isinstance(item, PublicTunnel)],
+                [item for item in part if isinstance(item, RefusedTunnel)],
+                number < len(parts),
+            )
+        )
+        for number, part in enumerate(parts, 1)
+    ]
 
 
 def decode_from_agent(data: bytes) -> AgentRecord:

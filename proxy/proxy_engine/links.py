@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.cache import AccessCache
@@ -300,7 +302,7 @@ class Links:
                 )
             return
         if isinstance(record, control.Register):
-            self._registration.put(Request(link, record, True))
+            self._register(link, record)
         elif isinstance(record, control.Drain):
             link.is_draining = True
             self._engine.routes_apply(self._table.withdraw(link_id))
@@ -310,6 +312,14 @@ class Links:
             _log.warning(
                 "device reports", device=link.device, code=record.code, error=record.message
             )
+
+    def _register(self, link: Link, record: control.Register) -> None:
+        # One too many is kept, for the answer to the last record.
+        tunnels = (link.registering + record.tunnels)[: control.TUNNELS_MAX + 1]
+        link.registering = tunnels if record.more else []
+        if not record.more:
+            whole = msgspec.structs.replace(record, tunnels=tunnels)
+            self._registration.put(Request(link, whole, True))
 
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""

@@ -241,7 +241,8 @@ class Registration:
                 control.PublicTunnel(each.name, each.kind, self._tunnels.url(each, link.device))
                 for each in granted
             ]
-            self._engine.link_send(link.id, control.encode(control.Registered(public, refused)))
+            for answer in control.encode_registered(control.Registered(public, refused)):
+                self._engine.link_send(link.id, answer)
         _log.info(
             "tunnels registered",
             device=link.device,
