@@ -474,6 +474,22 @@ class Server(Running):
             self.route(tunnel, made)
         return made
 
+    def settle(self) -> None:
+        """Wait until every worker has read what was posted to it so far."""
+
+        def turns() -> list[int]:
+            stats = map(self.engine.worker_stats, range(self.engine.workers))
+            return [worker["turns"] for worker in stats]
+
+        before = turns()
+
+        def is_past() -> bool:
+            self.engine.link_loads()  # something to wake for
+            # The turn that was under way may have been past its mailbox; the one behind was not.
+            return all(now >= then + 2 for now, then in zip(turns(), before, strict=True))
+
+        wait_until(is_past, "a turn of every worker")
+
     def route(self, tunnel: str, *devices: Device) -> None:
         self.route_count += 1
         links = [device.link for device in devices]
