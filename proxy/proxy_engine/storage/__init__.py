@@ -24,12 +24,13 @@ from proxy_engine.storage.requests import (
     RequestSummary,
     Retention,
 )
-from proxy_engine.storage.tunnels import Tunnel, TunnelStore
+from proxy_engine.storage.tunnels import DomainTaken, Tunnel, TunnelStore
 
 __all__ = [
     "AuditRecord",
     "Device",
     "DeviceEvent",
+    "DomainTaken",
     "Metric",
     "NameTaken",
     "Presence",
