@@ -2,7 +2,7 @@
 that holds the GIL; the engine's own workers never take it."""
 
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 # Kinds of control events, the first item of each tuple from Engine.poll().
 EVENT_AUTH: Final = 1
@@ -85,13 +85,50 @@ LOG_OPEN: Final = 64        # not finished: in a list of what is under way
 TARGET_TCP: Final = 1           # of a TCP tunnel: what ends by a reset is reset
 TARGET_PROXY_HEADER: Final = 2  # a connection begins with a PROXY protocol v2 header
 
-# ("set", key, route id, links, tunnel name): links may be () - the device is offline; the
-#   first 128 count.
+class BasicAuth(TypedDict):
+    realm: str                  # printable ASCII without " and \, 1 to 128 bytes
+    salt: bytes                 # 1 to 64
+    digests: Sequence[bytes]    # SHA-256(salt + b64encode(b"user:password")), at most 64: who may
+#   come. The name and the password are UTF-8.
+
+class Maintenance(TypedDict, total=False):
+    retry_after: int            # seconds, 1 to 604800; 300
+    kind: Literal["html", "json", "text"]       # of the body; "html"
+    body: bytes                 # at most 32 KiB; none: an answer as docs/errors.md shows it
+
+# "set": instead of all fields of this name; "add": beside them.
+HeaderRule: TypeAlias = (
+    tuple[Literal["set", "add"], str, str] | tuple[Literal["remove"], str]
+)
+
+class RoutePolicy(TypedDict, total=False):
+    """What a tunnel does with its visitors: from the next request on, and at once with open
+    connections of TCP tunnels and WebSockets whose visitor may come no more.
+
+    Looked at in this order; "tcp:" routes take the first three alone. The visitor's address is
+    the one in the log: behind trusted proxies it is whom they speak for.
+    Raises: ValueError, by routes_apply(), for what is unknown, malformed or too much.
+    """
+
+    disabled: bool                              # 404 tunnel_disabled
+    deny: Sequence[str]                         # 403 address_denied: networks or addresses; deny
+    allow: Sequence[str]                        # ... wins; no allow: all. 1024 together
+    maintenance: Maintenance                    # 503 maintenance
+    basic_auth: BasicAuth                       # 401 unauthorized
+    strip_prefix: str                           # "/api": taken off the path; 404 outside_prefix
+    host: str                                   # the Host that the target sees: "app.internal:8080"
+    request_headers: Sequence[HeaderRule]       # at most 64, adding at most 8 KiB to a head;
+    response_headers: Sequence[HeaderRule]      # no field that frames, routes, or is ours
+
+# ("set", key, route id, links, tunnel name), and a RoutePolicy or None: links may be () - the
+#   device is offline; the first 128 count. A set without a policy takes away what there was.
 # ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
 # X-Proxy-Tunnel field, "default" for requests that match no other route; "tcp::15432" for what
 # comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply().
 RouteOp: TypeAlias = (
-    tuple[Literal["set"], str, int, Sequence[int], str] | tuple[Literal["delete"], str]
+    tuple[Literal["set"], str, int, Sequence[int], str]
+    | tuple[Literal["set"], str, int, Sequence[int], str, RoutePolicy | None]
+    | tuple[Literal["delete"], str]
 )
 # (tunnel name, IP literal, port) and TARGET_... flags, if any.
 Target: TypeAlias = tuple[str, str, int] | tuple[str, str, int, int]

@@ -319,8 +319,11 @@ cdef class Engine:
         self.check_role(True)
         for op in ops:
             if op[0] == "set":
-                _, key, route_id, links, tunnel = op
-                post_route(self.crew, self.routes_version + 1, key, route_id, list(links), tunnel)
+                _, key, route_id, links, tunnel, *policy = op
+                post_route(
+                    self.crew, self.routes_version + 1, key, route_id, list(links), tunnel,
+                    policy[0] if policy else None,
+                )
             elif op[0] == "delete":
                 post_route_delete(self.crew, self.routes_version + 1, op[1])
             else:

@@ -16,7 +16,8 @@ cdef int address_read(Address *address, str host, int port, int port_min) except
 cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1
 cdef int post_link_loads(Crew *crew) except -1
 cdef int post_route(
-    Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel
+    Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
+    dict options
 ) except -1
 cdef int post_route_delete(Crew *crew, uint64_t version, str key) except -1
 # Takes `fds`, one for each worker, over; also when it fails.

@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from proxy_engine_core.agent.role cimport agent_discard
+from proxy_engine_core.forward.policy cimport policy_new
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, route_new,
 )
@@ -20,6 +21,7 @@ from proxy_engine_core.messages cimport (
     TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage, LinkMessage,
     RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage,
 )
+from proxy_engine_core.policy_pack cimport policy_pack
 
 ctypedef void (*discard_fn)(MailboxNode *message) noexcept nogil
 
@@ -104,12 +106,15 @@ cdef int post_link_loads(Crew *crew) except -1:
 
 
 cdef int post_route(
-    Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel
+    Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
+    dict options
 ) except -1:
     cdef bytes key_bytes = key.encode()
+    cdef bytes packed = policy_pack(options, key.startswith("tcp:")) if options else b""
     cdef bytes name = tunnel_name(tunnel)
     cdef const char *key_start = key_bytes
     cdef const char *name_start = name
+    cdef const uint8_t *packed_start = packed
     cdef uint64_t handles[ROUTE_LINKS_MAX]
     cdef MailboxNode *nodes[WORKERS_MAX]
     cdef RouteMessage *change
@@ -127,7 +132,9 @@ cdef int post_route(
             route_id, handles, link_count, <const uint8_t *>name_start, <uint32_t>len(name),
             <const uint8_t *>key_start, <uint32_t>len(key_bytes),
         )
-        if change.route == NULL:
+        if change.route != NULL and packed:
+            change.route.policy = policy_new(packed_start, <uint32_t>len(packed))
+        if change.route == NULL or packed and change.route.policy == NULL:
             discard_all(nodes, crew.worker_count, server_discard)
             raise MemoryError
     post_all(crew, nodes)

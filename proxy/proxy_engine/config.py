@@ -10,33 +10,22 @@ not start.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
-from proxy_engine.allowed import Allowed, parse_allowed
+from proxy_engine import setting_values as parse
+from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
-from proxy_engine.values import (
-    LABEL,
-    Address,
-    TcpTunnel,
-    parse_address,
-    parse_duration,
-    parse_pairs,
-    parse_size,
-    parse_tcp,
-)
+from proxy_engine.values import Address, TcpTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
-TUNNELS_MAX = 128  # of one agent: its "registered" answer must fit one control record
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
 
 
@@ -97,213 +86,48 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     return root / "proxy-engine"
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("expected text")
-    return value
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    items = value if isinstance(value, list) else [value]
-    words = [word.strip() for item in items for word in _text(item).split(",")]
-    return tuple(word for word in words if word)
-
-
-def _allowed(value: Any) -> tuple[Allowed, ...]:
-    return tuple(parse_allowed(word) for word in _words(value))
-
-
-def _url(value: Any) -> str:
-    text = _text(value)
-    if text and not text.startswith(("http://", "https://")):
-        raise ValueError(f'"{text}" is not an http:// or https:// URL')
-    return text.rstrip("/")
-
-
-def _integer(low: int, high: int) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise ValueError("expected a whole number")
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError(f'"{value}" is not a whole number') from None
-        if not low <= number <= high:
-            raise ValueError(f"{number} is not in {low}..{high}")
-        return number
-
-    return parse
-
-
-def _choice(*choices: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f'"{value}" is none of: {", ".join(choices)}')
-        return str(value)
-
-    return parse
-
-
-def _duration(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError('expected a duration such as "30s"')
-    return parse_duration(value)
-
-
-def _share(value: Any) -> float:
-    try:
-        share = float(_text(value) if isinstance(value, str) else value)
-    except (TypeError, ValueError):
-        raise ValueError(f'"{value}" is not a number') from None
-    if isinstance(value, bool) or not 0 <= share <= 1:
-        raise ValueError(f"{value} is not in 0..1")
-    return share
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise ValueError('expected a size such as "10GiB"')
-    return parse_size(value)
-
-
-def _mongodb_uri(value: Any) -> str:
-    text = _text(value)
-    if text and not text.startswith(("mongodb://", "mongodb+srv://")):
-        raise ValueError("expected mongodb://HOST... or mongodb+srv://HOST...")
-    return text
-
-
-def _address(value: Any) -> Address:
-    return parse_address(_text(value))
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list):
-        raise ValueError("expected a list of names")
-    return tuple(_text(item).strip().lower() for item in items if _text(item).strip())
-
-
-def _networks(value: Any) -> tuple[str, ...]:
-    # Each is what ipaddress makes of it; a ValueError says what is wrong.
-    return tuple(str(ipaddress.ip_network(name)) for name in _names(value))
-
-
-def _label(value: Any) -> str:
-    text = _text(value)
-    if text and not LABEL.fullmatch(text):
-        raise ValueError(f'"{text}" is not a tunnel name: a-z, 0-9 and inner "-", at most 63')
-    return text
-
-
-def _domain(value: Any) -> str:
-    text = _text(value).lower().strip(".")
-    if len(text) > 189 or not all(LABEL.fullmatch(label) for label in text.split(".")):
-        raise ValueError(f'"{value}" is not a domain name')
-    return text
-
-
-def _web_url(value: Any) -> str:
-    text = _text(value)
-    parts = urlsplit(text)
-    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError(f'"{text}" is not http(s)://HOST...')
-    return text
-
-
-def _pairs(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        return dict(parse_pairs([value]))
-    if isinstance(value, list):
-        return dict(parse_pairs([_text(item) for item in value]))
-    if not isinstance(value, dict):
-        raise ValueError("expected NAME = VALUE pairs")
-    return value
-
-
-def _targets(value: Any) -> dict[str, Address]:
-    targets = {}
-    for name, target in _pairs(value).items():
-        if not name:
-            raise ValueError('"" is not a tunnel name')
-        targets[_label(name)] = parse_address(_text(target), port_min=1)
-    if len(targets) > TUNNELS_MAX:
-        raise ValueError(f"more than {TUNNELS_MAX} tunnels")
-    return targets
-
-
-def _ports(value: Any) -> tuple[PortRange, ...]:
-    items = [str(value)] if isinstance(value, int) else _names(value)
-    ranges = []
-    for item in items:
-        first, _, last = item.partition("-")
-        parse = _integer(1, 65535)
-        ranges.append(PortRange(parse(first), parse(last or first)))
-        if ranges[-1].first > ranges[-1].last:
-            raise ValueError(f'"{item}" begins behind its end')
-    return tuple(ranges)
-
-
-def _tcp(value: Any) -> dict[str, TcpTunnel]:
-    tunnels = {key: parse_tcp(key, _text(target)) for key, target in _pairs(value).items()}
-    if len(tunnels) > TUNNELS_MAX:
-        raise ValueError(f"more than {TUNNELS_MAX} tunnels")
-    return tunnels
-
-
-def _engine_options(value: Any) -> dict[str, int]:
-    parse = _integer(-(2**63), 2**63 - 1)
-    options = {}
-    for name, option in _pairs(value).items():
-        try:
-            options[name] = parse(option)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return options
-
-
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "listen": _address,
-    "admin": _address,
-    "admin_hosts": _names,
-    "domain": _domain,
-    "data_dir": lambda value: Path(_text(value)).expanduser(),
-    "grace": _duration,
-    "default_tunnel": _label,
-    "trusted_proxy": _networks,
-    "keep_requests": _integer(0, 2**53),
-    "keep_requests_age": _duration,
-    "keep_requests_size": _size,
-    "request_sample": _share,
-    "request_redact": _names,
-    "request_journal_max": _size,
-    "mongodb_uri": _mongodb_uri,
-    "mongodb_uri_file": _text,
-    "mongodb_driver": _choice("motor", "pymongo"),
-    "webhook_url": _web_url,
-    "webhook_secret": _text,
-    "webhook_secret_file": _text,
-    "login_failures": _integer(0, 1_000_000),
-    "links_per_agent": _integer(0, LINKS_MAX),
-    "tcp_ports": _ports,
-    "link_busy_share": _integer(0, 100),
-    "server": _words,
-    "proxy": _text,
-    "allow_target": _allowed,
-    "token": _text,
-    "token_file": _text,
-    "device": _text,
-    "http": _targets,
-    "tcp": _tcp,
-    "proxy_protocol": _names,
-    "transport": _choice("auto", "ws", "tcp"),
-    "links": _integer(0, LINKS_MAX),
-    "admin_url": _url,
-    "admin_token": _text,
-    "admin_token_file": _text,
-    "workers": _integer(0, 64),
-    "log_format": _choice("text", "json"),
-    "engine": _engine_options,
+    "listen": parse.to_address,
+    "admin": parse.to_address,
+    "admin_hosts": parse.to_names,
+    "domain": parse.to_domain,
+    "data_dir": lambda value: Path(parse.to_text(value)).expanduser(),
+    "grace": parse.to_duration,
+    "default_tunnel": parse.to_label,
+    "trusted_proxy": parse.to_networks,
+    "keep_requests": parse.to_integer(0, 2**53),
+    "keep_requests_age": parse.to_duration,
+    "keep_requests_size": parse.to_size,
+    "request_sample": parse.to_share,
+    "request_redact": parse.to_names,
+    "request_journal_max": parse.to_size,
+    "mongodb_uri": parse.to_mongodb_uri,
+    "mongodb_uri_file": parse.to_text,
+    "mongodb_driver": parse.to_choice("motor", "pymongo"),
+    "webhook_url": parse.to_web_url,
+    "webhook_secret": parse.to_text,
+    "webhook_secret_file": parse.to_text,
+    "login_failures": parse.to_integer(0, 1_000_000),
+    "links_per_agent": parse.to_integer(0, LINKS_MAX),
+    "tcp_ports": parse.to_ports,
+    "link_busy_share": parse.to_integer(0, 100),
+    "server": parse.to_words,
+    "proxy": parse.to_text,
+    "allow_target": parse.to_allowed,
+    "token": parse.to_text,
+    "token_file": parse.to_text,
+    "device": parse.to_text,
+    "http": parse.to_targets,
+    "tcp": parse.to_tcp,
+    "proxy_protocol": parse.to_names,
+    "transport": parse.to_choice("auto", "ws", "tcp"),
+    "links": parse.to_integer(0, LINKS_MAX),
+    "admin_url": parse.to_url,
+    "admin_token": parse.to_text,
+    "admin_token_file": parse.to_text,
+    "workers": parse.to_integer(0, 64),
+    "log_format": parse.to_choice("text", "json"),
+    "engine": parse.to_engine_options,
 }
 KEYS = tuple(_PARSERS)
 # Of verbs other than run.

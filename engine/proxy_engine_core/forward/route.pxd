@@ -5,6 +5,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from proxy_engine_core.forward.policy cimport Policy
+
 
 cdef enum:
     ROUTE_BUCKETS_MIN = 64            # a power of two
@@ -14,6 +16,7 @@ cdef enum:
 
 cdef struct Route:                    # one block; its links, name and key stand behind it
     Route *next                       # hash chain
+    Policy *policy                    # the tunnel's options; NULL: none
     uint32_t link_count
     uint32_t id
     uint32_t hash
@@ -26,11 +29,13 @@ cdef struct RouteTable:
     uint32_t bucket_count
     uint32_t count
 
-# NULL: no memory. Sizes are within the limits above.
+# NULL: no memory. Sizes are within the limits above. It has no policy yet.
 cdef Route *route_new(
     uint32_t id, const uint64_t *links, uint32_t link_count, const uint8_t *name,
     uint32_t name_size, const uint8_t *key, uint32_t key_size
 ) noexcept nogil
+
+cdef void route_free(Route *route) noexcept nogil                  # NULL is none
 
 cdef inline uint64_t *route_links(const Route *route) noexcept nogil:
     return <uint64_t *>(route + 1)

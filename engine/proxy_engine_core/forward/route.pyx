@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from proxy_engine_core.check cimport CHECK
+from proxy_engine_core.forward.policy cimport policy_release
 
 
 cdef uint32_t hash_of(const uint8_t *key, uint32_t size) noexcept nogil:
@@ -28,6 +29,7 @@ cdef Route *route_new(
     CHECK(link_count <= ROUTE_LINKS_MAX)
     CHECK(name_size <= TUNNEL_NAME_SIZE_MAX and key_size <= ROUTE_KEY_SIZE_MAX)
     route.next = NULL
+    route.policy = NULL
     route.id = id
     route.hash = hash_of(key, key_size)
     route.link_count = link_count
@@ -38,6 +40,12 @@ cdef Route *route_new(
     memcpy(route_name(route), name, name_size)
     memcpy(route_key(route), key, key_size)
     return route
+
+
+cdef void route_free(Route *route) noexcept nogil:
+    if route != NULL:
+        policy_release(route.policy)
+        free(route)
 
 
 cdef void route_table_init(RouteTable *table) noexcept nogil:
@@ -53,7 +61,7 @@ cdef void route_table_free(RouteTable *table) noexcept nogil:
         while table.buckets[index] != NULL:
             route = table.buckets[index]
             table.buckets[index] = route.next
-            free(route)
+            route_free(route)
     if table.buckets != table.first:
         free(table.buckets)
     route_table_init(table)
@@ -99,7 +107,7 @@ cdef void route_table_delete(RouteTable *table, const uint8_t *key, uint32_t siz
         link = &link[0].next
     link[0] = route.next
     table.count -= 1
-    free(route)
+    route_free(route)
 
 
 cdef Route *route_table_find(

@@ -13,7 +13,7 @@ from proxy_engine_core.forward.move cimport (
 from proxy_engine_core.forward.pool cimport pool_housekeep, pools_close, pools_drain
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
-    route_table_delete, route_table_free, route_table_init, route_table_set,
+    route_free, route_table_delete, route_table_free, route_table_init, route_table_set,
 )
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
@@ -83,7 +83,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
 
 cdef void server_discard(MailboxNode *message) noexcept nogil:
     if message.kind == MESSAGE_ROUTE_SET:
-        free((<RouteMessage *>message).route)
+        route_free((<RouteMessage *>message).route)
     elif message.kind == MESSAGE_MOVE:
         move_discard(<MoveMessage *>message)
     elif message.kind == MESSAGE_TCP_LISTEN:
