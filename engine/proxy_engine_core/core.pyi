@@ -225,6 +225,10 @@ class Engine:
         """Server: send no new requests over a link and give its idle streams back; with
         `close`, close it ("drained") once those under way are done."""
 
+    def link_flush(self, link: int, route: int) -> None:
+        """Server: use no connection to the target of this route that a link has now for another
+        request: the target has become another. Those under way finish."""
+
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""
 
@@ -273,4 +277,12 @@ def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
     """Method, target and fields (lower-case names) by the engine's own strict parser.
 
     Raises: ValueError with the reason for a head it would refuse.
+    """
+
+def check_policy(policy: RoutePolicy, *, is_tcp: bool = False) -> None:
+    """What routes_apply() does with a policy before it applies it.
+
+    Args:
+        is_tcp: of a "tcp:" route.
+    Raises: ValueError for a policy it would refuse.
     """

@@ -6,7 +6,7 @@ them. Unknown fields are ignored, so either side can be newer. See docs/protocol
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,16 +23,20 @@ class BadRecord(Exception):
         self.fatal = fatal  # not even JSON: nothing after it can be trusted
 
 
-class TunnelSpec(msgspec.Struct):
+class TunnelSpec(msgspec.Struct, omit_defaults=True):
     name: str
     kind: str = "http"
     port: int | None = None  # tcp: the public one, 0 for any; None: private
+    domains: list[str] = []  # http: of its own
+    options: dict[str, Any] = {}  # tunnel_options.Options; one the server does not know is refused
 
 
-class PublicTunnel(msgspec.Struct):
+class PublicTunnel(msgspec.Struct, omit_defaults=True):
     name: str
     kind: str
     url: str
+    domains: list[str] = []  # URLs of those it has besides
+    disabled: bool = False  # nobody gets through, for now
 
 
 class RefusedTunnel(msgspec.Struct):
@@ -56,6 +60,22 @@ class Registered(msgspec.Struct, tag_field="type", tag="registered"):
     refused: list[RefusedTunnel] = []
 
 
+class Configure(msgspec.Struct, tag_field="type", tag="configure"):
+    """Server to agent: this tunnel's target is from now on this one; "": your own."""
+
+    id: int  # of the answer
+    tunnel: str
+    target: str
+
+
+class Configured(msgspec.Struct, tag_field="type", tag="configured", omit_defaults=True):
+    """Agent to server: the answer. code == "": it is done."""
+
+    id: int
+    code: str = ""
+    message: str = ""
+
+
 class Drain(msgspec.Struct, tag_field="type", tag="drain"):
     """Either way: I am about to end; what is in flight may finish, send nothing new."""
 
@@ -77,8 +97,8 @@ class _Tag(msgspec.Struct):
     type: str
 
 
-AgentRecord = Register | Drain | Error
-ServerRecord = Registered | Drain | Links | Error
+AgentRecord = Register | Configured | Drain | Error
+ServerRecord = Registered | Configure | Drain | Links | Error
 
 _encoder = msgspec.json.Encoder()
 _tag = msgspec.json.Decoder(_Tag)
@@ -92,11 +112,11 @@ def encode(record: AgentRecord | ServerRecord) -> bytes:
 
 
 def decode_from_agent(data: bytes) -> AgentRecord:
-    return _decode(_from_agent, {"register", "drain", "error"}, data)
+    return _decode(_from_agent, {"register", "configured", "drain", "error"}, data)
 
 
 def decode_from_server(data: bytes) -> ServerRecord:
-    return _decode(_from_server, {"registered", "drain", "links", "error"}, data)
+    return _decode(_from_server, {"registered", "configure", "drain", "links", "error"}, data)
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], types: set[str], data: bytes) -> _T:

@@ -31,8 +31,9 @@ from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import Ports
-from proxy_engine.registration import Registration, Request
-from proxy_engine.storage import DeviceEvent, Store
+from proxy_engine.pushes import Pushes
+from proxy_engine.registration import Registration
+from proxy_engine.storage import DeviceEvent, Store, Tunnel
 from proxy_engine.tasks import Tasks
 from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
@@ -103,6 +104,7 @@ class Links:
             clock=clock,
         )
         self._ports = ports or Ports(engine, table)
+        self.pushes = Pushes(engine, self._links, table)
         self._registration = Registration(
             engine,
             store,
@@ -112,6 +114,7 @@ class Links:
             self.registry,
             self._ports,
             self._replace,
+            self.pushes.registered,
             clock,
         )
 
@@ -160,12 +163,14 @@ class Links:
             _log.error("what was seen of devices is lost", error=error)
 
     async def recheck(self) -> None:
-        """Close links whose token or device is not good any more, and take note of the rest."""
+        """Close links whose token or device is not good any more, and take note of the rest:
+        of what others have changed of tunnels, too."""
         # Who comes while the store answers may be newer than what it says.
-        links, owners = list(self._links), self._table.owners()
+        links, tunnels = list(self._links), {tunnel.id for tunnel in self._table}
         version = self._cache.version
         known = {token.id: token for token in await self._store.tokens()}
         devices = {device.id: device for device in await self._store.devices()}
+        self._engine.routes_apply(self._table.sync(await self._store.tunnels(), tunnels))
         self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
         for link in links:
@@ -183,7 +188,27 @@ class Links:
                 link.expires_at, link.device = token.expires_at, device.name
                 if device.kicked_at is not None and link.since < device.kicked_at:
                     self._close(link, "kicked", "an admin has ended the links of this device")
-        self._engine.routes_apply(self._table.forget(owners - devices.keys()))
+
+    def put_tunnel(self, tunnel: Tunnel) -> None:
+        """An operator has made or changed it: live traffic follows at once."""
+        self._engine.routes_apply(self._table.put(tunnel))
+
+    def flush(self, tunnel: Tunnel) -> None:
+        """Its target has become another: no connection to the old one is used again."""
+        for link in self._table.links(tunnel):
+            self._engine.link_flush(link, tunnel.id)
+
+    def drop_tunnel(self, tunnel: Tunnel) -> None:
+        """... or deleted it. Whoever serves it claims it again when it next registers."""
+        links = [self._links.get(number) for number in self._table.links(tunnel)]
+        self._engine.routes_apply(self._table.drop(tunnel))
+        if tunnel.port is not None:
+            self._ports.close(tunnel.port)
+        message = f'the tunnel "{tunnel.name}" was deleted; connect again to have it anew'
+        for link in links:
+            if link is not None:
+                record = control.Error("deleted_tunnel", message)
+                self._engine.link_send(link.id, control.encode(record))
 
     def tick(self) -> None:
         """Now and then: what time does to links."""
@@ -213,7 +238,7 @@ class Links:
             self._engine.link_send(link_id, control.encode(control.Drain()))
         if not link.is_agent:
             specs = [self._stock_spec(link.device.lower())]
-            self._registration.put(Request(link, control.Register(tunnels=specs), False))
+            self._registration.put(link, control.Register(tunnels=specs), is_answered=False)
 
     def _stock_spec(self, name: str) -> control.TunnelSpec:
         """What a device without control records serves: a tunnel of its name, as it is known."""
@@ -232,6 +257,8 @@ class Links:
         seconds: float,
     ) -> None:
         link = self._links.down(link_id)
+        if link is not None:
+            self.pushes.failed(link, "device_offline", "the link to the agent has ended")
         self._engine.routes_apply(self._table.withdraw(link_id))
         if link is None:
             return
@@ -293,13 +320,17 @@ class Links:
                 )
             return
         if isinstance(record, control.Register):
-            self._registration.put(Request(link, record, True))
+            self._registration.put(link, record)
+        elif isinstance(record, control.Configured):
+            self.pushes.answered(link, record)
         elif isinstance(record, control.Drain):
             link.is_draining = True
             self._engine.routes_apply(self._table.withdraw(link_id))
             self._engine.link_drain(link_id, close=True)
             _log.info("device drains", device=link.device, link=link_id)
         else:
+            if record.code == "unknown_record":
+                self.pushes.failed(link, "no_agent", "the agent is too old to be told")
             _log.warning(
                 "device reports", device=link.device, code=record.code, error=record.message
             )

@@ -268,7 +268,7 @@ def check_policy(options: Options, kind: str) -> None:
     from proxy_engine_core.core import check_policy
 
     try:
-        check_policy(policy_of(options, name="tunnel"), is_tcp=kind == "tcp")
+        check_policy(policy_of(options, name="tunnel", kind=kind), is_tcp=kind == "tcp")
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -277,21 +277,26 @@ def policy_of(
     options: Options,
     *,
     name: str,
+    kind: str = "http",
     is_enabled: bool = True,
     maintenance: Maintenance | None = None,
 ) -> RoutePolicy:
     """What the engine is told; {} if there is nothing to say.
 
+    Of a TCP tunnel nobody can be shown a page: during maintenance it is as if it were disabled.
+
     Args:
         name: of the tunnel, for a realm without a name.
     """
     policy: RoutePolicy = {}
-    if not is_enabled:
+    if not is_enabled or (kind == "tcp" and maintenance is not None):
         policy["disabled"] = True
     if options.allow:
         policy["allow"] = options.allow
     if options.deny:
         policy["deny"] = options.deny
+    if kind == "tcp":
+        return policy
     if maintenance is not None:
         policy["maintenance"] = {"retry_after": maintenance.retry_after, "kind": maintenance.kind}
         if maintenance.page:

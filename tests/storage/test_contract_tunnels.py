@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from proxy_engine.storage import DomainTaken, NameTaken, Store, Tunnel
+from proxy_engine.storage import DomainTaken, NameTaken, PortTaken, Store, Tunnel
 from proxy_engine.tunnel_options import NONE, BasicAuth, Domain, Headers, Maintenance, Options, User
 from tests.storage.conftest import Backend
 
@@ -148,6 +148,8 @@ async def test_a_tunnel_is_made_ahead(store: Store) -> None:
     assert made == msgspec.structs.replace(wanted, id=made.id)
     with pytest.raises(NameTaken):
         await store.tunnel_add(wanted)
+    with pytest.raises(PortTaken, match="15432"):
+        await store.tunnel_add(msgspec.structs.replace(wanted, name="db2"))
     assert await store.tunnels_claim([("db", "http", one)], 2.0) == [made]
     assert made.id > 0
     assert await store.device_delete("one")

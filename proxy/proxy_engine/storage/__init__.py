@@ -24,7 +24,7 @@ from proxy_engine.storage.requests import (
     RequestSummary,
     Retention,
 )
-from proxy_engine.storage.tunnels import DomainTaken, Tunnel, TunnelStore
+from proxy_engine.storage.tunnels import DomainTaken, PortTaken, Tunnel, TunnelStore
 
 __all__ = [
     "AuditRecord",
@@ -33,6 +33,7 @@ __all__ = [
     "DomainTaken",
     "Metric",
     "NameTaken",
+    "PortTaken",
     "Presence",
     "Request",
     "RequestPage",

@@ -36,6 +36,10 @@ class DomainTaken(Exception):
     """Another tunnel has this domain: the text."""
 
 
+class PortTaken(Exception):
+    """Another tunnel has this public port: the text."""
+
+
 class TunnelStore(Protocol):
     async def tunnels(self) -> list[Tunnel]: ...
     async def tunnel(self, name: str) -> Tunnel | None: ...
@@ -48,7 +52,8 @@ class TunnelStore(Protocol):
         """
 
     async def tunnel_add(self, tunnel: Tunnel) -> Tunnel:
-        """One made ahead; its id and version are the store's. Raises NameTaken, DomainTaken."""
+        """One made ahead; its id and version are the store's. Raises NameTaken, DomainTaken,
+        PortTaken."""
 
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> Tunnel | None:
         """What it is from now on. A port that another tunnel has is taken from that one.

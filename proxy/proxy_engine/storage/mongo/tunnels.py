@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 from proxy_engine.storage.access import NameTaken
 from proxy_engine.storage.mongo.database import Database
 from proxy_engine.storage.mongo.documents import document, struct
-from proxy_engine.storage.tunnels import DomainTaken, Tunnel
+from proxy_engine.storage.tunnels import DomainTaken, PortTaken, Tunnel
 
 # Fields that a document has only if there is something to say: unique indexes leave it out then.
 _SPARSE = ("port", "domains")
@@ -46,7 +46,8 @@ class MongoTunnels(Database):
         except DuplicateKeyError:
             if await self._named("tunnels", [tunnel.name]):  # two at once
                 raise NameTaken(tunnel.name) from None
-            raise DomainTaken(await self._taken(made)) from None
+            domain = await self._taken(made)
+            raise (DomainTaken(domain) if domain else PortTaken(tunnel.port)) from None
         await self._wrote()
         return made
 

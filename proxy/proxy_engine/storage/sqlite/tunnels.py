@@ -9,7 +9,7 @@ import msgspec
 
 from proxy_engine.storage.access import NameTaken
 from proxy_engine.storage.sqlite.database import Database, fields
-from proxy_engine.storage.tunnels import DomainTaken, Tunnel
+from proxy_engine.storage.tunnels import DomainTaken, PortTaken, Tunnel
 from proxy_engine.tunnel_options import Domain, Maintenance, Options
 
 _TUNNEL = """
@@ -50,6 +50,8 @@ class SqliteTunnels(Database):
         def add(db: sqlite3.Connection) -> Tunnel:
             if db.execute("SELECT 1 FROM tunnels WHERE name = ?", (tunnel.name,)).fetchone():
                 raise NameTaken(tunnel.name)
+            if db.execute("SELECT 1 FROM tunnels WHERE port = ?", (tunnel.port,)).fetchone():
+                raise PortTaken(tunnel.port)
             made = db.execute(
                 "INSERT INTO tunnels (name, kind, device_id, created_at, port)"
                 " VALUES (?, ?, ?, ?, ?) RETURNING id",
