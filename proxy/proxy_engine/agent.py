@@ -100,7 +100,7 @@ class Agent:
             token=token,
             device=device,
             instance=os.urandom(16).hex(),
-            register=control.encode(register),
+            register=control.encode_register(register),
             reach=reach,
             call_later=call_later,
             monotonic=monotonic,

@@ -6,11 +6,17 @@ them. Unknown fields are ignored, so either side can be newer. See docs/protocol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-TUNNELS_MAX = 128  # in one "register": its answer must fit one record
+RECORD_TUNNELS_MAX = 128  # in one record: the longest answer to them must fit one as well
+RECORD_FILLED = 60_000  # bytes of tunnels in one record, unless one alone has more
+# Bytes of the records that make one "register", which wait together for the last of them.
+REGISTER_SIZE_MAX = 1 << 20
+# Of one link. The engine keeps 1 MiB of records for a peer that is slow to read them.
+TUNNELS_MAX = 2048
 
 
 class BadRecord(Exception):
@@ -51,6 +57,7 @@ class Register(msgspec.Struct, tag_field="type", tag="register"):
     tunnels: list[TunnelSpec]
     agent: str = ""
     platform: str = ""
+    more: bool = False  # the list goes on in the next one; the last is answered
 
 
 class Registered(msgspec.Struct, tag_field="type", tag="registered"):
@@ -58,6 +65,7 @@ class Registered(msgspec.Struct, tag_field="type", tag="registered"):
 
     tunnels: list[PublicTunnel] = []
     refused: list[RefusedTunnel] = []
+    more: bool = False  # the answer goes on in the next one
 
 
 class Configure(msgspec.Struct, tag_field="type", tag="configure"):
@@ -109,6 +117,43 @@ _T = TypeVar("_T")
 
 def encode(record: AgentRecord | ServerRecord) -> bytes:
     return _encoder.encode(record)
+
+
+def encode_register(record: Register) -> list[bytes]:
+    """The records that say it: several when there are many tunnels, or they have much to say."""
+    parts = _parts(record.tunnels)
+    return [
+        encode(msgspec.structs.replace(record, tunnels=part, more=number < len(parts)))
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def encode_registered(record: Registered) -> list[bytes]:
+    """Likewise."""
+    items: list[PublicTunnel | RefusedTunnel] = [*record.tunnels, *record.refused]
+    parts = _parts(items)
+    return [
+        encode(
+            Registered(
+                [item for item in part if isinstance(item, PublicTunnel)],
+                [item for item in part if isinstance(item, RefusedTunnel)],
+                number < len(parts),
+            )
+        )
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def _parts(items: Sequence[_T]) -> list[list[_T]]:
+    parts: list[list[_T]] = [[]]
+    size = 0
+    for item in items:
+        size += len(_encoder.encode(item))
+        if parts[-1] and (size > RECORD_FILLED or len(parts[-1]) == RECORD_TUNNELS_MAX):
+            parts.append([])
+            size = len(_encoder.encode(item))
+        parts[-1].append(item)
+    return parts
 
 
 def decode_from_agent(data: bytes) -> AgentRecord:

@@ -50,7 +50,7 @@ class Run(NamedTuple):
     token: str
     device: str  # its name; "" where the token says it
     instance: str
-    register: bytes  # the record that names the tunnels
+    register: list[bytes]  # the records that name the tunnels
     reach: Reach
     call_later: Callable[[float, Callable[[], None]], Timer]
     monotonic: Callable[[], float]
@@ -106,6 +106,7 @@ class LinkKeeper:
         self._carrier: Carrier = "raw"  # of the last dial
         self._has_answer = False  # the current link has been of use
         self._register_timer: Timer | None = None
+        self._answer = control.Registered()  # to "register", so far
         self._last_failure = ""
 
     def start(self, delay: float | None = None) -> None:
@@ -268,7 +269,9 @@ class LinkKeeper:
         self._current = link_id
         self._is_draining = self._has_answer = False
         self._owner.link_offered(links)
-        run.engine.link_send(link_id, run.register)
+        self._answer = control.Registered()
+        for record in run.register:
+            run.engine.link_send(link_id, record)
         self._stop_register_timer()
         self._register_timer = run.call_later(
             REGISTER_TIMEOUT, lambda: self._give_up_register(link_id)
@@ -329,7 +332,13 @@ class LinkKeeper:
         else:
             _log.warning("the server reports", code=record.code, error=record.message)
 
-    def _registered(self, link_id: int, record: control.Registered) -> None:
+    def _registered(self, link_id: int, part: control.Registered) -> None:
+        record = control.Registered(
+            self._answer.tunnels + part.tunnels, self._answer.refused + part.refused
+        )
+        self._answer = record if part.more else control.Registered()
+        if part.more:
+            return
         self._stop_register_timer()
         self.is_serving = not self._is_draining
         reason = self._owner.link_registered(self, record)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from proxy_engine.control import TunnelSpec
 from proxy_engine.grants import Limits, Scopes
 from proxy_engine.handshake import Offer, Refusal
 from proxy_engine.storage import Token
@@ -52,6 +53,8 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     is_draining: bool = False  # its agent wants no new requests; closed after the last one
     is_spent: bool = False  # another is to take its place
     ends_at: float | None = None  # ... and has: closed then at the latest
+    registering: list[TunnelSpec] = []  # of a "register" in several records, so far
+    registering_size: int = 0  # bytes of these records
 
     @property
     def is_leaving(self) -> bool:

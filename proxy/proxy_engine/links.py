@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.config import LINKS_MAX
@@ -320,7 +322,7 @@ class Links:
                 )
             return
         if isinstance(record, control.Register):
-            self._registration.put(link, record)
+            self._register(link, record, len(data))
         elif isinstance(record, control.Configured):
             self.pushes.answered(link, record)
         elif isinstance(record, control.Drain):
@@ -334,6 +336,19 @@ class Links:
             _log.warning(
                 "device reports", device=link.device, code=record.code, error=record.message
             )
+
+    def _register(self, link: Link, record: control.Register, size: int) -> None:
+        link.registering_size += size
+        if link.registering_size > control.REGISTER_SIZE_MAX:
+            message = f"a register of more than {control.REGISTER_SIZE_MAX} bytes"
+            self._close(link, "bad_record", message)
+            return
+        # One too many is kept, for the answer to the last record.
+        tunnels = (link.registering + record.tunnels)[: control.TUNNELS_MAX + 1]
+        link.registering = tunnels if record.more else []
+        if not record.more:
+            link.registering_size = 0
+            self._registration.put(link, msgspec.structs.replace(record, tunnels=tunnels))
 
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections.abc import Callable, Collection
+from array import array
+from collections.abc import Callable, Collection, Iterable, MutableSequence
 from typing import TYPE_CHECKING
 
 from proxy_engine import logs
@@ -49,7 +50,7 @@ class Ports:
         ranges: tuple[PortRange, ...] = (),
         reserved: Collection[int] = (),
         monotonic: Callable[[], float] = time.monotonic,
-        shuffle: Callable[[list[int]], None] = random.shuffle,
+        shuffle: Callable[[MutableSequence[int]], None] = random.shuffle,
     ) -> None:
         self._engine = engine
         self._table = table
@@ -58,6 +59,7 @@ class Ports:
         self._reserved = frozenset(reserved)
         self._monotonic = monotonic
         self._shuffle = shuffle
+        self._order = array("H")  # what the ranges allow
         self._open: dict[int, float] = {}  # when a link last served it
         self._closed: dict[int, float] = {}  # a moment ago
         self._again: set[int] = set()  # to be opened once their old listeners are gone
@@ -84,17 +86,22 @@ class Ports:
             and self.open(tunnel.port) is None
         ):
             return tunnel.port
-        candidates = [
-            port
-            for first, last in self._ranges
-            for port in range(first, last + 1)
-            if self.refusal(port, scopes) is None and self._table.port_owner(port) is None
-        ]
-        self._shuffle(candidates)
-        for port in candidates[:TRIES]:
-            if self.open(port) is None:
-                return port
+        tries = 0
+        for port in self._in_any_order():
+            if self.refusal(port, scopes) is None and self._table.port_owner(port) is None:
+                if self.open(port) is None:
+                    return port
+                tries += 1
+                if tries == TRIES:
+                    break
         return "port_taken", "no port is free that the server and the token allow"
+
+    def _in_any_order(self) -> Iterable[int]:
+        # Shuffled once: an agent may ask for hundreds of ports in one go.
+        if not self._order:
+            self._order = array("H", [n for a, b in self._ranges for n in range(a, b + 1)])
+            self._shuffle(self._order)
+        return self._order
 
     def _taken(self, port: int, tunnel: Tunnel) -> Refusal | None:
         owner = self._table.port_owner(port)

@@ -303,7 +303,8 @@ class Registration:
         self._give_way(link, older)
         if is_answered:
             public = [self._public(each, link) for each in granted]
-            self._engine.link_send(link.id, control.encode(control.Registered(public, refused)))
+            for answer in control.encode_registered(control.Registered(public, refused)):
+                self._engine.link_send(link.id, answer)
             self._registered(link, granted)
         _log.info(
             "tunnels registered",

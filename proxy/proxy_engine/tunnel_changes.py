@@ -27,7 +27,6 @@ from proxy_engine.tunnel_options import (
     digest_of,
 )
 
-
 Prefix = Annotated[
     str, msgspec.Meta(max_length=256, description="taken off paths; others are not found")
 ]

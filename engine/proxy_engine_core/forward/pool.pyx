@@ -33,10 +33,16 @@ from proxy_engine_core.yamux.stream cimport (
 
 
 cdef StreamPool *pool_of(Link *link, uint32_t route) noexcept nogil:
-    # A device has a handful of tunnels: a list is enough.
+    # Most devices have a handful of tunnels: a list, where those in use stand in front.
     cdef StreamPool *pool = <StreamPool *>link.pools
+    cdef StreamPool *before = NULL
     while pool != NULL and pool.route != route:
+        before = pool
         pool = pool.next
+    if pool != NULL and before != NULL:
+        before.next = pool.next
+        pool.next = <StreamPool *>link.pools
+        link.pools = pool
     if pool == NULL:
         pool = <StreamPool *>calloc(1, sizeof(StreamPool))
         if pool != NULL:

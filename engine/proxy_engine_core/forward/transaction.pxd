@@ -2,7 +2,8 @@
 # verbs that begin and end a request. The life of a request:
 #
 #   visitor.pyx   the connection: accepted, woken, timed out, drained; by state it calls
-#   request.pyx   HEAD --parse, admit, route--> pool.pyx: a stream --rewritten head--> ACTIVE
+#   request.pyx   HEAD --parse, describe, admit, route-->
+#   dispatch.pyx  a stream of the pool, or WAITING for one --rewritten head--> ACTIVE
 #   body.pyx      request body: visitor -> stream, as far as window and link allow
 #   response.pyx  stream -> head parse, rewrite -> visitor; body as framed
 #   transaction   finish (log, stream back to the pool, next request), fail (an answer of

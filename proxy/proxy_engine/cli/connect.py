@@ -102,9 +102,11 @@ def _named(chosen: Settings, token: str) -> Settings:
     """Every TCP tunnel with a name. One without any has the same at each start, so that it gets
     the same port, and another than other devices'."""
     import hashlib
+    from collections import Counter
 
     import msgspec
 
+    from proxy_engine.control import TUNNELS_MAX
     from proxy_engine.errors import UsageError
 
     tcp = {}
@@ -114,9 +116,11 @@ def _named(chosen: Settings, token: str) -> Settings:
             name = "tcp-" + hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
         tcp[key] = tunnel._replace(name=name)
     names = [*chosen.http, *(tunnel.name for tunnel in tcp.values())]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise UsageError(f'tunnel "{name}" is given twice')
+    if len(names) > TUNNELS_MAX:
+        raise UsageError(f"{len(names)} tunnels; an agent has at most {TUNNELS_MAX}")
     for word in chosen.proxy_protocol:
         if not any(_is_meant(word, key, tunnel) for key, tunnel in tcp.items()):
             raise UsageError(f'--proxy-protocol: there is no TCP tunnel "{word}"')

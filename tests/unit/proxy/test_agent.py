@@ -169,6 +169,18 @@ async def test_it_registers_and_announces(device: Device, engine: FakeEngine) ->
     assert device.public == [[PublicTunnel("web", "http", "http://web.proxy.example:8080/")]]
 
 
+async def test_an_answer_in_several_records_is_one(device: Device, engine: FakeEngine) -> None:
+    link = await device.up()
+    part = {"type": "registered", "tunnels": [{"name": "a", "kind": "http", "url": "http://a/"}]}
+    await device.say(link, **part, more=True)
+    assert device.public == []
+    refused = [{"name": "b", "code": "tunnel_taken", "message": "taken"}]
+    await device.say(link, type="registered", refused=refused)
+    assert device.public == [[PublicTunnel("a", "http", "http://a/")]]
+    await device.registered(link)
+    assert [tunnel.name for tunnel in device.public[-1]] == ["web"]
+
+
 async def test_it_comes_back_and_announces_only_what_changed(
     device: Device, engine: FakeEngine
 ) -> None:

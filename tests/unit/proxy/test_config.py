@@ -151,7 +151,7 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() 
         ("http", "Web=127.0.0.1:1"),
         ("http", "web=127.0.0.1:0"),
         ("http", ["web=127.0.0.1:1", "web=127.0.0.1:2"]),
-        ("http", ",".join(f"t{n}=127.0.0.1:1" for n in range(129))),
+        ("http", ",".join(f"t{n}=127.0.0.1:1" for n in range(2049))),
         ("engine", "a=b"),
         ("admin_hosts", 3),
         ("trusted_proxy", "10.0.0.1/8"),

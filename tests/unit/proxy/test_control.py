@@ -25,7 +25,7 @@ def test_unknown_fields_are_ignored() -> None:
     record = control.decode_from_agent(b'{"x":1,"type":"drain","y":{"z":[]}}')
     assert isinstance(record, control.Drain)
     record = control.decode_from_agent(
-        b'{"type":"register","tunnels":[{"name":"a","future":true}],"more":1}'
+        b'{"type":"register","tunnels":[{"name":"a","future":true}],"future":1}'
     )
     assert isinstance(record, control.Register)
 
@@ -84,8 +84,23 @@ def test_a_known_type_with_wrong_fields_is_not_fatal(data: bytes) -> None:
     assert not caught.value.fatal
 
 
+def test_as_many_records_as_there_are_tunnels_for() -> None:
+    assert len(control.encode_register(control.Register([]))) == 1
+    tunnels = [control.TunnelSpec(f"t{number}") for number in range(300)]
+    records = [
+        control.decode_from_agent(record)
+        for record in control.encode_register(control.Register(tunnels, "me", "here"))
+    ]
+    assert all(isinstance(record, control.Register) for record in records)
+    assert [(len(each.tunnels), each.more) for each in records] == [  # type: ignore[union-attr]
+        (128, True),
+        (128, True),
+        (44, False),
+    ]
+
+
 def test_the_largest_answer_fits_one_record() -> None:
     name, domain = "a" * 63, ".".join(["b" * 62] * 3)
     tunnel = control.PublicTunnel(name, "http", f"http://{name}.{domain}:65535/")
-    answer = control.Registered([tunnel] * control.TUNNELS_MAX)
+    answer = control.Registered([tunnel] * control.RECORD_TUNNELS_MAX)
     assert len(control.encode(answer)) <= 65536

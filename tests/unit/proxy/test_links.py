@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy_engine import grants, tokens
+from proxy_engine import control, grants, tokens
 from proxy_engine.errors import StorageError
 from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.login_guard import LoginGuard
@@ -216,6 +216,7 @@ async def test_registered_tunnels_are_routed_and_answered(server: Server, secret
             {"name": "api", "kind": "http", "url": "http://api.localhost:8080/"},
         ],
         "refused": [],
+        "more": False,
     }
     assert server.engine.routes["host:web.localhost"] == (1, (7,), "web")
     assert server.route("api") == (7,)
@@ -421,9 +422,39 @@ async def test_broken_json_ends_the_link_with_a_reason(server: Server, secret: s
 
 async def test_too_many_tunnels_at_once_are_a_bad_record(server: Server, secret: str) -> None:
     await server.link(7, secret)
-    answer = await server.register(7, *(f"t{number}" for number in range(129)))
+    answer = await server.register(7, *(f"t{number}" for number in range(control.TUNNELS_MAX + 1)))
     assert answer["code"] == "bad_record"
     assert await server.store.tunnels() == []
+
+
+async def test_many_tunnels_are_registered_and_answered_in_several_records(
+    server: Server, secret: str
+) -> None:
+    await server.link(7, secret)
+    names = {f"t{number}" for number in range(300)}
+    asked = control.Register([control.TunnelSpec(name) for name in [*names, "Not-A-Name"]])
+    for part in control.encode_register(asked):
+        assert server.said(7) == []
+        await server.say(7, part)
+    answers = server.said(7)
+    assert [answer["more"] for answer in answers] == [True, True, False]
+    assert {each["name"] for answer in answers for each in answer["tunnels"]} == names
+    assert answers[2]["refused"][0]["name"] == "Not-A-Name"
+    await server.say(7, control.encode(control.Register([control.TunnelSpec("web")])))
+    assert server.route("web") == (7,)
+    assert server.route("t0") == ()
+
+
+async def test_a_list_of_tunnels_that_never_ends_is_not_kept(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    part = control.encode(control.Register([control.TunnelSpec("t")] * 128, more=True))
+    for _ in range(100):
+        await server.say(7, part)
+    link = server.links.get(7)
+    assert link is not None and len(link.registering) == control.TUNNELS_MAX + 1
+    answer = await server.register(7, "web")
+    assert answer["code"] == "bad_record"
+    assert (await server.register(7, "web"))["type"] == "registered"
 
 
 async def test_a_link_that_was_never_let_in_is_closed(server: Server) -> None:
