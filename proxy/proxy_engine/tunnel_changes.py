@@ -35,10 +35,13 @@ Host = Annotated[str, msgspec.Meta(max_length=260, description="the `Host` that 
 
 class Credentials(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    password: Annotated[
-        str | None,
-        msgspec.Meta(max_length=PASSWORD_MAX, description="null: the one there is"),
-    ] = None
+    password: (
+        Annotated[
+            str,
+            msgspec.Meta(min_length=1, max_length=PASSWORD_MAX, description="left out: as it was"),
+        ]
+        | None
+    ) = None
 
     def __repr__(self) -> str:
         return f"Credentials({self.name!r})"

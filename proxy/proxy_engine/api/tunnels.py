@@ -114,10 +114,9 @@ class TunnelChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class NewTarget(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    target: Annotated[
-        str | None,
-        msgspec.Meta(max_length=300, description="HOST:PORT; null: the agent's own again"),
-    ]
+    """Where the agent is to lead the tunnel, null: where it would by itself."""
+
+    target: Annotated[str, msgspec.Meta(max_length=300, description="HOST:PORT")] | None
 
 
 @routes.get("/api/v1/tunnels")

@@ -163,7 +163,7 @@ async def test_it_registers_and_announces(device: Device, engine: FakeEngine) ->
     link = await device.up()
     [(to, record)] = engine.sent
     assert to == link
-    assert record["tunnels"] == [{"name": "web", "kind": "http", "port": None}]
+    assert record["tunnels"] == [{"name": "web"}]
     assert record["agent"].startswith("proxy-engine/")
     await device.registered(link)
     assert device.public == [[PublicTunnel("web", "http", "http://web.proxy.example:8080/")]]
