@@ -16,14 +16,17 @@ from proxy_engine_core.forward.dispatch cimport (
     forward_head, request_no_memory, request_overloaded, start_waiting, take_stream,
     wait_for_stream,
 )
+from proxy_engine_core.forward.gate cimport gate_passes
 from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_link
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pool cimport pool_is_full, pool_stop_waiting
+from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.routing cimport find_route, live_link, other_worker
 from proxy_engine_core.forward.transaction cimport (
     VISITOR_AUTH, VISITOR_OUT_HIGH, VISITOR_WAITING, HttpStream, ServerRole, Transaction, Visitor,
-    server_of, transaction_begin, transaction_fail, visitor_close, visitor_finish,
+    server_of, transaction_answer, transaction_begin, transaction_fail, visitor_close,
+    visitor_finish,
 )
 from proxy_engine_core.http1.head cimport (
     BODY_NONE, HEAD_ERROR_LINE_TOO_LONG, HEAD_ERROR_TOO_LARGE, Head, head_error_reason,
@@ -162,6 +165,7 @@ cdef bint use_head(
     cdef Link *link
     cdef HttpStream *http
     cdef RequestRewrite rewrite
+    cdef Reply reply
     cdef int status, other
     cdef int error = request_head_parse(head, bytes, head_size)
     if error == 0:
@@ -202,6 +206,11 @@ cdef bint use_head(
         transaction_fail(visitor, 404, b"unknown_tunnel", b"There is no such tunnel here.")
         return True
     transaction.route = route.id
+    if route.policy != NULL and not gate_passes(visitor, route.policy, head, &reply):
+        if transaction.request_done:
+            take_head_off(visitor, bytes, head_size, size)
+        transaction_answer(visitor, &reply)
+        return True
     link = live_link(worker, route, transaction.refused_by)
     if link == NULL or conn_handle(&link.conn) == transaction.refused_by:
         other = other_worker(worker, route)
