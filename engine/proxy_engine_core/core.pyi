@@ -122,7 +122,8 @@ class RoutePolicy(TypedDict, total=False):
 
 # ("set", key, route id, links, tunnel name), and a RoutePolicy or None: links may be () - the
 #   device is offline; the first 128 count. A set without a policy takes away what there was.
-# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
+# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "host:*.example.com" for
+# hosts with any other one label in its place, "name:web" for the
 # X-Proxy-Tunnel field, "default" for requests that match no other route; "tcp::15432" for what
 # comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply().
 RouteOp: TypeAlias = (

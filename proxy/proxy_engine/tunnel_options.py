@@ -51,14 +51,14 @@ DomainName = Annotated[
 ]
 
 
-class User(msgspec.Struct, frozen=True, kw_only=True):
+class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may come in. The password itself is never kept."""
 
     name: str
     digest: str  # digest_of(), in hex
 
 
-class BasicAuth(msgspec.Struct, frozen=True, kw_only=True):
+class BasicAuth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """HTTP basic authentication (RFC 7617) by the proxy: no users, nobody is asked."""
 
     salt: str = ""  # hex, of all digests
@@ -89,7 +89,8 @@ class Headers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         ]
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
+              forbid_unknown_fields=True):  # fmt: skip
     """Of an HTTP tunnel. Of a TCP tunnel only the two lists of networks have a meaning."""
 
     allow: Networks | None = None

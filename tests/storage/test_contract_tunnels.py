@@ -16,7 +16,7 @@ OPTIONS = Options(
     allow=("10.0.0.0/8", "::1/128"),
     deny=(),
     basic_auth=BasicAuth(salt="ab" * 8, users=(User(name="ann", digest="c" * 64),)),
-    request_headers=Headers(remove=("Cookie",), set={"X-From": "proxy"}, add={"Via": "1.1 p"}),
+    request_headers=Headers(remove=("Cookie",), set={"X-From": "proxy"}, add={"X-Via": "1.1 p"}),
     response_headers=Headers(set={"X-Frame-Options": "DENY"}),
     strip_prefix="/api",
     host_header="",
