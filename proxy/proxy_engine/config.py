@@ -50,6 +50,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    redis_url: str = ""  # a cache of tokens and devices that several servers share
+    redis_url_file: str = ""
+    redis_password: str = ""  # instead of one in the URL
+    redis_password_file: str = ""
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
@@ -104,6 +108,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_uri": parse.to_mongodb_uri,
     "mongodb_uri_file": parse.to_text,
     "mongodb_driver": parse.to_choice("motor", "pymongo"),
+    "redis_url": parse.to_redis_url,
+    "redis_url_file": parse.to_text,
+    "redis_password": parse.to_text,
+    "redis_password_file": parse.to_text,
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,

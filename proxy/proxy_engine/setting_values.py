@@ -101,6 +101,17 @@ def to_mongodb_uri(value: Any) -> str:
     return text
 
 
+def to_redis_url(value: Any) -> str:
+    text = to_text(value)
+    parts = urlsplit(text)
+    if text and not (
+        (parts.scheme in ("redis", "rediss") and parts.hostname)
+        or (parts.scheme == "unix" and parts.path)
+    ):
+        raise ValueError("expected redis://HOST..., rediss://HOST... (TLS) or unix:///PATH")
+    return text
+
+
 def to_address(value: Any) -> Address:
     return parse_address(to_text(value))
 

@@ -25,6 +25,7 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
+from proxy_engine_core.quota cimport quota_has_bandwidth
 from proxy_engine_core.yamux.send cimport yamux_stream_send
 from proxy_engine_core.yamux.session cimport YAMUX_RESET_CANCEL, YamuxStream
 from proxy_engine_core.yamux.stream cimport (
@@ -131,6 +132,7 @@ cdef HttpStream *pool_open(
     cdef StreamPool *pool = pool_of(link, route.id)
     cdef HttpStream *http
     cdef YamuxStream *stream
+    cdef uint32_t window
     if pool == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
@@ -142,7 +144,10 @@ cdef HttpStream *pool_open(
     if http == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    stream = yamux_stream_open(&link.session, link.session.window_start)
+    window = link.session.window_start
+    if quota_has_bandwidth(link.quota):
+        window = link.session.window      # what comes before it is paid for: no more of it
+    stream = yamux_stream_open(&link.session, window)
     if stream == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)

@@ -48,7 +48,7 @@ class MongoTunnels(Database):
                 raise NameTaken(tunnel.name) from None
             domain = await self._taken(made)
             raise (DomainTaken(domain) if domain else PortTaken(tunnel.port)) from None
-        await self._wrote()
+        await self._wrote(access=False)
         return made
 
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> Tunnel | None:
@@ -76,7 +76,7 @@ class MongoTunnels(Database):
     async def tunnel_delete(self, name: str) -> bool:
         result = await self._call(self._db.tunnels.delete_one({"name": name}))
         if result.deleted_count:
-            await self._wrote()
+            await self._wrote(access=False)
         return bool(result.deleted_count)
 
     async def _change(self, query: dict[str, Any], change: dict[str, Any]) -> Tunnel | None:
@@ -87,7 +87,7 @@ class MongoTunnels(Database):
         )
         if found is None:
             return None
-        await self._wrote()
+        await self._wrote(access=False)
         return struct(Tunnel, found)
 
     async def _taken(self, tunnel: Tunnel) -> str:
