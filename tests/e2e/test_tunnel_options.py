@@ -202,7 +202,7 @@ def test_a_change_in_the_store_is_picked_up(online: Site, client: Client) -> Non
     assert run("tunnel", "enable", "web", *there).returncode == 0
     client.until(200)
     result = run("tunnel", "target", "web", "127.0.0.1:1", *there)
-    assert (result.returncode, "--admin URL" in result.stderr) == (1, True)
+    assert (result.returncode, "--admin URL" in result.stderr) == (2, True)
 
 
 def test_what_is_wrong_is_one_line(site: Site) -> None:
