@@ -2,8 +2,9 @@
 which bound how much of it there may be at once.
 
 As text, on the command line and in settings: `tunnel=web-*`, `port=2000-2010`,
-`device=sensor-*`, `connect=pi/*`, `domain=*.example.com`, `read-only`; `tunnels=5`. As JSON, in the
-store and in the API: the structs below.
+`device=sensor-*`, `connect=pi/*`, `domain=*.example.com`, `read-only`; `tunnels=5`,
+`connections=100`, `requests=50/s`, `bandwidth=10MB/s`. As JSON, in the store and in the API: the
+structs below.
 
 Pure: nothing here talks to anybody.
 """
@@ -18,6 +19,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from proxy_engine.errors import UsageError, suggestion
+from proxy_engine.values import parse_size
 
 PATTERNS_MAX = 64  # of each kind in one token
 _PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,63}", re.ASCII)
@@ -25,6 +27,11 @@ _DOMAIN = re.compile(r"[A-Za-z0-9.*?-]{1,253}", re.ASCII)
 _CONNECT = re.compile(_PATTERN.pattern + "/" + _PATTERN.pattern, re.ASCII)
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 LIMIT_MAX = 1_000_000
+BANDWIDTH_MAX = 100_000_000_000
+_UNITS = (
+    *(("GB", 10**9), ("MB", 10**6), ("KB", 10**3)),
+    *(("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)),
+)
 
 Pattern = Annotated[
     str,
@@ -45,6 +52,9 @@ DomainPattern = Annotated[
 ]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=LIMIT_MAX, description="0: no limit")]
+Bandwidth = Annotated[
+    int, msgspec.Meta(ge=0, le=BANDWIDTH_MAX, description="bytes a second; 0: no limit")
+]
 
 
 class PortRange(NamedTuple):
@@ -115,11 +125,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     """How much of it there may be, over all links of a token together. 0: no limit."""
 
     tunnels: Limit = 0  # served at once
+    connections: Limit = 0  # of visitors at once; of HTTP the requests under way
+    requests: Limit = 0  # a second, each new connection to a TCP tunnel is one
+    bandwidth: Bandwidth = 0  # both ways together
+
+    @property
+    def shared(self) -> tuple[int, int, int]:
+        """Those that the engine keeps: its auth_reply() and limits_apply()."""
+        return self.connections, self.requests, self.bandwidth
 
     def texts(self) -> list[str]:
         """As parse_limits() takes them."""
         return [
-            f"{name}={getattr(self, name)}"
+            f"{name}={_amount(name, getattr(self, name))}"
             for name in self.__struct_fields__
             if getattr(self, name)
         ]
@@ -172,18 +190,49 @@ def parse_scopes(items: Iterable[str]) -> Scopes:
 
 def parse_limits(items: Iterable[str]) -> Limits:
     """Limits from texts, each one or several with commas. Raises UsageError."""
+    return Limits(**parse_some_limits(items))
+
+
+def parse_some_limits(items: Iterable[str]) -> dict[str, int]:
+    """The same, but only those that are named."""
     found: dict[str, int] = {}
     for text in _split(items):
         name, _, value = text.partition("=")
         known = Limits.__struct_fields__
         if name not in known:
             raise UsageError(
-                f'"{text}" is not a limit: {", ".join(known)}=N{suggestion(name, known)}'
+                f'"{text}" is not a limit: tunnels=N, connections=N, requests=N/s or '
+                f"bandwidth=SIZE/s{suggestion(name, known)}"
             )
-        if not (value.isascii() and value.isdigit() and int(value[:9]) <= LIMIT_MAX):
+        if name == "bandwidth":
+            found[name] = _bandwidth(text, value)
+            continue
+        digits = value.removesuffix("/s") if name == "requests" else value
+        if not (digits.isascii() and digits.isdigit() and int(digits[:9]) <= LIMIT_MAX):
             raise UsageError(f'"{text}": a limit is 0 to {LIMIT_MAX}')
-        found[name] = int(value)
-    return Limits(**found)
+        found[name] = int(digits)
+    return found
+
+
+def _bandwidth(text: str, value: str) -> int:
+    try:
+        size = parse_size(value.removesuffix("/s"))
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}") from None
+    if size > BANDWIDTH_MAX:
+        raise UsageError(f'"{text}": a bandwidth is 0 to {BANDWIDTH_MAX // 10**9}GB/s')
+    return size
+
+
+def _amount(name: str, value: int) -> str:
+    if name == "requests":
+        return f"{value}/s"
+    if name != "bandwidth":
+        return f"{value}"
+    for unit, size in _UNITS:
+        if value % size == 0:
+            return f"{value // size}{unit}/s"
+    return f"{value}/s"
 
 
 def check(scopes: Scopes, kind: str) -> None:

@@ -30,6 +30,7 @@ from proxy_engine.cache import AccessCache
 from proxy_engine.config import LINKS_MAX
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
+from proxy_engine.joined import Joined
 from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
@@ -95,6 +96,7 @@ class Links:
         self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
         self._cache = cache or AccessCache(store)
         self.must_recheck = False  # a link may have come up with what is not good any more
+        self._joined = Joined(engine)
         self._admission = Admission(
             engine,
             self._links,
@@ -103,6 +105,7 @@ class Links:
             guard=guard or LoginGuard(0),
             registry=self.registry,
             table=table,
+            joined=self._joined,
             clock=clock,
         )
         self._ports = ports or Ports(engine, table)
@@ -180,6 +183,9 @@ class Links:
             raise
         self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
+        self._joined.recheck(known, now)
+        for token_id in {link.token_id for link in links} & known.keys():
+            self._engine.limits_apply(token_id, known[token_id].limits.shared)
         for link in links:
             token = known.get(link.token_id)
             token = None if token is None else tokens.as_used(token, link.digest)
@@ -193,6 +199,7 @@ class Links:
                 self._close(link, reason, "the server took back this device's permission")
             elif token is not None and device is not None:
                 link.expires_at, link.device = token.expires_at, device.name
+                link.limits = token.limits
                 if device.kicked_at is not None and link.since < device.kicked_at:
                     self._close(link, "kicked", "an admin has ended the links of this device")
 
@@ -225,6 +232,7 @@ class Links:
                 self._close(link, "expired_token", "the token has expired")
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
+        self._joined.tick(now)
         self._links.expire(now)
         self._ports.tick()
         self._demand.tick()

@@ -24,6 +24,8 @@ class FakeEngine:
         self.dials: list[tuple[str, int, bytes, str]] = []
         self.dial_workers: list[int] = []
         self.targets: list[tuple[str, str, int, int]] = []
+        self.limits: dict[int, tuple[int, int, int]] = {}  # by quota
+        self.joined_closed: list[int] = []
         self.ports: set[int] = set()  # listened on
         self.ports_in_use: set[int] = set()  # by somebody else
 
@@ -41,6 +43,12 @@ class FakeEngine:
                 if len(op) == 6:
                     self.policies[op[1]] = op[5]
         self.calls.append(("routes", len(ops)))
+
+    def limits_apply(self, quota: int, limits: tuple[int, int, int]) -> None:
+        self.limits[quota] = limits
+
+    def joined_close(self, quota: int) -> None:
+        self.joined_closed.append(quota)
 
     def tcp_listen(self, host: str, port: int) -> int:
         assert port not in self.ports
