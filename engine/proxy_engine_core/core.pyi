@@ -122,7 +122,8 @@ class RoutePolicy(TypedDict, total=False):
 
 # ("set", key, route id, links, tunnel name), and a RoutePolicy or None: links may be () - the
 #   device is offline; the first 128 count. A set without a policy takes away what there was.
-# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
+# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "host:*.example.com" for
+# hosts with any other one label in its place, "name:web" for the
 # X-Proxy-Tunnel field, "default" for requests that match no other route; "tcp::15432" for what
 # comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply().
 RouteOp: TypeAlias = (
@@ -208,13 +209,30 @@ class Engine:
         preamble: bool = False,
         worker: int = -1,
         tunnel: str = "",
+        quota: int = 0,
+        limits: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         """Answer EVENT_AUTH with a whole HTTP response: a 101 when accept, else a refusal.
 
         The link will live on `worker`; -1: on the one with the fewest links. With `tunnel` the
         connection becomes no link: what follows goes to the route "tcp:TUNNEL".
+        Links of one `quota`, a number of the caller's (0: none), share `limits`, on whichever
+        workers they are: connections (of HTTP: requests under way), requests a second, and bytes
+        a second both ways together; 0: no limit. A connection to a tunnel ends with joined_close().
         A device that has gone meanwhile is no error.
         """
+
+    def limits_apply(self, quota: int, limits: tuple[int, int, int]) -> None:
+        """Server: other limits for the links of a quota, those under way included. One that no
+        link has is no error. Raises: ValueError for a limit that is too large."""
+
+    def joined_close(self, quota: int) -> None:
+        """Server: end the connections to tunnels that auth_reply() let in by this quota
+        ("token_ended"), and those that are just being made."""
+
+    def connections(self, quota: int) -> int:
+        """Server: how many connections and requests its links have now; those of links without
+        limits are not counted."""
 
     def routes_apply(self, ops: Sequence[RouteOp]) -> None: ...
     def link_send(self, link: int, record: bytes) -> None:
@@ -224,6 +242,10 @@ class Engine:
     def link_drain(self, link: int, *, close: bool = False) -> None:
         """Server: send no new requests over a link and give its idle streams back; with
         `close`, close it ("drained") once those under way are done."""
+
+    def link_flush(self, link: int, route: int) -> None:
+        """Server: use no connection to the target of this route that a link has now for another
+        request: the target has become another. Those under way finish."""
 
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""
@@ -273,4 +295,12 @@ def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
     """Method, target and fields (lower-case names) by the engine's own strict parser.
 
     Raises: ValueError with the reason for a head it would refuse.
+    """
+
+def check_policy(policy: RoutePolicy, *, is_tcp: bool = False) -> None:
+    """What routes_apply() does with a policy before it applies it.
+
+    Args:
+        is_tcp: of a "tcp:" route.
+    Raises: ValueError for a policy it would refuse.
     """

@@ -7,6 +7,7 @@ from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.link.establish cimport LinkSetup
+from proxy_engine_core.quota cimport Quota
 
 
 cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
@@ -14,6 +15,7 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_LINK_SEND
     MESSAGE_LINK_CLOSE
     MESSAGE_LINK_DRAIN                    # server
+    MESSAGE_LINK_FLUSH                    # server
     MESSAGE_LINK_LOADS                    # server; nothing behind it
     MESSAGE_AUTH_REPLY
     MESSAGE_ROUTE_SET
@@ -21,6 +23,8 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_MOVE                          # from another worker: forward/move.pxd
     MESSAGE_TCP_LISTEN
     MESSAGE_TCP_CLOSE
+    MESSAGE_QUOTA_CHANGED                 # server
+    MESSAGE_QUOTA_ENDED                   # server
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -29,7 +33,7 @@ cdef struct DrainMessage:
     uint64_t grace_ms
 
 # Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN
-# something if the link is to close itself when it is idle.
+# something if the link is to close itself when it is idle, LINK_FLUSH the id of a route (uint32).
 cdef struct LinkMessage:
     MailboxNode node
     uint64_t link
@@ -38,7 +42,7 @@ cdef struct LinkMessage:
 cdef struct AuthReplyMessage:             # then the response bytes
     MailboxNode node
     uint64_t ticket
-    LinkSetup setup
+    LinkSetup setup                       # with a reference to its quota
     int worker                            # where the link will live; -1: the engine chooses
     bint accept
     uint8_t tunnel_size                   # 0: a link; else a connection to this TCP tunnel
@@ -49,6 +53,11 @@ cdef struct TcpListenMessage:             # LISTEN: the receiver takes `fd` over
     MailboxNode node
     int fd
     uint16_t port
+
+cdef struct QuotaMessage:                 # with a reference to it
+    MailboxNode node
+    Quota *quota
+    uint32_t cursor                       # the worker's: see forward/walk.pxd
 
 # `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over

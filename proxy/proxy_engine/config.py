@@ -50,6 +50,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    redis_url: str = ""  # a cache of tokens and devices that several servers share
+    redis_url_file: str = ""
+    redis_password: str = ""  # instead of one in the URL
+    redis_password_file: str = ""
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
@@ -68,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
+    allow_remote_config: bool = False  # the server may change targets, among those
     links: int = 0  # links to the server at most; 0: as many as it offers
     # the verbs that ask a server
     admin_url: str = ""  # of its admin listener; "": the data dir on this machine
@@ -104,6 +109,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_uri": parse.to_mongodb_uri,
     "mongodb_uri_file": parse.to_text,
     "mongodb_driver": parse.to_choice("motor", "pymongo"),
+    "redis_url": parse.to_redis_url,
+    "redis_url_file": parse.to_text,
+    "redis_password": parse.to_text,
+    "redis_password_file": parse.to_text,
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,
@@ -114,6 +123,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "server": parse.to_words,
     "proxy": parse.to_text,
     "allow_target": parse.to_allowed,
+    "allow_remote_config": parse.to_boolean,
     "token": parse.to_text,
     "token_file": parse.to_text,
     "device": parse.to_text,
@@ -134,7 +144,7 @@ KEYS = tuple(_PARSERS)
 CLIENT_KEYS = frozenset(
     {
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
-        "allow_target",
+        *("allow_target", "allow_remote_config"),
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )

@@ -31,6 +31,14 @@ def to_text(value: Any) -> str:
     return value
 
 
+def to_boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+        return value in ("true", "yes", "on", "1")
+    raise ValueError(f'"{value}" is neither true nor false')
+
+
 def to_words(value: Any) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
     words = [word.strip() for item in items for word in to_text(item).split(",")]
@@ -98,6 +106,17 @@ def to_mongodb_uri(value: Any) -> str:
     text = to_text(value)
     if text and not text.startswith(("mongodb://", "mongodb+srv://")):
         raise ValueError("expected mongodb://HOST... or mongodb+srv://HOST...")
+    return text
+
+
+def to_redis_url(value: Any) -> str:
+    text = to_text(value)
+    parts = urlsplit(text)
+    if text and not (
+        (parts.scheme in ("redis", "rediss") and parts.hostname)
+        or (parts.scheme == "unix" and parts.path)
+    ):
+        raise ValueError("expected redis://HOST..., rediss://HOST... (TLS) or unix:///PATH")
     return text
 
 

@@ -458,6 +458,8 @@ class Server(Running):
         device: int = 7,
         tunnel: str | None = "web",
         worker: int = -1,
+        quota: int = 0,
+        limits: tuple[int, int, int] = (0, 0, 0),
     ) -> Device:
         sock, ticket = self.knock(carrier, early)
         upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
@@ -465,6 +467,7 @@ class Server(Running):
         self.engine.auth_reply(
             ticket, answer.encode(), accept=True, device=device, carrier=carrier,
             window=window, streams_max=streams_max, preamble=preamble, worker=worker,
+            quota=quota, limits=limits,
         )  # fmt: skip
         made = Device(sock, carrier, preamble)
         self.wires.append(made)

@@ -17,6 +17,7 @@ from proxy_engine_core.io.socket cimport *
 from proxy_engine_core.io.timer cimport *
 from proxy_engine_core.options cimport Options
 from proxy_engine_core.proxy_protocol cimport *
+from proxy_engine_core.quota cimport *
 from proxy_engine_core.sha256 cimport *
 from proxy_engine_core.spsc cimport *
 from proxy_engine_core.yamux.session cimport YamuxSession
@@ -306,6 +307,69 @@ cdef class Bucket:
 
     def take(self, uint64_t now_us):
         return bool(bucket_take(&self.full_ns, now_us, self.rate, self.burst_ms))
+
+
+@cython.final
+cdef class Shared:
+    """A quota, by what links do with it."""
+
+    cdef Quota *quota
+
+    def __cinit__(self, uint64_t connections, uint64_t requests, uint64_t size):
+        self.quota = quota_new(1)
+        if self.quota == NULL:
+            raise MemoryError
+        quota_set(self.quota, connections, requests, size)
+
+    def __dealloc__(self):
+        quota_drop(self.quota)
+
+    def set(self, uint64_t connections, uint64_t requests, uint64_t size):
+        return bool(quota_set(self.quota, connections, requests, size))
+
+    def enter(self):
+        return bool(quota_enter(self.quota))
+
+    def leave(self):
+        quota_leave(self.quota)
+
+    def connections(self):
+        return quota_connections(self.quota)
+
+    def request(self, uint64_t now_us, uint64_t burst_ms):
+        return bool(quota_take_request(self.quota, now_us, burst_ms))
+
+    def spend(self, uint64_t now_us, uint32_t size, uint64_t burst_ms):
+        return quota_spend(self.quota, now_us, size, burst_ms)
+
+    def wait_us(self, uint64_t now_us, uint64_t burst_ms):
+        return quota_wait_us(self.quota, now_us, burst_ms)
+
+    def race(self, int rounds):
+        """Enter and leave without the GIL; how often it was let in, and how often there were
+        more than there may be."""
+        cdef int entered = 0, too_many = 0, _round
+        with nogil:
+            for _round in range(rounds):
+                if quota_enter(self.quota):
+                    entered += 1
+                    if quota_connections(self.quota) > self.quota.connections_max:
+                        too_many += 1
+                    quota_leave(self.quota)
+        return entered, too_many
+
+    def race_requests(self, int rounds, uint64_t now_us, uint64_t burst_ms):
+        cdef int taken = 0, _round
+        with nogil:
+            for _round in range(rounds):
+                taken += quota_take_request(self.quota, now_us, burst_ms)
+        return taken
+
+    def race_bytes(self, int rounds, uint64_t now_us, uint32_t size):
+        cdef int _round
+        with nogil:
+            for _round in range(rounds):
+                quota_spend(self.quota, now_us, size, 0)
 
 
 @cython.final

@@ -25,6 +25,7 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
+from proxy_engine_core.quota cimport quota_has_bandwidth
 from proxy_engine_core.yamux.send cimport yamux_stream_send
 from proxy_engine_core.yamux.session cimport YAMUX_RESET_CANCEL, YamuxStream
 from proxy_engine_core.yamux.stream cimport (
@@ -131,6 +132,7 @@ cdef HttpStream *pool_open(
     cdef StreamPool *pool = pool_of(link, route.id)
     cdef HttpStream *http
     cdef YamuxStream *stream
+    cdef uint32_t window
     if pool == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
@@ -142,7 +144,10 @@ cdef HttpStream *pool_open(
     if http == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    stream = yamux_stream_open(&link.session, link.session.window_start)
+    window = link.session.window_start
+    if quota_has_bandwidth(link.quota):
+        window = link.session.window      # what comes before it is paid for: no more of it
+    stream = yamux_stream_open(&link.session, window)
     if stream == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(http)
@@ -155,6 +160,7 @@ cdef HttpStream *pool_open(
     link.requests += 1
     http.stream = stream
     http.pool = pool
+    http.flushes = pool.flushes
     stream.owner = http
     stream.owner_kind = OWNER_HTTP
     link_touch(link)
@@ -172,7 +178,7 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     cdef StreamPool *pool = http.pool
     http.visitor = NULL
     if (
-        link.is_draining or pool.idle.limit_us == 0
+        link.is_draining or pool.idle.limit_us == 0 or http.flushes != pool.flushes
         or pool.count >= worker.options.pool_streams_max
     ):
         http_stream_release(http, YAMUX_RESET_CANCEL)
@@ -259,6 +265,17 @@ cdef void pool_stream_lost(HttpStream *http) noexcept nogil:
 
 cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil:
     idle_limit_told(&http.pool.idle, seconds)
+
+
+cdef void pool_flush(Link *link, uint32_t route) noexcept nogil:
+    cdef StreamPool *pool = <StreamPool *>link.pools
+    while pool != NULL and pool.route != route:
+        pool = pool.next
+    if pool == NULL:
+        return
+    pool.flushes += 1
+    while pool.oldest != NULL:
+        http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
 
 
 cdef void pools_drain(Link *link, bint closes) noexcept nogil:

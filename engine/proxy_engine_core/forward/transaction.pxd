@@ -10,6 +10,7 @@
 #                 our own, or an abort once the head is out)
 #   retry         what goes out once more when a stream or a link fails
 #   clock         how long a visitor may take for its part
+#   pace          waiting for bandwidth
 #   link_request  not a visitor but a device: the control plane is asked
 #
 #   HEAD -> WAITING -> HEAD      no stream free: the head stays in visitor.input
@@ -31,8 +32,10 @@ from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
+from proxy_engine_core.io.timer cimport Timer, TimerWheel
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.link.link cimport Link, LinkHost
+from proxy_engine_core.quota cimport Quota
 from proxy_engine_core.yamux.session cimport YamuxStream
 
 
@@ -73,6 +76,7 @@ cdef struct StreamPool:                   # idle HTTP streams of one tunnel of o
     HttpStream *oldest                    # trimmed from here
     uint32_t count
     uint32_t route
+    uint32_t flushes                      # pool_flush(), so far
     IdleLimit idle
 
 cdef struct HttpStream:                   # a stream to a target, over many requests
@@ -83,12 +87,15 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
     HttpStream *older
     uint64_t idle_since_us
     uint64_t idled_us                     # before it was taken for the request it serves now
+    uint32_t flushes                      # of its pool, when it was opened
     bint is_reused
 
 cdef struct Transaction:
     HttpStream *http
     Link *link
     Policy *policy                        # held, if it changes the response; else NULL
+    Quota *quota                          # that it is counted in, its link's; NULL: no limits
+    Quota *joined_by                      # TCP: held, for who joined it may have to go; or NULL
     uint64_t device
     uint32_t route
     uint32_t log_flags
@@ -109,6 +116,7 @@ cdef struct Transaction:
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
     bint is_admitted                      # by its address's rate, once
     bint is_device_admitted               # ... and by its device's
+    bint is_quota_admitted                # ... and by its quota's
     bint is_kept                          # `kept` is the whole request so far: see retry.pxd
     Buffer kept
     uint64_t bytes_out_before             # of the link, when the request was put on it
@@ -152,6 +160,7 @@ cdef struct Visitor:
     Visitor *opening_next                 # WAITING: in opening_link's queue
     Visitor *opening_previous
     Link *opening_link
+    Timer pace                            # armed: it waits for bandwidth, see pace.pxd
     AddressEntry *address_entry           # of the worker's table; NULL: no limits, no room
     uint64_t address_key                  # 0: a trusted proxy's
     uint64_t bytes_passed                 # to it by earlier requests
@@ -174,6 +183,9 @@ cdef struct ServerRole:
     MailboxNode *early_moves              # MoveMessages ahead of our routes
     AddressTable addresses                # without entries: no limit is set
     Head head                             # scratch of the parse under way
+    TimerWheel pace_wheel                 # visitors that wait for bandwidth ...
+    uint32_t pace_count                   # ... how many
+    Conn pacer                            # ... and the timer for them: no connection
     Transaction *free_transactions        # linked through `http`
     uint32_t marked_routes                # recheck.pxd
     uint32_t active                       # visitors between head and last byte

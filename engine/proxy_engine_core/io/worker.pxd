@@ -43,6 +43,7 @@ cdef enum ConnKind:
     CONN_LINK                             # both: an established link
     CONN_DIAL                             # agent: a link being dialled
     CONN_TARGET                           # agent: a connection to a target
+    CONN_PACER                            # server: a timer only, forward/pace.pxd
     CONN_KIND_COUNT
 
 cdef enum ConnFlag:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from proxy_engine import control, grants, tokens
-from proxy_engine.errors import StorageError
+from proxy_engine.cache import AccessCache
+from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage import Token
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import EVENT_LINK_LOAD, EVENT_LINK_SPENT
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
@@ -30,7 +30,7 @@ class Server:
         self.now = 1000.0
         self.table = TunnelTable(domain="localhost", port=8080)
         fake: Any = engine
-        self.cache = TokenCache(store)
+        self.cache = AccessCache(store)
         self.guard = LoginGuard(3)
         self.links = Links(
             fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
@@ -107,6 +107,8 @@ async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: s
         "streams_max": 65000,
         "preamble": True,
         "worker": 0,
+        "quota": 1,
+        "limits": (0, 0, 0),
     }
     await server.links.registry.write()
     [token] = await server.store.tokens()
@@ -471,6 +473,20 @@ async def test_revoking_a_token_closes_its_links(server: Server, secret: str) ->
     await server.links.recheck()
     assert server.engine.closed == [(7, "revoked_token")]
     assert server.route("web") == ()
+
+
+async def test_other_limits_reach_the_engine_and_the_links(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    limits = {"tunnels": 1, "connections": 9, "bandwidth": 10**7}
+    await tokens.change(server.store, "pi", limits=limits, now=1.0)
+    await server.links.recheck()
+    assert server.engine.limits == {1: (9, 0, 10**7)}
+    link = server.links.get(7)
+    assert link is not None and link.limits.tunnels == 1
+    assert await tokens.change(server.store, "nobody", limits=limits, now=1.0) is None
+    await tokens.create(server.store, name="root", kind="admin", now=0.0)
+    with pytest.raises(UsageError):
+        await tokens.change(server.store, "root", limits=limits, now=1.0)
 
 
 async def test_blocking_a_device_closes_its_links(server: Server, secret: str) -> None:
@@ -921,3 +937,21 @@ async def test_known_devices_come_back_while_the_store_hangs_or_fails(
     await server.settle()
     assert server.engine.replies[-1][0] == 101
     assert status(server.engine.replies[-1][1]) == 503
+
+
+async def test_a_link_that_comes_up_after_a_write_is_looked_at_again(
+    engine: FakeEngine, store: SqliteStore
+) -> None:
+    server = Server(engine, store)
+    secret, token = await tokens.create(store, name="pi", now=1.0)
+    request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Instance="i", **AGENT)
+    assert status(await server.ask(request, "1.2.3.4:7")) == 101
+    await store.token_revoke("pi", 2.0)  # while the link is made
+    server.cache.clear()
+    await server.links.recheck()  # ... which is not there yet
+    server.links.on_event((2, 7, token.device_id or 0, "1.2.3.4:7", b""))
+    await server.settle()
+    assert server.links.must_recheck
+    await server.links.recheck()
+    assert not server.links.must_recheck
+    assert engine.closed == [(7, "revoked_token")]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from proxy_engine.cache import AccessCache
 from proxy_engine.grants import PortRange, parse_scopes
 from proxy_engine.links import Links
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import GRACE, Ports
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tokens import create
 from proxy_engine.tunnels import TunnelTable
 from tests.unit.proxy.fake_engine import FakeEngine, body, head, status
@@ -41,7 +41,7 @@ class Site:
         )
         self.links = Links(
             fake, store, self.table, links_max=2, ports=self.ports,
-            cache=TokenCache(store), guard=LoginGuard(3), clock=lambda: self.now,
+            cache=AccessCache(store), guard=LoginGuard(3), clock=lambda: self.now,
         )  # fmt: skip
         self.ticket = 0
 

@@ -11,6 +11,7 @@ document for each kind: {_id: "ids.tokens", last: 7}.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -87,12 +88,19 @@ class Database:
         except TimeoutError:
             raise StorageError(f"MongoDB {self._place}: no answer within {seconds:g} s") from None
 
-    async def _wrote(self) -> None:
-        """Tell other servers that tokens, devices or tunnels have changed."""
+    async def _wrote(self, *, access: bool = True) -> None:
+        """Tell other servers that tokens, devices or tunnels have changed.
+
+        Args:
+            access: also what is cached of tokens and devices is old now (storage/shared.py).
+        """
         # Counted first: if this fails we take it for somebody else's, which costs a look.
         async with self._counting:
             self._writes += 1
-            await self._state("access", {"$inc": {"writes": 1}})
+            change: dict[str, Any] = {"$inc": {"writes": 1}}
+            if access:
+                change["$set"] = {"generation": secrets.token_bytes(16)}
+            await self._state("access", change)
 
     async def _new_ids(self, kind: str, count: int = 1) -> range:
         """Numbers that nobody had before and nobody else gets."""
@@ -124,7 +132,7 @@ class Database:
                 raise_unless_there(error)  # two made one name at once: the first has it
 
         await self._call(make())
-        await self._wrote()
+        await self._wrote(access=False)
         return await self._named(collection, wanted)
 
     async def _state(self, name: str, change: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel("name", name="name", unique=True),
         # Sparse: only TCP tunnels with a public port have one.
         IndexModel("port", name="port", unique=True, sparse=True),
+        # Sparse: only tunnels with domains have the field.
+        IndexModel("domains.name", name="domains", unique=True, sparse=True),
     ],
     "metrics": [IndexModel([("ts", DESCENDING), ("type", ASCENDING)], name="ts_type")],
     "requests": [

@@ -174,4 +174,49 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX request_keys_time ON request_keys (last_us, first_us)",
     ),
+    (
+        # What caches elsewhere are checked with (storage/shared.py). Triggers, so that no write
+        # can forget it; not for what only says when somebody was seen.
+        """
+        CREATE TABLE shared (
+            name TEXT PRIMARY KEY,
+            value BLOB NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "INSERT INTO shared (name, value) VALUES ('access_generation', randomblob(16))",
+        *(
+            f"""
+            CREATE TRIGGER access_{number} AFTER {event} BEGIN
+                UPDATE shared SET value = randomblob(16) WHERE name = 'access_generation';
+            END
+            """
+            for number, event in enumerate(
+                (
+                    "INSERT ON tokens",
+                    "DELETE ON tokens",
+                    "UPDATE OF name, kind, digest, device_id, expires_at, revoked_at, old_digest,"
+                    " old_expires_at, scopes, limits ON tokens",
+                    "DELETE ON devices",
+                    "UPDATE OF name, is_blocked, kicked_at ON devices",
+                )
+            )
+        ),
+    ),
+    (
+        # What operators want of tunnels.
+        "ALTER TABLE tunnels ADD COLUMN version INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE tunnels ADD COLUMN updated_at REAL",
+        "ALTER TABLE tunnels ADD COLUMN is_enabled INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE tunnels ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tunnels ADD COLUMN maintenance TEXT",  # tunnel_options.Maintenance
+        "ALTER TABLE tunnels ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",  # ... Options
+        """
+        CREATE TABLE tunnel_domains (
+            name TEXT PRIMARY KEY,
+            tunnel_id INTEGER NOT NULL REFERENCES tunnels (id) ON DELETE CASCADE,
+            is_agents INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX tunnel_domains_by_tunnel ON tunnel_domains (tunnel_id)",
+    ),
 )
