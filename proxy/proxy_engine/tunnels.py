@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from proxy_engine.listeners import origin
 from proxy_engine.storage import Tunnel
 from proxy_engine.tunnel_options import NONE, Options, merged, policy_of
 from proxy_engine.values import LABEL
@@ -54,6 +55,7 @@ class TunnelTable:
     """Every known tunnel and the links that serve it. Methods return route operations.
 
     Args:
+        port, scheme: of the listener that public URLs name.
         notify: called with each change of a tunnel.
     """
 
@@ -62,11 +64,13 @@ class TunnelTable:
         *,
         domain: str,
         port: int,
+        scheme: str = "http",
         default_tunnel: str = "",
         notify: Callable[[Change, Tunnel], None] = lambda change, tunnel: None,
     ) -> None:
         self._domain = domain
         self._port = port
+        self._scheme = scheme
         self._default_tunnel = default_tunnel
         self._notify = notify
         self._entries: dict[str, _Entry] = {}  # by name
@@ -266,8 +270,7 @@ class TunnelTable:
         return self.domain_url(f"{tunnel.name}.{self._domain}")
 
     def domain_url(self, domain: str) -> str:
-        port = "" if self._port == 80 else f":{self._port}"
-        return f"http://{domain}{port}/"
+        return origin(self._scheme, domain, self._port) + "/"
 
     def _keys(self, tunnel: Tunnel) -> list[str]:
         if tunnel.kind == "tcp":

@@ -7,17 +7,27 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_process, add_servers, add_setting, settings
+from proxy_engine.cli.parser import (
+    add_common,
+    add_process,
+    add_servers,
+    add_setting,
+    add_trust,
+    settings,
+)
 
 if TYPE_CHECKING:
+    from proxy_engine.client_tls import LinkTls, TargetTls
     from proxy_engine.config import Settings
     from proxy_engine.control import PublicTunnel
+    from proxy_engine.servers import ServerUrl
     from proxy_engine.values import Address, TcpTunnel
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("connect", help="connect this device's services to a server")
     add_servers(parser)
+    add_trust(parser)
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(
@@ -28,7 +38,7 @@ def add_parser(verbs: Any) -> None:
         "http",
         metavar="NAME=HOST:PORT",
         action="append",
-        help="serve this target as tunnel NAME; repeatable",
+        help="serve this target, also https://HOST:PORT, as tunnel NAME; repeatable",
     )
     add_setting(
         parser,
@@ -49,6 +59,26 @@ def add_parser(verbs: Any) -> None:
         metavar="NETWORK[:PORTS]",
         action="append",
         help="where services may be, such as 127.0.0.0/8:3000-4000; repeatable [anywhere]",
+    )
+    add_setting(
+        parser,
+        "target_ca",
+        metavar="NAME=FILE",
+        action="append",
+        help="authorities (PEM) of an https:// target's certificate [the system's]",
+    )
+    add_setting(
+        parser,
+        "target_server_name",
+        metavar="NAME=HOST",
+        action="append",
+        help="... what it has to be for [the target's host]",
+    )
+    add_setting(
+        parser,
+        "target_insecure",
+        metavar="NAMES",
+        help="tunnels whose https:// targets may have any certificate",
     )
     add_setting(
         parser,
@@ -78,17 +108,32 @@ def run(args: argparse.Namespace) -> int:
     token = read_token(chosen)
     chosen = _named(chosen, token)
     from proxy_engine import logs
-    from proxy_engine.reach import proxy_for
+    from proxy_engine.client_tls import LinkTls, TargetTls
     from proxy_engine.runner import run_async
-    from proxy_engine.servers import parse_server
 
-    for url in chosen.server:
-        proxy_for(parse_server(url), chosen.proxy)
+    tls = LinkTls(chosen)
     logs.setup(chosen.log_format)
+    servers = find_servers(chosen, tls)
     try:
-        return run_async(_connect(chosen, token))
+        return run_async(_connect(chosen, token, servers, tls, TargetTls(chosen)))
     finally:
         logs.flush()
+
+
+def find_servers(chosen: Settings, tls: LinkTls) -> list[ServerUrl]:
+    """Those of the settings, with the ways there checked. Raises UsageError."""
+    from proxy_engine import logs
+    from proxy_engine.reach import is_loopback, proxy_for
+    from proxy_engine.servers import parse_server
+
+    servers = [parse_server(url) for url in chosen.server]
+    for server in servers:
+        proxy_for(server, chosen.proxy)
+        if tls(server) is None and not is_loopback(server.host):
+            logs.get("tls").warning(
+                "the token and all data go over the network unencrypted", server=server.authority
+            )
+    return servers
 
 
 def read_token(chosen: Settings) -> str:
@@ -138,7 +183,8 @@ def _is_meant(word: str, key: str, tunnel: TcpTunnel) -> bool:
 
 
 def _targets(chosen: Settings) -> dict[str, Address]:
-    return {**chosen.http, **{tunnel.name: tunnel.target for tunnel in chosen.tcp.values()}}
+    http = {name: target.address for name, target in chosen.http.items()}
+    return {**http, **{tunnel.name: tunnel.target for tunnel in chosen.tcp.values()}}
 
 
 def _flags(chosen: Settings) -> dict[str, int]:
@@ -151,7 +197,13 @@ def _flags(chosen: Settings) -> dict[str, int]:
     return flags
 
 
-async def _connect(chosen: Settings, token: str) -> int:
+async def _connect(
+    chosen: Settings,
+    token: str,
+    servers: list[ServerUrl],
+    tls: LinkTls,
+    target_tls: TargetTls,
+) -> int:
     import asyncio
 
     from proxy_engine.agent import Agent
@@ -160,23 +212,29 @@ async def _connect(chosen: Settings, token: str) -> int:
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
     from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
-    from proxy_engine.servers import Servers, parse_server
+    from proxy_engine.servers import Servers
     from proxy_engine.targets import Targets, resolve
 
     signals = Signals()
     engine = make_engine("agent", chosen)
     agent = Agent(
         engine,
-        servers=Servers([parse_server(url) for url in chosen.server], chosen.transport),
+        servers=Servers(servers, chosen.transport),
         token=token,
         targets=Targets(
-            engine, _targets(chosen), resolve, _flags(chosen), allowed=chosen.allow_target
+            engine,
+            _targets(chosen),
+            resolve,
+            _flags(chosen),
+            allowed=chosen.allow_target,
+            tls=target_tls,
         ),
         tunnels=[
             *(TunnelSpec(name) for name in chosen.http),
             *(TunnelSpec(tunnel.name, "tcp", tunnel.port) for tunnel in chosen.tcp.values()),
         ],
         reach=Reacher(resolve, proxy=chosen.proxy),
+        tls=tls,
         announce=lambda public: _announce(chosen, public),
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,
@@ -213,7 +271,7 @@ def _announce(chosen: Settings, public: list[PublicTunnel]) -> None:
     from proxy_engine.cli.output import box, is_terminal
     from proxy_engine.text import escape
 
-    targets = {name: str(target) for name, target in _targets(chosen).items()}
+    targets = {name: str(target) for name, target in {**_targets(chosen), **chosen.http}.items()}
     if chosen.log_format == "json":
         tunnels = [
             {"name": x.name, "kind": x.kind, "url": x.url, "target": targets.get(x.name, "")}

@@ -219,4 +219,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX tunnel_domains_by_tunnel ON tunnel_domains (tunnel_id)",
     ),
+    (
+        # Names that the certificates of devices have, as JSON. Caches elsewhere hold them too.
+        "ALTER TABLE devices ADD COLUMN certificate_names TEXT NOT NULL DEFAULT '[]'",
+        """
+        CREATE TRIGGER access_certificates AFTER UPDATE OF certificate_names ON devices BEGIN
+            UPDATE shared SET value = randomblob(16) WHERE name = 'access_generation';
+        END
+        """,
+    ),
 )
