@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority
+from tests.certificates import Authority, Pair
 from tests.e2e.harness import wait_until
 from tests.e2e.processes import run
 from tests.e2e.target import Target
@@ -37,6 +37,11 @@ def shown(site: TlsSite) -> int:
     """The serial number of the certificate that a new connection sees."""
     with site.tls_visitor() as visitor:
         return visitor.serial
+
+
+def wait_shown(site: TlsSite, pair: Pair) -> None:
+    """The workers hear of it a moment after the log."""
+    wait_until(lambda: shown(site) == pair.leaf.serial_number)
 
 
 class Load:
@@ -108,7 +113,7 @@ def test_a_changed_file_is_enough(site: TlsSite) -> None:
         pair = site.authority.issue(*NAMES)
         replace(pair, site.certificate, site.key)
         site.server.log("certificates reloaded")
-        assert shown(site) == pair.leaf.serial_number
+        wait_shown(site, pair)
         assert before.get() == 200  # goes on
         assert before.serial == site.pair.leaf.serial_number
 
@@ -133,7 +138,7 @@ def test_links_that_are_swapped_are_followed(tmp_path: Path, target: Target) -> 
         (tmp_path / "fresh").symlink_to("1")
         (tmp_path / "fresh").rename(tmp_path / "live")
         site.server.log("certificates reloaded")
-        assert shown(site) == pairs[1].leaf.serial_number
+        wait_shown(site, pairs[1])
     finally:
         site.close()
 
@@ -162,7 +167,7 @@ def test_what_is_no_good_leaves_the_last_good_and_is_told_once(site: TlsSite) ->
     assert shown(site) == good
     replace(stranger, site.certificate, site.key)
     site.server.log("certificates reloaded")
-    assert shown(site) == stranger.leaf.serial_number
+    wait_shown(site, stranger)
     stats = site.api("/api/v1/stats")
     assert (stats["tls_reloads"], stats["tls_certificate_days"]) == (1, 89)
     assert stats["tls_reload_failures"] >= 4
