@@ -21,6 +21,8 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_MOVE                          # from another worker: forward/move.pxd
     MESSAGE_TCP_LISTEN
     MESSAGE_TCP_CLOSE
+    MESSAGE_UDP_LISTEN                    # to one worker, as CLOSE
+    MESSAGE_UDP_CLOSE
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -45,7 +47,7 @@ cdef struct AuthReplyMessage:             # then the response bytes
     uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]
     uint32_t size
 
-cdef struct TcpListenMessage:             # LISTEN: the receiver takes `fd` over; CLOSE: no fd
+cdef struct TcpListenMessage:             # of UDP, too. LISTEN: the receiver takes `fd` over; CLOSE: no fd
     MailboxNode node
     int fd
     uint16_t port
@@ -73,6 +75,7 @@ cdef struct DialMessage:                  # then the request bytes
 cdef enum TargetFlag:                     # core.pyi TARGET_*
     TARGET_TCP = 1                        # a TCP tunnel's: a reset is passed on as a reset
     TARGET_PROXY_HEADER = 2               # it is told the visitor by a PROXY protocol v2 header
+    TARGET_UDP = 4                        # of a UDP tunnel: streams carry datagrams
 
 cdef struct TargetEntry:
     Address address

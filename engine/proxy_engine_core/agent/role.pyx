@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
 from proxy_engine_core.agent.target cimport target_init_worker, target_open
+from proxy_engine_core.agent.udp_target cimport udp_target_free, udp_target_init_worker
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport socket_close
@@ -30,6 +31,7 @@ cdef int agent_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     dial_init_worker(worker)
     target_init_worker(worker)
+    udp_target_init_worker(worker)
     role.host.opened = target_open
     role.host.housekeep = nothing
     role.host.closed = nothing
@@ -40,6 +42,7 @@ cdef void agent_free(Worker *worker) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     if role == NULL:
         return
+    udp_target_free(role)
     free(role.targets)
     free(role)
     worker.role = NULL

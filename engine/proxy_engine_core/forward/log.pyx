@@ -21,29 +21,19 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef Transaction *transaction = visitor.transaction
     cdef LogHeader header
-    cdef const char *address = visitor.address
-    cdef timespec now
-    cdef uint8_t *place
-    cdef uint32_t size
+    cdef LogTexts texts
     count(worker.counters, COUNT_VISITOR_BYTES_IN, transaction.bytes_in)
     count(worker.counters, COUNT_VISITOR_BYTES_OUT, transaction.bytes_out)
     memset(&header, 0, sizeof(header))
-    header.reason_size = <uint8_t>strlen(reason)
+    texts.address = visitor.address
     header.address_size = visitor.address_size
     if transaction.client_size:
         header.address_size = transaction.client_size
-        address = transaction.client
+        texts.address = transaction.client
     header.method_size = transaction.method_size
     header.host_size = transaction.host_size
     header.path_size = transaction.path_size
     header.request_id_size = transaction.request_id_size
-    size = log_size(&header)
-    place = spsc_reserve(&worker.log_ring, size)
-    if place == NULL:
-        count(worker.counters, COUNT_LOG_DROPPED, 1)
-        return
-    clock_gettime(CLOCK_REALTIME, &now)
-    header.time_us = <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000
     header.device = transaction.device
     header.route = transaction.route
     header.flags = transaction.log_flags
@@ -54,13 +44,33 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     if transaction.first_byte_us:
         header.first_byte_us = transaction.first_byte_us - transaction.started_us
         header.target_us = transaction.first_byte_us - transaction.sent_us
-    place = put(place, &header, sizeof(LogHeader))
-    place = put(place, transaction.request_id, header.request_id_size)
-    place = put(place, address, header.address_size)
-    place = put(place, transaction.method_name, header.method_size)
-    place = put(place, transaction.host, header.host_size)
-    place = put(place, transaction.path, header.path_size)
-    put(place, reason, header.reason_size)
+    texts.request_id = transaction.request_id
+    texts.method = transaction.method_name
+    texts.host = transaction.host
+    texts.path = transaction.path
+    texts.reason = reason
+    log_put(worker, &header, &texts)
+
+
+cdef void log_put(Worker *worker, LogHeader *header, const LogTexts *texts) noexcept nogil:
+    cdef timespec now
+    cdef uint8_t *place
+    cdef uint32_t size
+    header.reason_size = <uint8_t>strlen(texts.reason)
+    size = log_size(header)
+    place = spsc_reserve(&worker.log_ring, size)
+    if place == NULL:
+        count(worker.counters, COUNT_LOG_DROPPED, 1)
+        return
+    clock_gettime(CLOCK_REALTIME, &now)
+    header.time_us = <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000
+    place = put(place, header, sizeof(LogHeader))
+    place = put(place, texts.request_id, header.request_id_size)
+    place = put(place, texts.address, header.address_size)
+    place = put(place, texts.method, header.method_size)
+    place = put(place, texts.host, header.host_size)
+    place = put(place, texts.path, header.path_size)
+    put(place, texts.reason, header.reason_size)
     spsc_publish(&worker.log_ring)
     count(worker.counters, COUNT_LOG_RECORDS, 1)
     worker_log_written(worker, size)

@@ -19,6 +19,7 @@ from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pool cimport (
     pool_is_full, pool_stop_waiting, pool_take, pool_wait,
 )
+from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, Route, route_links, route_table_find,
@@ -57,8 +58,6 @@ cdef enum:
     HEAD_READ_SIZE = 16 * 1024            # bytes read while a head is expected
     OPENING_MAX = 1024                    # visitors waiting for a stream of one link
     IDLE_UNSAFE_DIVISOR = 2               # unsafe methods avoid streams idle half the limit
-
-cdef const char *HEX = "0123456789abcdef"
 
 
 cdef void read_head(Visitor *visitor) noexcept nogil:
@@ -145,19 +144,8 @@ cdef void refuse_head(Visitor *visitor, int error) noexcept nogil:
 
 
 cdef void new_request_id(Visitor *visitor) noexcept nogil:
-    # 128 bits: a random prefix of this worker and a counter, scattered.
-    cdef ServerRole *role = server_of(visitor.conn.worker)
-    cdef Transaction *transaction = visitor.transaction
-    cdef uint64_t halves[2]
-    cdef int index
-    role.request_id_next += 1
-    halves[0] = role.request_id_prefix
-    halves[1] = role.request_id_next * <uint64_t>0x9E3779B97F4A7C15
-    for index in range(32):
-        transaction.request_id[index] = HEX[
-            (halves[index >> 4] >> (60 - 4 * (index & 15))) & 15
-        ]
-    transaction.request_id_size = 32
+    request_id_write(server_of(visitor.conn.worker), visitor.transaction.request_id)
+    visitor.transaction.request_id_size = REQUEST_ID_SIZE
 
 
 cdef uint32_t copy_span(

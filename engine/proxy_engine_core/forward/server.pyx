@@ -18,6 +18,9 @@ from proxy_engine_core.forward.route cimport (
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
 )
+from proxy_engine_core.forward.udp cimport (
+    udp_close, udp_close_all, udp_free, udp_init_worker, udp_listen,
+)
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
 )
@@ -36,6 +39,7 @@ from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_ROUTE_DELETE,
     MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN,
     AuthReplyMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
     TcpListenMessage,
 )
@@ -58,6 +62,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     visitor_init_worker(worker)
     response_init_worker(worker)
+    udp_init_worker(worker)
     role.host.opened = NULL               # a device opens the control stream only
     role.host.housekeep = pool_housekeep
     role.host.closed = pools_close
@@ -77,6 +82,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
     route_table_free(&role.routes)
     admission_free(role)
     server_free_transactions(role)
+    udp_free(role)
     free(role)
     worker.role = NULL
 
@@ -86,7 +92,7 @@ cdef void server_discard(MailboxNode *message) noexcept nogil:
         route_free((<RouteMessage *>message).route)
     elif message.kind == MESSAGE_MOVE:
         move_discard(<MoveMessage *>message)
-    elif message.kind == MESSAGE_TCP_LISTEN:
+    elif message.kind in (MESSAGE_TCP_LISTEN, MESSAGE_UDP_LISTEN):
         socket_close((<TcpListenMessage *>message).fd)
 
 
@@ -132,12 +138,21 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             socket_close(listen.fd)
         else:
             worker_listen(worker, listen.fd, listen.port)
+    elif message.kind == MESSAGE_UDP_LISTEN:
+        listen = <TcpListenMessage *>message
+        if worker.is_draining:
+            socket_close(listen.fd)
+        else:
+            udp_listen(worker, listen.fd, listen.port)
+    elif message.kind == MESSAGE_UDP_CLOSE:
+        udp_close(worker, (<TcpListenMessage *>message).port)
     elif message.kind == MESSAGE_TCP_CLOSE:
         worker_close_listener(worker, (<TcpListenMessage *>message).port)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
         worker_close_listeners(worker)
+        udp_close_all(worker)
         visitors_drain(worker)
     elif message.kind in (MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN):
         for_link = <LinkMessage *>message

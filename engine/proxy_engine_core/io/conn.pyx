@@ -22,7 +22,7 @@ from proxy_engine_core.io.sys cimport (
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
-    CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
+    CONN_UDP_LISTENER, CONN_UDP_TARGET, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
     WaitList, Worker,
 )
 
@@ -69,6 +69,8 @@ cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept 
     conn.slot = slot
     conn.generation = worker.generations[slot]
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    if kind in (CONN_UDP_LISTENER, CONN_UDP_TARGET):
+        event.events = EPOLLIN | EPOLLET  # room is no news: every datagram sent makes some
     event.data.u64 = (<uint64_t>conn.generation << 32) | slot
     if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
         close(fd)

@@ -43,6 +43,8 @@ cdef enum ConnKind:
     CONN_LINK                             # both: an established link
     CONN_DIAL                             # agent: a link being dialled
     CONN_TARGET                           # agent: a connection to a target
+    CONN_UDP_LISTENER                     # server: the port of a UDP tunnel
+    CONN_UDP_TARGET                       # agent: a UDP visitor's socket towards the target
     CONN_KIND_COUNT
 
 cdef enum ConnFlag:
@@ -114,6 +116,7 @@ cdef struct Crew:                         # what the workers of an engine share:
     int is_drained                        # atomic: EVENT_DRAINED went out
     uint64_t unsettled                    # atomic
     uint64_t links[WORKERS_MAX]           # atomic
+    uint64_t udp_visitors                 # atomic
     Networks trusted                      # proxies whose X-Forwarded-* are believed
 
 cdef struct Worker:
