@@ -342,8 +342,10 @@ cdef class Engine:
                     self.crew, self.routes_version + 1, key, route_id, list(links), tunnel,
                     policy[0] if policy else None,
                 )
+                self.udp.routed(key, list(links))
             elif op[0] == "delete":
                 post_route_delete(self.crew, self.routes_version + 1, op[1])
+                self.udp.routed(op[1], [])
             else:
                 raise ValueError(f"unknown route operation {op[0]!r}")
             self.routes_version += 1

@@ -111,7 +111,7 @@ cdef int post_route(
     dict options
 ) except -1:
     cdef bytes key_bytes = key.encode()
-    cdef bytes packed = policy_pack(options, key.startswith("tcp:")) if options else b""
+    cdef bytes packed = policy_pack(options, key.startswith(("tcp:", "udp:"))) if options else b""
     cdef bytes name = tunnel_name(tunnel)
     cdef const char *key_start = key_bytes
     cdef const char *name_start = name

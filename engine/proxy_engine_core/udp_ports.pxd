@@ -20,6 +20,7 @@ cdef class UdpPorts:
 
     # Open one; the port bound. Raises OSError, ValueError.
     cdef int open(self, str host, int port) except -1
+    cdef int hand_out(self, int port) except -1      # to its worker
     cdef int close_port(self, int port) except -1
     # The links of a port's route are these from now on.
     cdef int routed(self, str key, list links) except -1

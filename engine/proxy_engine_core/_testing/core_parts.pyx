@@ -1,5 +1,5 @@
 # The engine's small parts for pytest: timer wheel, SPSC ring, mailbox, route table, learnt
-# idle limit, table of addresses, token buckets and the preamble of a stream.
+# idle limit, table of addresses, token buckets, SHA-256 and the preamble of a stream.
 
 cimport cython
 
@@ -17,6 +17,7 @@ from proxy_engine_core.io.socket cimport *
 from proxy_engine_core.io.timer cimport *
 from proxy_engine_core.options cimport Options
 from proxy_engine_core.proxy_protocol cimport *
+from proxy_engine_core.sha256 cimport *
 from proxy_engine_core.spsc cimport *
 from proxy_engine_core.yamux.session cimport YamuxSession
 
@@ -328,6 +329,12 @@ cdef class Addresses:
 
     def __len__(self):
         return (self.table.set_mask + 1) * ADDRESS_WAYS
+
+
+def sha256_of(bytes message):
+    cdef uint8_t digest[SHA256_SIZE]
+    sha256(message, len(message), digest)
+    return digest[:SHA256_SIZE]
 
 
 def key_of_address(str ip):

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcmp, strlen
+from libc.string cimport memchr, memcmp, memcpy, strlen
 
 from proxy_engine_core.buffer cimport buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport (
@@ -11,7 +11,7 @@ from proxy_engine_core.counters cimport (
 from proxy_engine_core.events cimport EVENT_AUTH
 from proxy_engine_core.forward.move cimport device_move
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_AUTH, VISITOR_TCP_OPENING, Visitor, transaction_fail, transaction_free,
+    VISITOR_AUTH, VISITOR_TCP_OPENING, Transaction, Visitor, transaction_fail, transaction_free,
     transaction_set_tcp, visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.head cimport Head
@@ -70,12 +70,17 @@ cdef void visitor_join_tunnel(
     Visitor *visitor, const uint8_t *response, uint32_t size, const uint8_t *tunnel,
     uint32_t tunnel_size
 ) noexcept nogil:
+    cdef Transaction *transaction = visitor.transaction
     if visitor.state != VISITOR_AUTH:
         return
     conn_write(&visitor.conn, response, size)
     count(visitor.conn.worker.counters, COUNT_TCP_CONNECTIONS, 1)
-    transaction_set_tcp(visitor.transaction, tunnel, tunnel_size)
-    visitor.transaction.bytes_in = 0      # of the tunnel, without the request's head
+    transaction_set_tcp(transaction, tunnel, tunnel_size)
+    if transaction.client_size:           # a trusted proxy spoke for it, for this once
+        visitor.address_size = transaction.client_size
+        memcpy(visitor.address, transaction.client, sizeof(visitor.address))
+        visitor.port = 0
+    transaction.bytes_in = 0              # of the tunnel, without the request's head
     visitor.state = VISITOR_TCP_OPENING
     conn_deadline(&visitor.conn, visitor.conn.worker.options.open_timeout_ms)
     conn_requeue(&visitor.conn)

@@ -12,9 +12,14 @@ cdef struct Reply:
     const uint8_t *request_id
     uint32_t request_id_size
     bint is_html
+    const char *fields                    # lines of fields; NULL: as the status wants them
+    const uint8_t *page                   # instead of our body
+    uint32_t page_size                    # 0: there is none
+    const char *page_type
     bint keep_alive
     bint is_head                          # no body, the same fields
 
-# Gathers the whole answer on `conn` and flushes it; returns its bytes.
+# Gathers the whole answer on `conn` and flushes it; nothing of `reply` is used afterwards.
+# Returns its bytes.
 cdef uint32_t reply_write(Conn *conn, const Reply *reply) noexcept nogil
 cdef const char *status_text(int status) noexcept nogil

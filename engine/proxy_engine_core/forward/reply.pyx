@@ -1,5 +1,5 @@
 # See reply.pxd. All texts are ours and request ids are checked tokens, so nothing here
-# needs escaping.
+# needs escaping. A page is its operator's own and goes out as it is.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
@@ -14,6 +14,10 @@ cdef enum:
 cdef const char *status_text(int status) noexcept nogil:
     if status == 400:
         return "Bad Request"
+    if status == 401:
+        return "Unauthorized"
+    if status == 403:
+        return "Forbidden"
     if status == 404:
         return "Not Found"
     if status == 405:
@@ -52,7 +56,10 @@ cdef uint32_t reply_write(Conn *conn, const Reply *reply) noexcept nogil:
     cdef int id_size = <int>reply.request_id_size
     cdef const char *request_id = <const char *>reply.request_id
     cdef int body_size, size
-    if reply.is_html:
+    if reply.page_size:
+        body[0] = 0
+        body_size = <int>reply.page_size
+    elif reply.is_html:
         body_size = snprintf(
             body, sizeof(body),
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>%d %s</title>"
@@ -69,13 +76,17 @@ cdef uint32_t reply_write(Conn *conn, const Reply *reply) noexcept nogil:
             "{\"status\":%d,\"error\":\"%s\",\"message\":\"%s\",\"request_id\":\"%.*s\"}\n",
             reply.status, reply.reason, reply.text, id_size, request_id,
         )
-    if reply.is_html:
+    if reply.page_size:
+        media_type = reply.page_type
+    elif reply.is_html:
         media_type = "text/html; charset=utf-8"
     if reply.keep_alive:
         persistence = "keep-alive"
     if reply.is_head:
         sent_body = ""
-    if reply.status == 503:
+    if reply.fields != NULL:
+        extra = reply.fields
+    elif reply.status == 503:
         extra = "Retry-After: 2\r\n"
     elif reply.status == 429:
         extra = "Retry-After: 1\r\n"    # no rate is below one a second
@@ -89,5 +100,8 @@ cdef uint32_t reply_write(Conn *conn, const Reply *reply) noexcept nogil:
         media_type, body_size, id_size, request_id, extra, persistence, sent_body,
     )
     conn_gather(conn, place, size)
+    if reply.page_size and not reply.is_head:
+        conn_gather(conn, reply.page, reply.page_size)
+        size += <int>reply.page_size
     gather_flush(conn.worker)
     return <uint32_t>size

@@ -22,6 +22,7 @@ cdef struct Route:                    # one block; its links, name and key stand
     uint32_t hash
     uint16_t key_size
     uint8_t name_size
+    bint is_marked                    # recheck.pxd
 
 cdef struct RouteTable:
     Route **buckets                   # `first`, until they are too many

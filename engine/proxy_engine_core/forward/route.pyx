@@ -30,6 +30,7 @@ cdef Route *route_new(
     CHECK(name_size <= TUNNEL_NAME_SIZE_MAX and key_size <= ROUTE_KEY_SIZE_MAX)
     route.next = NULL
     route.policy = NULL
+    route.is_marked = False
     route.id = id
     route.hash = hash_of(key, key_size)
     route.link_count = link_count

@@ -11,9 +11,11 @@ from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
 )
 from proxy_engine_core.forward.pool cimport pool_housekeep, pools_close, pools_drain
+from proxy_engine_core.forward.recheck cimport recheck_mark, recheck_tunnels
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
-    route_free, route_table_delete, route_table_free, route_table_init, route_table_set,
+    route_free, route_key, route_table_delete, route_table_find, route_table_free,
+    route_table_init, route_table_set,
 )
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
@@ -120,6 +122,12 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
                 )
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
+        recheck_mark(
+            role, route.route,
+            route_table_find(
+                &role.routes, route_key(route.route), route.route.key_size
+            ),
+        )
         route_table_set(&role.routes, route.route)
         role.routes_version = route.version
         moves_resume(role)
@@ -169,5 +177,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
 
 
 cdef void server_turn(Worker *worker) noexcept nogil:
+    if server_of(worker).marked_routes:
+        recheck_tunnels(server_of(worker))
     if worker.is_draining:
         crew_settle(worker, server_of(worker).active == 0 and not visitors_owed(worker))

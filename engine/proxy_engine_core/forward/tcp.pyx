@@ -19,14 +19,15 @@ from proxy_engine_core.forward.admission cimport (
 from proxy_engine_core.forward.body cimport run_tunnel
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
 from proxy_engine_core.forward.clock cimport transaction_deadline
+from proxy_engine_core.forward.describe cimport new_request_id
+from proxy_engine_core.forward.dispatch cimport start_waiting, wait_for_stream
+from proxy_engine_core.forward.gate cimport gate_turns_away
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pool cimport pool_is_full, pool_open, pool_stop_waiting
-from proxy_engine_core.forward.request cimport (
-    live_link, new_request_id, other_worker, start_waiting, wait_for_stream,
-)
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, Route, route_name, route_table_find,
 )
+from proxy_engine_core.forward.routing cimport live_link, other_worker
 from proxy_engine_core.forward.transaction cimport (
     VISITOR_TCP_HEADER, VISITOR_TCP_OPENING, VISITOR_TUNNEL, HttpStream, ServerRole, Transaction,
     Visitor, server_of, transaction_begin, transaction_fail, transaction_set_tcp, visitor_close,
@@ -169,6 +170,7 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     cdef Link *link
     cdef HttpStream *http = NULL
     cdef int other, status
+    cdef const char *reason
     if visitor.opening_link != NULL and visitor.opening_link.opening_first != visitor:
         return                            # not its turn
     if worker.pressure >= PRESSURE_WORK:
@@ -180,6 +182,11 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
         refuse(visitor, b"unknown_tunnel")
         return
     transaction.route = route.id
+    if route.policy != NULL:
+        reason = gate_turns_away(visitor, route.policy)
+        if reason != NULL:
+            refuse(visitor, reason)
+            return
     link = live_link(worker, route, 0)
     if link == NULL:
         other = other_worker(worker, route)

@@ -2,7 +2,8 @@
 # verbs that begin and end a request. The life of a request:
 #
 #   visitor.pyx   the connection: accepted, woken, timed out, drained; by state it calls
-#   request.pyx   HEAD --parse, admit, route--> pool.pyx: a stream --rewritten head--> ACTIVE
+#   request.pyx   HEAD --parse, describe, admit, route-->
+#   dispatch.pyx  a stream of the pool, or WAITING for one --rewritten head--> ACTIVE
 #   body.pyx      request body: visitor -> stream, as far as window and link allow
 #   response.pyx  stream -> head parse, rewrite -> visitor; body as framed
 #   transaction   finish (log, stream back to the pool, next request), fail (an answer of
@@ -23,6 +24,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from proxy_engine_core.buffer cimport Buffer
 from proxy_engine_core.forward.addresses cimport AddressEntry, AddressTable
 from proxy_engine_core.forward.idle cimport IdleLimit
+from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
@@ -173,6 +175,7 @@ cdef struct ServerRole:
     AddressTable addresses                # without entries: no limit is set
     Head head                             # scratch of the parse under way
     Transaction *free_transactions        # linked through `http`
+    uint32_t marked_routes                # recheck.pxd
     uint32_t active                       # visitors between head and last byte
     uint64_t request_id_prefix
     uint64_t request_id_next
@@ -197,6 +200,8 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil
 cdef void transaction_fail(
     Visitor *visitor, int status, const char *reason, const char *text
 ) noexcept nogil
+# The same, by a reply with its status, reason and text, and a page if it has one.
+cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil
 # Stop after the bytes already queued; read off the rest of the input if it may still come.
 cdef void visitor_finish(Visitor *visitor) noexcept nogil
 cdef void visitor_linger(Visitor *visitor) noexcept nogil       # one step of LINGER

@@ -142,22 +142,32 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil:
 cdef void transaction_fail(
     Visitor *visitor, int status, const char *reason, const char *text
 ) noexcept nogil:
+    cdef Reply reply
+    memset(&reply, 0, sizeof(Reply))
+    reply.status = status
+    reply.reason = reason
+    reply.text = text
+    transaction_answer(visitor, &reply)
+
+
+cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef Worker *worker = visitor.conn.worker
     cdef HttpStream *http = transaction.http
-    cdef Reply reply
-    cdef bint keep_alive
     if http != NULL:
         transaction.http = NULL
         http.visitor = NULL
         http_stream_release(http, YAMUX_RESET_CANCEL)
     pool_stop_waiting(visitor)
     conn_stop_waiting(&visitor.conn)
-    if transaction.head_sent or status == 0 or visitor.conn.flags & (CONN_BROKEN | CONN_CLOSED):
+    if (
+        transaction.head_sent or reply.status == 0
+        or visitor.conn.flags & (CONN_BROKEN | CONN_CLOSED)
+    ):
         gather_flush(worker)
         transaction.log_flags |= LOG_ABORTED
         count(worker.counters, COUNT_REQUESTS_ABORTED, 1)
-        log_write(visitor, reason)
+        log_write(visitor, reply.reason)
         # Never a clean end: what ends with the connection would look complete.
         if visitor.state == VISITOR_TUNNEL or transaction.is_tcp or transaction.head_sent and (
             transaction.reframe == REFRAME_CLOSE or transaction.response_framing == BODY_CLOSE
@@ -166,23 +176,21 @@ cdef void transaction_fail(
         transaction_free(visitor)
         visitor_close(visitor)
         return
-    keep_alive = transaction.keep_alive and transaction.request_done and not worker.is_draining
-    reply.status = status
-    reply.reason = reason
-    reply.text = text
     reply.request_id = transaction.request_id
     reply.request_id_size = transaction.request_id_size
     reply.is_html = transaction.accepts_html
-    reply.keep_alive = keep_alive
+    reply.keep_alive = (
+        transaction.keep_alive and transaction.request_done and not worker.is_draining
+    )
     reply.is_head = transaction.method == METHOD_HEAD
-    transaction.status = <unsigned short>status
+    transaction.status = <unsigned short>reply.status
     transaction.log_flags |= LOG_LOCAL
     transaction.head_sent = True
-    transaction.bytes_out += reply_write(&visitor.conn, &reply)
+    transaction.bytes_out += reply_write(&visitor.conn, reply)
     count(worker.counters, COUNT_RESPONSES_LOCAL, 1)
-    log_write(visitor, reason)
+    log_write(visitor, reply.reason)
     transaction_free(visitor)
-    if keep_alive:
+    if reply.keep_alive:
         next_request(visitor)
     else:
         visitor_finish(visitor)

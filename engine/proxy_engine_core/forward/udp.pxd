@@ -13,7 +13,9 @@
 
 from libc.stdint cimport uint16_t
 
+from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.transaction cimport ServerRole
+from proxy_engine_core.forward.udp_table cimport UdpListener
 from proxy_engine_core.io.worker cimport Worker
 
 
@@ -23,3 +25,5 @@ cdef void udp_free(ServerRole *role) noexcept nogil
 cdef void udp_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
 cdef void udp_close(Worker *worker, uint16_t port) noexcept nogil    # and end its visitors
 cdef void udp_close_all(Worker *worker) noexcept nogil
+# The tunnel's options are these now: end the visitors that may not be here any more.
+cdef void udp_recheck(UdpListener *listener, const Policy *policy) noexcept nogil

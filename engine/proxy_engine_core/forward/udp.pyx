@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset, strlen
 from proxy_engine_core.atomic cimport atomic_add, atomic_load_relaxed, atomic_subtract
 from proxy_engine_core.buffer cimport buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_UDP_DATAGRAMS_IN, COUNT_UDP_DATAGRAMS_OUT,
+    COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_TUNNELS_TURNED_AWAY, COUNT_UDP_DATAGRAMS_IN, COUNT_UDP_DATAGRAMS_OUT,
     COUNT_UDP_DROPPED, COUNT_UDP_ERRORS, COUNT_UDP_OVERRUNS, COUNT_UDP_OVERSIZE,
     COUNT_UDP_REFUSED, COUNT_UDP_VISITORS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
 )
@@ -18,11 +18,13 @@ from proxy_engine_core.datagram cimport (
 )
 from proxy_engine_core.forward.addresses cimport address_key, address_table_get
 from proxy_engine_core.forward.admission cimport admit_connection
+from proxy_engine_core.forward.gate cimport gate_turns_address_away
 from proxy_engine_core.forward.log cimport LogHeader, LogTexts, log_put
+from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.pool cimport pool_stream, pool_wake
-from proxy_engine_core.forward.request cimport live_link
 from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
 from proxy_engine_core.forward.route cimport Route, route_name, route_table_find
+from proxy_engine_core.forward.routing cimport live_link
 from proxy_engine_core.forward.transaction cimport (
     LOG_ABORTED, LOG_TUNNEL, LOG_UDP, ServerRole, server_of,
 )
@@ -255,6 +257,7 @@ cdef UdpVisitor *visitor_open(
         link = live_link(worker, route, 0)
     if (
         link == NULL or not link.has_preamble
+        or route.policy != NULL and gate_turns_address_away(worker, address, route.policy) != NULL
         or worker.pressure >= PRESSURE_WORK
         or listener.visitor_count >= worker.options.udp_tunnel_visitors_max
         or atomic_load_relaxed(&worker.crew.udp_visitors) >= worker.options.udp_visitors_max
@@ -272,6 +275,7 @@ cdef UdpVisitor *visitor_open(
     visitor.link = link
     visitor.device = link.device
     visitor.route = route.id
+    listener.route = route.id
     request_id_write(role, visitor.request_id)
     if role.addresses.entries != NULL:
         visitor.address_entry = address_table_get(
@@ -407,7 +411,27 @@ cdef void visitor_reset(UdpVisitor *visitor, const char *reason, uint32_t code) 
     udp_table_remove(visitor)
 
 
-cdef void write_log(const UdpVisitor *visitor, const char *reason) noexcept nogil:
+cdef void udp_recheck(UdpListener *listener, const Policy *policy) noexcept nogil:
+    recheck_list(&listener.brief, policy)
+    recheck_list(&listener.lasting, policy)
+
+
+cdef void recheck_list(UdpVisitorList *visitors, const Policy *policy) noexcept nogil:
+    cdef UdpVisitor *visitor = visitors.oldest
+    cdef UdpVisitor *following
+    cdef const char *reason
+    while visitor != NULL:
+        following = visitor.newer
+        reason = gate_turns_address_away(
+            visitor.listener.conn.worker, &visitor.address, policy
+        )
+        if reason != NULL:
+            count(visitor.listener.conn.worker.counters, COUNT_TUNNELS_TURNED_AWAY, 1)
+            visitor_end(visitor, reason)
+        visitor = following
+
+
+cdef void write_log(UdpVisitor *visitor, const char *reason) noexcept nogil:
     cdef Worker *worker = visitor.listener.conn.worker
     cdef LogHeader header
     cdef LogTexts texts

@@ -54,6 +54,7 @@ cdef struct UdpListener:                  # the public port of one tunnel
     uint32_t bucket_count                 # a power of two
     uint32_t visitor_count
     uint32_t overruns_seen
+    uint32_t route                        # of its visitors; 0: there were none
     uint64_t seed                         # of the hash: visitors choose their ports
 
 cdef UdpVisitor *udp_table_find(

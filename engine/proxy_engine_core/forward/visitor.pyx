@@ -21,7 +21,9 @@ from proxy_engine_core.forward.clock cimport (
     is_connecting, reader_is_late, reader_moved, transaction_deadline, upload_is_awaited,
     upload_is_late, visitor_rest_deadline,
 )
-from proxy_engine_core.forward.request cimport new_request_id, read_head, request_overloaded
+from proxy_engine_core.forward.describe cimport new_request_id
+from proxy_engine_core.forward.dispatch cimport request_overloaded
+from proxy_engine_core.forward.request cimport read_head
 from proxy_engine_core.forward.tcp cimport tcp_begin, tcp_open, tcp_read_header
 from proxy_engine_core.forward.transaction cimport (
     RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_HEAD, VISITOR_LINGER, VISITOR_OUT_HIGH,
