@@ -3,7 +3,7 @@
  * MPSC mailbox: many producers push, one worker takes everything (io/mailbox).
  * SPSC ring:    one worker writes, Python reads (spsc).
  * Counters:     one worker writes, anybody reads (relaxed).
- * Totals:       all workers add and subtract (io/crew). */
+ * Totals:       all workers add and subtract (io/crew, quota). */
 #ifndef PROXY_ENGINE_ATOMIC_H
 #define PROXY_ENGINE_ATOMIC_H
 
@@ -46,6 +46,13 @@ static inline uint64_t atomic_add(uint64_t *value, uint64_t amount)
 static inline uint64_t atomic_subtract(uint64_t *value, uint64_t amount)
 {
     return __atomic_sub_fetch(value, amount, __ATOMIC_SEQ_CST);
+}
+
+/* Set it to `to` if it is `*expected`, which otherwise becomes what it is. */
+static inline int atomic_compare_exchange(uint64_t *value, uint64_t *expected, uint64_t to)
+{
+    return __atomic_compare_exchange_n(value, expected, to, 0, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_RELAXED);
 }
 
 static inline int atomic_load_flag(const int *flag)

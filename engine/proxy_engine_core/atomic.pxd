@@ -9,6 +9,7 @@ cdef extern from "atomic.h" nogil:
     void gauge_set(uint64_t *value, uint64_t to)
     uint64_t atomic_add(uint64_t *value, uint64_t amount)
     uint64_t atomic_subtract(uint64_t *value, uint64_t amount)
+    bint atomic_compare_exchange(uint64_t *value, uint64_t *expected, uint64_t to)
     int atomic_load_flag(const int *flag)
     int atomic_exchange_flag(int *flag, int to)
     void atomic_store_flag(int *flag, int to)

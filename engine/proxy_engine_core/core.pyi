@@ -222,13 +222,30 @@ class Engine:
         preamble: bool = False,
         worker: int = -1,
         tunnel: str = "",
+        quota: int = 0,
+        limits: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
         """Answer EVENT_AUTH with a whole HTTP response: a 101 when accept, else a refusal.
 
         The link will live on `worker`; -1: on the one with the fewest links. With `tunnel` the
         connection becomes no link: what follows goes to the route "tcp:TUNNEL".
+        Links of one `quota`, a number of the caller's (0: none), share `limits`, on whichever
+        workers they are: connections (of HTTP: requests under way), requests a second, and bytes
+        a second both ways together; 0: no limit. A connection to a tunnel ends with joined_close().
         A device that has gone meanwhile is no error.
         """
+
+    def limits_apply(self, quota: int, limits: tuple[int, int, int]) -> None:
+        """Server: other limits for the links of a quota, those under way included. One that no
+        link has is no error. Raises: ValueError for a limit that is too large."""
+
+    def joined_close(self, quota: int) -> None:
+        """Server: end the connections to tunnels that auth_reply() let in by this quota
+        ("token_ended"), and those that are just being made."""
+
+    def connections(self, quota: int) -> int:
+        """Server: how many connections and requests its links have now; those of links without
+        limits are not counted."""
 
     def routes_apply(self, ops: Sequence[RouteOp]) -> None: ...
     def link_send(self, link: int, record: bytes) -> None:

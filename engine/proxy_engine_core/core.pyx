@@ -31,19 +31,24 @@ from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.mail cimport (
     address_read, check_worker, post_auth_reply, post_dial, post_drain, post_link_loads,
-    post_route, post_route_delete, post_targets, post_tcp_close, post_tcp_listen, post_to_link,
+    post_quota, post_route, post_route_delete, post_targets, post_tcp_close, post_tcp_listen,
+    post_to_link,
 )
 from proxy_engine_core.messages cimport (
-    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND,
+    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND, MESSAGE_QUOTA_CHANGED,
+    MESSAGE_QUOTA_ENDED,
     TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG, TARGET_UDP as UDP_FLAG,
 )
 from proxy_engine_core.networks cimport networks_add
 from proxy_engine_core.options cimport Options, options_fit_memory, options_read
+from proxy_engine_core.quota cimport Quota, quota_connections, quota_end, quota_set
+from proxy_engine_core.quota_table cimport QuotaTable
 from proxy_engine_core.udp_ports cimport UdpPorts
 from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
 
 from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
+from proxy_engine_core.quota_table import check_limits
 from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
@@ -86,6 +91,7 @@ cdef class Engine:
     # freed under a running thread.
     cdef Crew *crew
     cdef Options *options
+    cdef QuotaTable quotas
     cdef int python_fd
     cdef bint is_server
     cdef bint is_started
@@ -103,6 +109,7 @@ cdef class Engine:
         if not 1 <= workers <= CREW_SIZE_MAX:
             raise ValueError(f"workers takes 1 to {CREW_SIZE_MAX}, not {workers}")
         self.is_server = role == "server"
+        self.quotas = QuotaTable()
         self.options = <Options *>malloc(sizeof(Options))
         self.crew = <Crew *>malloc(sizeof(Crew))
         if self.options == NULL or self.crew == NULL:
@@ -319,7 +326,7 @@ cdef class Engine:
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",
         uint32_t window=262144, uint32_t streams_max=500, bint preamble=False, int worker=-1,
-        str tunnel="",
+        str tunnel="", uint64_t quota=0, tuple limits=(0, 0, 0),
     ):
         cdef LinkSetup setup
         if not 262144 <= window <= 16 << 20:
@@ -331,7 +338,30 @@ cdef class Engine:
         setup.carrier = carrier_kind(carrier)
         setup.has_preamble = preamble
         self.check_role(True)
+        setup.quota = self.quotas.get(quota, limits)
         post_auth_reply(self.crew, ticket, response, accept, &setup, worker, tunnel)
+
+    def limits_apply(self, uint64_t quota, tuple limits):
+        cdef Quota *found
+        self.check_role(True)
+        check_limits(limits)
+        found = self.quotas.find(quota)
+        if found != NULL and quota_set(found, limits[0], limits[1], limits[2]):
+            post_quota(self.crew, MESSAGE_QUOTA_CHANGED, found)
+
+    def joined_close(self, uint64_t quota):
+        cdef Quota *found
+        self.check_role(True)
+        found = self.quotas.find(quota)
+        if found != NULL:
+            quota_end(found)
+            post_quota(self.crew, MESSAGE_QUOTA_ENDED, found)
+
+    def connections(self, uint64_t quota):
+        cdef Quota *found
+        self.check_role(True)
+        found = self.quotas.find(quota)
+        return 0 if found == NULL else quota_connections(found)
 
     def routes_apply(self, ops):
         self.check_role(True)

@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport Crew
 from proxy_engine_core.link.establish cimport LinkSetup
+from proxy_engine_core.quota cimport Quota
 
 
 cdef int check_worker(const Crew *crew, int64_t worker) except -1
@@ -23,9 +24,10 @@ cdef int post_route_delete(Crew *crew, uint64_t version, str key) except -1
 # Takes `fds`, one for each worker, over; also when it fails.
 cdef int post_tcp_listen(Crew *crew, uint16_t port, const int *fds) except -1
 cdef int post_tcp_close(Crew *crew, uint16_t port) except -1
+cdef int post_quota(Crew *crew, uint32_t kind, Quota *quota) except -1
 cdef int post_targets(Crew *crew, list rows) except -1
 
-# To one.
+# To one. The setup's quota gets a reference.
 cdef int post_auth_reply(
     Crew *crew, uint64_t ticket, bytes response, bint accept, const LinkSetup *setup, int worker,
     str tunnel

@@ -19,10 +19,11 @@ from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_ROUTE_DELETE,
     MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
     MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN, TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP,
-    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
-    TargetEntry, TargetsMessage, TcpListenMessage,
+    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, QuotaMessage, RouteDeleteMessage,
+    RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage,
 )
 from proxy_engine_core.policy_pack cimport policy_pack
+from proxy_engine_core.quota cimport Quota, quota_hold
 
 ctypedef void (*discard_fn)(MailboxNode *message) noexcept nogil
 
@@ -186,6 +187,17 @@ cdef int post_tcp_close(Crew *crew, uint16_t port) except -1:
     return 0
 
 
+cdef int post_quota(Crew *crew, uint32_t kind, Quota *quota) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(QuotaMessage), kind)
+    for index in range(crew.worker_count):
+        (<QuotaMessage *>nodes[index]).quota = quota
+        quota_hold(quota)
+    post_all(crew, nodes)
+    return 0
+
+
 cdef int post_targets(Crew *crew, list rows) except -1:
     cdef MailboxNode *nodes[WORKERS_MAX]
     cdef TargetsMessage *table
@@ -242,6 +254,7 @@ cdef int post_auth_reply(
     reply = <AuthReplyMessage *>new_message(sizeof(AuthReplyMessage) + size, MESSAGE_AUTH_REPLY)
     reply.ticket = ticket
     reply.setup = setup[0]
+    quota_hold(setup.quota)
     reply.worker = worker
     reply.accept = accept
     reply.tunnel_size = <uint8_t>len(name)

@@ -7,6 +7,7 @@ from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.link.establish cimport LinkSetup
+from proxy_engine_core.quota cimport Quota
 
 
 cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
@@ -23,6 +24,8 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_TCP_CLOSE
     MESSAGE_UDP_LISTEN                    # to one worker, as CLOSE
     MESSAGE_UDP_CLOSE
+    MESSAGE_QUOTA_CHANGED                 # server
+    MESSAGE_QUOTA_ENDED                   # server
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -40,17 +43,22 @@ cdef struct LinkMessage:
 cdef struct AuthReplyMessage:             # then the response bytes
     MailboxNode node
     uint64_t ticket
-    LinkSetup setup
+    LinkSetup setup                       # with a reference to its quota
     int worker                            # where the link will live; -1: the engine chooses
     bint accept
     uint8_t tunnel_size                   # 0: a link; else a connection to this TCP tunnel
     uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]
     uint32_t size
 
-cdef struct TcpListenMessage:             # of UDP, too. LISTEN: the receiver takes `fd` over; CLOSE: no fd
+cdef struct TcpListenMessage:             # and of UDP. LISTEN: the receiver takes `fd`; CLOSE: none
     MailboxNode node
     int fd
     uint16_t port
+
+cdef struct QuotaMessage:                 # with a reference to it
+    MailboxNode node
+    Quota *quota
+    uint32_t cursor                       # the worker's: see forward/walk.pxd
 
 # `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over

@@ -35,6 +35,7 @@ cdef struct Options:
     uint64_t device_request_rate      # requests per second and link; 0 -> 429
     uint64_t device_requests_max      # requests at once per link; 0: no limit -> 503
     uint64_t rate_burst_ms            # worth of tokens a rate limit saves up
+    uint64_t bandwidth_burst_ms       # ... and a limit of bandwidth
     uint64_t address_table_size       # addresses a worker remembers
     uint64_t udp_timeout_ms           # a UDP visitor that has sent several datagrams is silent
     uint64_t udp_brief_timeout_ms     # ... one that has sent a single one

@@ -35,6 +35,8 @@ cdef dict TABLE = {
     "device_request_rate": (0, 0, 1_000_000),
     "device_requests_max": (0, 0, 65_000),
     "rate_burst_ms": (2_000, 0, 3_600_000),
+    # More than a busy worker is late: else a limit would be less than it says.
+    "bandwidth_burst_ms": (250, 1, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
     "tcp_proxy_protocol": (0, 0, 1),
     # What a NAT has to keep at least (RFC 4787); less for those who ask once: a resolver's every

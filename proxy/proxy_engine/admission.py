@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from proxy_engine import handshake, joining, logs, tokens
+from proxy_engine.cache import AccessCache
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Refusal
@@ -24,7 +25,6 @@ from proxy_engine.link_table import LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage import Device, Token
 from proxy_engine.tasks import Tasks
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import parse_request_head
 
@@ -63,7 +63,7 @@ class Admission:
         tasks: Tasks,
         *,
         registry: Registry,
-        cache: TokenCache,
+        cache: AccessCache,
         guard: LoginGuard,
         table: TunnelTable,
         clock: Callable[[], float] = time.time,
@@ -144,6 +144,7 @@ class Admission:
 
     async def _admit(self, read: list[tuple[Ask, _Request]]) -> None:
         left = [ask for ask, _ in read]
+        version = self._cache.version
         try:
             found = await tokens.find_all(self._cache, [request.secret for _, request in read])
             authorised: list[tuple[Ask, _Request, Token]] = []
@@ -168,7 +169,7 @@ class Admission:
             return
         for ask, request, token in authorised:
             try:
-                self._accept(ask, request, token, devices.get(token.device or ""))
+                self._accept(ask, request, token, devices.get(token.device or ""), version)
             except Refusal as refusal:
                 self._refuse(ask, refusal)
 
@@ -232,11 +233,14 @@ class Admission:
             raise Refusal(403, "wrong_device", "the token does not allow this device name")
         return msgspec.structs.replace(token, device=name)
 
-    def _accept(self, ask: Ask, request: _Request, token: Token, device: Device | None) -> None:
+    def _accept(
+        self, ask: Ask, request: _Request, token: Token, device: Device | None, version: int
+    ) -> None:
         """Let the device in, or raise Refusal.
 
         Args:
             device: the one that the token allows, if it is not the device's own.
+            version: of the cache, before it was asked for them.
         """
         offer = handshake.read_request(request.method, request.target, request.fields)
         if device is not None:
@@ -250,6 +254,7 @@ class Admission:
         now = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
         link = self._links.accept(token.device_id, token, offer, ask.peer, now)
+        link.version = version
         self._registry.token_used(token.id)
         self._engine.auth_reply(
             ask.ticket,

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import config, logs, tokens
+from proxy_engine.access_watch import AccessWatch
+from proxy_engine.cache import AccessCache
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.hooks import Webhook
@@ -29,7 +31,6 @@ from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.storage.opening import open_store
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
 from proxy_engine_core import log_batch
@@ -38,6 +39,7 @@ from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from proxy_engine.cache.shared import SharedCache
     from proxy_engine.reload import Reloaded
     from proxy_engine_core.core import Engine, Event
 
@@ -74,11 +76,11 @@ class Server:
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
-        self._must_recheck = False
         self.webhook: Webhook | None = None
         self.store: Store
         self.engine: Engine
-        self.cache: TokenCache
+        self.cache: AccessCache
+        self.watch: AccessWatch
         self.guard: LoginGuard
         self.links: Links
         self.table: TunnelTable
@@ -149,8 +151,10 @@ class Server:
             tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
             device_name=self._device_name,
         )
-        self.cache = TokenCache(self.store)
         self.guard = LoginGuard(settings.login_failures)
+        self.cache = AccessCache(self.store, await self._shared_cache())
+        self.watch = AccessWatch(self.store, self.cache)
+        self._exit.push_async_callback(self.watch.close)
         self.links = Links(
             self.engine,
             self.store,
@@ -168,8 +172,7 @@ class Server:
             guard=self.guard,
             notify=await self._start_webhook(),
         )
-        await self.store.changed_elsewhere()  # from here on
-        await self.links.recheck()  # all tokens are known from the start
+        await self.watch.start(self.links)
         api = await start_api(admin_socket, self)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
@@ -193,10 +196,7 @@ class Server:
 
     async def access_changed(self) -> None:
         """Tokens or devices were written: nothing that was known of them counts any more."""
-        self.cache.clear()
-        self._must_recheck = True  # until it is done, should the store fail on the way
-        await self.links.recheck()
-        self._must_recheck = False
+        await self.watch.changed()
 
     def _on_event(self, event: Event) -> None:
         link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
@@ -268,6 +268,25 @@ class Server:
         self._exit.callback(sender.cancel)
         return self.webhook.put
 
+    async def _shared_cache(self) -> SharedCache | None:
+        settings = self.settings
+        url = config.secret(settings, "redis_url")
+        if not url:
+            return None
+        from proxy_engine.cache.shared import SharedCache
+
+        shared = SharedCache(
+            url,
+            config.secret(settings, "redis_password"),
+            await self.store.shared_key(),
+            guard=self.guard,
+            on_change=lambda: self.watch.hint(),
+            on_gap=lambda: self.watch.gap(),
+        )
+        self._exit.push_async_callback(shared.close)
+        shared.start()
+        return shared
+
     async def _create_first_tokens(self) -> None:
         if await self.store.tokens():
             return
@@ -279,11 +298,7 @@ class Server:
     async def _look(self) -> None:
         """For links that are not allowed any more, by the clock or by others."""
         self.links.tick()
-        if await self.store.changed_elsewhere():
-            await self.access_changed()
-        elif self._must_recheck:
-            await self.links.recheck()
-            self._must_recheck = False
+        await self.watch.look()
 
 
 async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

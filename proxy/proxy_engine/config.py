@@ -23,7 +23,7 @@ from proxy_engine import setting_values as parse
 from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
-from proxy_engine.values import Address, TcpTunnel
+from proxy_engine.values import Address, PortTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
@@ -50,12 +50,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
     mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    redis_url: str = ""  # a cache of tokens and devices that several servers share
+    redis_url_file: str = ""
+    redis_password: str = ""  # instead of one in the URL
+    redis_password_file: str = ""
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
-    tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
+    tcp_ports: tuple[PortRange, ...] = (
+        PortRange(10000, 20000),
+    )  # that TCP and UDP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: tuple[str, ...] = ()  # several: the first that answers
@@ -64,7 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
-    tcp: dict[str, TcpTunnel] = {}  # by what was written in front of the target
+    tcp: dict[str, PortTunnel] = {}  # by what was written in front of the target
+    udp: dict[str, PortTunnel] = {}
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
@@ -104,6 +111,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "mongodb_uri": parse.to_mongodb_uri,
     "mongodb_uri_file": parse.to_text,
     "mongodb_driver": parse.to_choice("motor", "pymongo"),
+    "redis_url": parse.to_redis_url,
+    "redis_url_file": parse.to_text,
+    "redis_password": parse.to_text,
+    "redis_password_file": parse.to_text,
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,
@@ -119,6 +130,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "device": parse.to_text,
     "http": parse.to_targets,
     "tcp": parse.to_tcp,
+    "udp": parse.to_udp,
     "proxy_protocol": parse.to_names,
     "transport": parse.to_choice("auto", "ws", "tcp"),
     "links": parse.to_integer(0, LINKS_MAX),
@@ -134,6 +146,7 @@ KEYS = tuple(_PARSERS)
 CLIENT_KEYS = frozenset(
     {
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
+        *("tcp", "udp", "proxy_protocol"),
         "allow_target",
         *("admin_url", "admin_token", "admin_token_file"),
     }
@@ -169,7 +182,7 @@ def plain(settings: Settings, key: str) -> Any:
         return [str(x) for x in value]
     if isinstance(value, dict):
         return {
-            name: str(x) if isinstance(x, (Address, TcpTunnel)) else x for name, x in value.items()
+            name: str(x) if isinstance(x, (Address, PortTunnel)) else x for name, x in value.items()
         }
     return value
 

@@ -28,7 +28,7 @@ class BadRecord(Exception):
 class TunnelSpec(msgspec.Struct):
     name: str
     kind: str = "http"
-    port: int | None = None  # tcp: the public one, 0 for any; None: private
+    port: int | None = None  # tcp, udp: the public one, 0 for any; None: private, of tcp
 
 
 class PublicTunnel(msgspec.Struct):

@@ -47,6 +47,7 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     worker: int
     since: float
     id: int = -1  # -1: accepted, not up yet
+    version: int = 0  # of the cache, before the token was looked up
     agent: str = ""
     platform: str = ""
     is_closing: bool = False

@@ -26,6 +26,7 @@ import msgspec
 
 from proxy_engine import control, logs, tokens
 from proxy_engine.admission import Admission, Ask
+from proxy_engine.cache import AccessCache
 from proxy_engine.config import LINKS_MAX
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
@@ -36,7 +37,6 @@ from proxy_engine.ports import Ports
 from proxy_engine.registration import Registration, Request
 from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.tasks import Tasks
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import (
     EVENT_AUTH,
@@ -76,7 +76,7 @@ class Links:
         links_max: int = 0,
         ports: Ports | None = None,
         busy_share: int = 60,
-        cache: TokenCache | None = None,
+        cache: AccessCache | None = None,
         guard: LoginGuard | None = None,
         notify: Callable[[str, DeviceEvent], None] = lambda name, event: None,
         clock: Callable[[], float] = time.time,
@@ -87,13 +87,13 @@ class Links:
         self._table = table
         self._clock = clock
         self._tasks = Tasks()
-        self._cache = cache or TokenCache(store)
         self._links = LinkTable(
             links_max=links_max or min(engine.workers, LINKS_MAX), workers=engine.workers
         )
         self.registry = Registry(store, clock=clock, notify=notify)
         self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
-        self._cache = cache or TokenCache(store)
+        self._cache = cache or AccessCache(store)
+        self.must_recheck = False  # a link may have come up with what is not good any more
         self._admission = Admission(
             engine,
             self._links,
@@ -166,8 +166,13 @@ class Links:
         # Who comes while the store answers may be newer than what it says.
         links, owners = list(self._links), self._table.owners()
         version = self._cache.version
-        known = {token.id: token for token in await self._store.tokens()}
-        devices = {device.id: device for device in await self._store.devices()}
+        self.must_recheck = False
+        try:
+            known = {token.id: token for token in await self._store.tokens()}
+            devices = {device.id: device for device in await self._store.devices()}
+        except StorageError:
+            self.must_recheck = True
+            raise
         self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
         for link in links:
@@ -207,6 +212,8 @@ class Links:
             _log.warning("unknown link closed", link=link_id, device=device_id, peer=peer)
             self._engine.link_close(link_id, "unknown")
             return
+        if link.version != self._cache.version:  # somebody wrote after its token was looked up
+            self.must_recheck = True
         self.registry.link_up(link)
         if self._admission.is_turned_away(device_id, link.instance):  # while it came up
             self._close(link, "replaced", "replaced by another agent run")

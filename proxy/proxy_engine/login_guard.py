@@ -1,7 +1,7 @@
 """How often an address may fail to log in: a bucket of failures for each.
 
 A 256-bit token is never guessed, but guesses cost work. Of an address that has failed too often
-no unknown token is looked up any more for a while; who is known already (token_cache.py) comes
+no unknown token is looked up any more for a while; who is known already (cache/) comes
 in all the same, so that one broken device does not lock out the others behind its NAT.
 
 Pure: the time is passed in.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from collections.abc import Callable
 
 ADDRESSES_MAX = 16384  # remembered; the one that failed longest ago is forgotten first
 WINDOW = 60.0  # seconds in which `most` failures are allowed
@@ -25,6 +26,7 @@ class LoginGuard:
     def __init__(self, most: int) -> None:
         self._most = most
         self._full: OrderedDict[str, float] = OrderedDict()  # when an address has all back
+        self.on_failure: Callable[[str], None] = lambda key: None  # told of each, by address
         self.failed = 0  # logins, since the start
         self.limited = 0  # ... not even tried
 
@@ -44,7 +46,16 @@ class LoginGuard:
         if not self._most:
             return
         key = _key(peer)
-        self._full[key] = max(self._full.get(key, 0.0), now) + WINDOW / self._most
+        self._fill(key, 1, now)
+        self.on_failure(key)
+
+    def failed_elsewhere(self, key: str, times: int, now: float) -> None:
+        """... as another node has told on_failure()'s."""
+        if self._most:
+            self._fill(key, min(times, self._most), now)
+
+    def _fill(self, key: str, times: int, now: float) -> None:
+        self._full[key] = max(self._full.get(key, 0.0), now) + times * WINDOW / self._most
         self._full.move_to_end(key)
         if len(self._full) > ADDRESSES_MAX:
             self._full.popitem(last=False)

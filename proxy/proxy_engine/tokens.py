@@ -15,10 +15,10 @@ from collections.abc import Iterable
 import msgspec
 
 from proxy_engine import grants
+from proxy_engine.cache.access import TokenSource
 from proxy_engine.errors import UsageError
 from proxy_engine.grants import Limits, Scopes
 from proxy_engine.storage import Store, Token
-from proxy_engine.token_cache import TokenSource
 
 PREFIX = "pe_"
 _FORM = re.compile(r"pe_[A-Za-z0-9_-]{43}", re.ASCII)

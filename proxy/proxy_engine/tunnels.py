@@ -18,7 +18,8 @@ from proxy_engine.values import LABEL
 if TYPE_CHECKING:
     from proxy_engine_core.core import RouteOp
 
-KINDS = ("http", "tcp")
+KINDS = ("http", "tcp", "udp")
+PORT_KINDS = ("tcp", "udp")  # those that have public ports
 
 
 def name_refusal(name: str, kind: str) -> tuple[str, str] | None:
@@ -43,7 +44,7 @@ class TunnelTable:
         self._port = port
         self._default_tunnel = default_tunnel
         self._entries: dict[str, _Entry] = {}  # by name
-        self._ports: dict[int, str] = {}  # names of TCP tunnels
+        self._ports: dict[tuple[str, int], str] = {}  # names, by kind and port
         self._served: dict[int, tuple[str, ...]] = {}  # by link
         self._holders: dict[int, int] = {}  # tokens, by link
         self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
@@ -68,25 +69,25 @@ class TunnelTable:
         for tunnel in tunnels:
             self._entries.setdefault(tunnel.name, _Entry(tunnel))
             if tunnel.port is not None:
-                self._ports.setdefault(tunnel.port, tunnel.name)
+                self._ports.setdefault((tunnel.kind, tunnel.port), tunnel.name)
 
-    def port_owner(self, port: int) -> Tunnel | None:
-        """The tunnel that has this public port, served or not."""
-        name = self._ports.get(port)
+    def port_owner(self, kind: str, port: int) -> Tunnel | None:
+        """The tunnel of this kind that has this public port, served or not."""
+        name = self._ports.get((kind, port))
         return None if name is None else self.get(name)
 
     def change(self, tunnel: Tunnel) -> list[RouteOp]:
         """A known tunnel is this from now on. Whoever had its port has none any more."""
         entry = self._entries[tunnel.name]
-        owner = None if tunnel.port is None else self.port_owner(tunnel.port)
+        owner = None if tunnel.port is None else self.port_owner(tunnel.kind, tunnel.port)
         ops: list[RouteOp] = []
         if owner is not None and owner.name != tunnel.name:
             ops += self.change(msgspec.structs.replace(owner, port=None))
         before, after = self._keys(entry.tunnel), self._keys(tunnel)
         if entry.tunnel.port is not None:
-            del self._ports[entry.tunnel.port]
+            del self._ports[entry.tunnel.kind, entry.tunnel.port]
         if tunnel.port is not None:
-            self._ports[tunnel.port] = tunnel.name
+            self._ports[tunnel.kind, tunnel.port] = tunnel.name
         entry.tunnel = tunnel
         ops += [("delete", key) for key in before if key not in after]
         return ops + self._ops(entry)
@@ -166,7 +167,7 @@ class TunnelTable:
         for entry in gone:
             del self._entries[entry.tunnel.name]
             if entry.tunnel.port is not None:
-                del self._ports[entry.tunnel.port]
+                del self._ports[entry.tunnel.kind, entry.tunnel.port]
         return [("delete", key) for entry in gone for key in self._keys(entry.tunnel)]
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
@@ -176,14 +177,16 @@ class TunnelTable:
 
     def url(self, tunnel: Tunnel, device: str) -> str:
         """Where it is; "private:DEVICE/NAME" for a TCP tunnel without a public port."""
-        if tunnel.kind == "tcp":
+        if tunnel.kind in PORT_KINDS:
             if tunnel.port is None:
                 return f"private:{device}/{tunnel.name}"
-            return f"tcp://{self._domain}:{tunnel.port}"
+            return f"{tunnel.kind}://{self._domain}:{tunnel.port}"
         port = "" if self._port == 80 else f":{self._port}"
         return f"http://{tunnel.name}.{self._domain}{port}/"
 
     def _keys(self, tunnel: Tunnel) -> list[str]:
+        if tunnel.kind == "udp":
+            return [] if tunnel.port is None else [f"udp::{tunnel.port}"]
         if tunnel.kind == "tcp":
             public = [] if tunnel.port is None else [f"tcp::{tunnel.port}"]
             return [f"tcp:{tunnel.name}", *public]

@@ -458,6 +458,8 @@ class Server(Running):
         device: int = 7,
         tunnel: str | None = "web",
         worker: int = -1,
+        quota: int = 0,
+        limits: tuple[int, int, int] = (0, 0, 0),
     ) -> Device:
         sock, ticket = self.knock(carrier, early)
         upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
@@ -465,6 +467,7 @@ class Server(Running):
         self.engine.auth_reply(
             ticket, answer.encode(), accept=True, device=device, carrier=carrier,
             window=window, streams_max=streams_max, preamble=preamble, worker=worker,
+            quota=quota, limits=limits,
         )  # fmt: skip
         made = Device(sock, carrier, preamble)
         self.wires.append(made)
@@ -473,6 +476,22 @@ class Server(Running):
         if tunnel is not None:
             self.route(tunnel, made)
         return made
+
+    def settle(self) -> None:
+        """Wait until every worker has read what was posted to it so far."""
+
+        def turns() -> list[int]:
+            stats = map(self.engine.worker_stats, range(self.engine.workers))
+            return [worker["turns"] for worker in stats]
+
+        before = turns()
+
+        def is_past() -> bool:
+            self.engine.link_loads()  # something to wake for
+            # The turn that was under way may have been past its mailbox; the one behind was not.
+            return all(now >= then + 2 for now, then in zip(turns(), before, strict=True))
+
+        wait_until(is_past, "a turn of every worker")
 
     def route(self, tunnel: str, *devices: Device) -> None:
         self.route_count += 1

@@ -42,6 +42,7 @@ def set_policy(server: Server, devices: Sequence[Device], policy: RoutePolicy | 
             ("set", "name:web", 5, links, "web", policy),
         ]
     )
+    server.settle()
 
 
 def login(user: str, password: str) -> str:
@@ -437,6 +438,7 @@ class Tcp:
     def set(self, device: Device | None, policy: RoutePolicy | None) -> None:
         links = [] if device is None else [device.link]
         self.server.engine.routes_apply([("set", f"tcp::{self.port}", 3, links, "db", policy)])
+        self.server.settle()
 
     def connect(self) -> Visitor:
         visitor = Visitor(self.port)

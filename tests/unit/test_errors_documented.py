@@ -18,6 +18,7 @@ DOCUMENTED = {
 SPELLINGS = {
     "engine/**/head_error.h": r'\{\d+, "([a-z_]+)"',
     "engine/**/*.pyx": r'(?:_fail|_close|protocol_error)\(\s*\w+, (?:\d+, )?b"([a-z_]+)"',
+    "engine/**/admission.pyx": r'\d{3}, b"([a-z_]+)"',
     "engine/**/gate.pyx": r'b"([a-z_]+)"',
     "engine/**/flood.pyx": r'return b"([a-z_]+)"',
     "proxy/**/handshake.py": r'Refusal\(\s*(?:\d+|status),\s*"([a-z_]+)"',

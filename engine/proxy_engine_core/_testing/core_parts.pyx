@@ -8,6 +8,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.bucket cimport *
+from proxy_engine_core.buffer cimport BufferPool, buffer_pool_free, buffer_pool_init
+from proxy_engine_core.datagram cimport *
 from proxy_engine_core.flood cimport *
 from proxy_engine_core.forward.addresses cimport *
 from proxy_engine_core.forward.idle cimport *
@@ -17,6 +19,7 @@ from proxy_engine_core.io.socket cimport *
 from proxy_engine_core.io.timer cimport *
 from proxy_engine_core.options cimport Options
 from proxy_engine_core.proxy_protocol cimport *
+from proxy_engine_core.quota cimport *
 from proxy_engine_core.sha256 cimport *
 from proxy_engine_core.spsc cimport *
 from proxy_engine_core.yamux.session cimport YamuxSession
@@ -309,6 +312,69 @@ cdef class Bucket:
 
 
 @cython.final
+cdef class Shared:
+    """A quota, by what links do with it."""
+
+    cdef Quota *quota
+
+    def __cinit__(self, uint64_t connections, uint64_t requests, uint64_t size):
+        self.quota = quota_new(1)
+        if self.quota == NULL:
+            raise MemoryError
+        quota_set(self.quota, connections, requests, size)
+
+    def __dealloc__(self):
+        quota_drop(self.quota)
+
+    def set(self, uint64_t connections, uint64_t requests, uint64_t size):
+        return bool(quota_set(self.quota, connections, requests, size))
+
+    def enter(self):
+        return bool(quota_enter(self.quota))
+
+    def leave(self):
+        quota_leave(self.quota)
+
+    def connections(self):
+        return quota_connections(self.quota)
+
+    def request(self, uint64_t now_us, uint64_t burst_ms):
+        return bool(quota_take_request(self.quota, now_us, burst_ms))
+
+    def spend(self, uint64_t now_us, uint32_t size, uint64_t burst_ms):
+        return quota_spend(self.quota, now_us, size, burst_ms)
+
+    def wait_us(self, uint64_t now_us, uint64_t burst_ms):
+        return quota_wait_us(self.quota, now_us, burst_ms)
+
+    def race(self, int rounds):
+        """Enter and leave without the GIL; how often it was let in, and how often there were
+        more than there may be."""
+        cdef int entered = 0, too_many = 0, _round
+        with nogil:
+            for _round in range(rounds):
+                if quota_enter(self.quota):
+                    entered += 1
+                    if quota_connections(self.quota) > self.quota.connections_max:
+                        too_many += 1
+                    quota_leave(self.quota)
+        return entered, too_many
+
+    def race_requests(self, int rounds, uint64_t now_us, uint64_t burst_ms):
+        cdef int taken = 0, _round
+        with nogil:
+            for _round in range(rounds):
+                taken += quota_take_request(self.quota, now_us, burst_ms)
+        return taken
+
+    def race_bytes(self, int rounds, uint64_t now_us, uint32_t size):
+        cdef int _round
+        with nogil:
+            for _round in range(rounds):
+                quota_spend(self.quota, now_us, size, 0)
+
+
+@cython.final
 cdef class Addresses:
     cdef AddressTable table
 
@@ -360,3 +426,35 @@ cdef class PingFlood:
             &self.flood, &self.session, pings, 0, now_ms, &self.options
         )
         return "" if kind < 0 else (<bytes>flood_reason(kind)).decode()
+
+
+def datagrams(list pieces):
+    """The datagrams of these pieces of a stream, and what ended it: 0, or an error."""
+    cdef BufferPool pool
+    cdef DatagramReader reader
+    cdef uint8_t *cursor
+    cdef uint8_t *block
+    cdef uint8_t *end
+    cdef uint8_t *payload
+    cdef uint32_t size
+    cdef int status = 0
+    cdef list found = []
+    buffer_pool_init(&pool)
+    datagram_reader_init(&reader, &pool)
+    for piece in pieces:
+        block = <uint8_t *>malloc(len(piece) + 1)      # of its own, so that ASan sees its end
+        memcpy(block, <const uint8_t *><const char *>piece, len(piece))
+        cursor = block
+        end = block + len(piece)
+        while True:
+            status = datagram_next(&reader, &cursor, end, &payload, &size)
+            if status <= 0:
+                break
+            found.append(payload[:size])
+        free(block)
+        if status < 0:
+            break
+    datagram_reader_free(&reader)
+    assert pool.bytes_lent == 0
+    buffer_pool_free(&pool)
+    return found, status

@@ -37,8 +37,7 @@ from proxy_engine_core.yamux.send cimport (
     YAMUX_FRAME_PAYLOAD_MAX, yamux_stream_commit, yamux_stream_reserve, yamux_stream_rest,
 )
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_UNREACHABLE,
-    YamuxStream,
+    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_UNREACHABLE, YamuxStream,
 )
 from proxy_engine_core.yamux.stream cimport (
     yamux_stream_accept, yamux_stream_consume, yamux_stream_release,

@@ -3,17 +3,23 @@
 from proxy_engine_core.bucket cimport bucket_take
 from proxy_engine_core.counters cimport (
     COUNT_ADDRESS_CONNECTIONS_REFUSED, COUNT_ADDRESS_REQUESTS_REFUSED, COUNT_ADDRESSES_UNTRACKED,
-    COUNT_DEVICE_BUSY_REFUSED, COUNT_DEVICE_RATE_REFUSED, count,
+    COUNT_DEVICE_BUSY_REFUSED, COUNT_DEVICE_RATE_REFUSED, COUNT_TOKEN_BUSY_REFUSED,
+    COUNT_TOKEN_RATE_REFUSED, count,
 )
 from proxy_engine_core.forward.addresses cimport (
     AddressEntry, address_key, address_table_free, address_table_get, address_table_init,
 )
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
-from proxy_engine_core.forward.transaction cimport ServerRole, Visitor, server_of
+from proxy_engine_core.forward.transaction cimport (
+    ServerRole, Transaction, Visitor, server_of,
+)
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport Worker, worker_random
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.options cimport Options
+from proxy_engine_core.quota cimport (
+    Quota, quota_enter, quota_is_limited, quota_leave, quota_take_request,
+)
 
 
 cdef int admission_init(ServerRole *role) noexcept nogil:
@@ -96,17 +102,51 @@ cdef bint admit_visitor(Visitor *visitor) noexcept nogil:
     return False
 
 
-cdef int admit_device(Visitor *visitor, Link *link) noexcept nogil:
+cdef bint refuse(
+    Refusal *refusal, int status, const char *reason, const char *text
+) noexcept nogil:
+    refusal.status = status
+    refusal.reason = reason
+    refusal.text = text
+    return False
+
+
+cdef bint admit_device(Visitor *visitor, Link *link, Refusal *refusal) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef const Options *options = worker.options
     if options.device_requests_max and link.requests >= options.device_requests_max:
         count(worker.counters, COUNT_DEVICE_BUSY_REFUSED, 1)
-        return 503
+        return refuse(refusal, 503, b"device_busy", b"The device is busy with others.")
     if options.device_request_rate and not visitor.transaction.is_device_admitted:
         if not bucket_take(
             &link.requests_ns, worker.now_us, options.device_request_rate, options.rate_burst_ms
         ):
             count(worker.counters, COUNT_DEVICE_RATE_REFUSED, 1)
-            return 429
+            return refuse(refusal, 429, b"device_rate", b"Too many requests for this device.")
     visitor.transaction.is_device_admitted = True
-    return 0
+    if quota_is_limited(link.quota):
+        return admit_to_quota(visitor, link.quota, refusal)
+    return True
+
+
+cdef bint admit_to_quota(Visitor *visitor, Quota *quota, Refusal *refusal) noexcept nogil:
+    # Each request is counted once, however often it is looked at: until it ends.
+    cdef Worker *worker = visitor.conn.worker
+    cdef Transaction *transaction = visitor.transaction
+    if transaction.quota != quota:
+        if not quota_enter(quota):
+            count(worker.counters, COUNT_TOKEN_BUSY_REFUSED, 1)
+            return refuse(
+                refusal, 503, b"token_busy", b"Too many are connected to this device's tunnels."
+            )
+        if transaction.quota != NULL:     # of a link that it was sent to before
+            quota_leave(transaction.quota)
+        transaction.quota = quota
+    if not transaction.is_quota_admitted:
+        if not quota_take_request(quota, worker.now_us, worker.options.rate_burst_ms):
+            count(worker.counters, COUNT_TOKEN_RATE_REFUSED, 1)
+            return refuse(
+                refusal, 429, b"token_rate", b"Too many requests for this device's tunnels."
+            )
+        transaction.is_quota_admitted = True
+    return True

@@ -8,6 +8,7 @@ from proxy_engine_core.counters cimport COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS,
 from proxy_engine_core.forward.clock cimport (
     transaction_deadline, upload_goes_on, upload_starts, upload_stops,
 )
+from proxy_engine_core.forward.pace cimport is_paced, pace_spend
 from proxy_engine_core.forward.retry cimport retry_keep_body
 from proxy_engine_core.forward.transaction cimport (
     Transaction, Visitor, transaction_fail, transaction_finish,
@@ -47,6 +48,9 @@ cdef void send_body(Visitor *visitor) noexcept nogil:
     cdef int used
     cdef bint from_input
     while not transaction.request_done:
+        if transaction.quota != NULL and is_paced(visitor):
+            upload_stops(visitor)
+            return
         if (
             link_is_full(transaction.link, transaction.http.stream)
             or link_turn_is_over(transaction.link, moved)
@@ -141,6 +145,8 @@ cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
     if transaction.is_kept:
         retry_keep_body(visitor, bytes, size)
     link_touch(transaction.link)
+    if transaction.quota != NULL:
+        pace_spend(visitor, size)
     transaction.bytes_in += size
     if transaction.upload_since_ms == 0:
         upload_starts(transaction, worker)   # after a 100 (Continue), or without one
@@ -156,6 +162,8 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
     cdef uint32_t allowed, moved = 0
     cdef int64_t received
     while not transaction.tunnel_visitor_done:
+        if transaction.quota != NULL and is_paced(visitor):
+            break
         if link_is_full(transaction.link, stream) or link_turn_is_over(transaction.link, moved):
             conn_wait(conn, &transaction.link.waiting)
             break
@@ -190,6 +198,8 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
                 transaction_fail(visitor, 0, b"no_memory", b"")
                 return
         moved += <uint32_t>received
+        if transaction.quota != NULL:
+            pace_spend(visitor, <uint32_t>received)
         transaction.bytes_in += <uint64_t>received
         link_touch(transaction.link)
         transaction_deadline(visitor)

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, COUNT_REQUESTS_QUEUED, count
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
 from proxy_engine_core.forward.clock cimport transaction_deadline, upload_starts
+from proxy_engine_core.forward.pace cimport pace_spend
 from proxy_engine_core.forward.pool cimport pool_take, pool_wait
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport Route
@@ -90,6 +91,8 @@ cdef bint forward_head(
         request_no_memory(visitor)
         return False
     yamux_stream_commit(http.stream, request_head_write(place, head, rewrite))
+    if transaction.quota != NULL:
+        pace_spend(visitor, head.size)
     transaction.sent_us = worker.now_us
     transaction.wants_upgrade = head.flags & HEAD_UPGRADE
     transaction.request_remaining = head.content_length

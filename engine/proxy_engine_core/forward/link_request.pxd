@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from proxy_engine_core.forward.transaction cimport Visitor
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.link.establish cimport LinkSetup
+from proxy_engine_core.quota cimport Quota
 
 
 cdef bint asks_for_link(const Head *head) noexcept nogil         # or for a private tunnel
@@ -19,10 +20,11 @@ cdef void visitor_auth_reply(
     Visitor *visitor, const uint8_t *response, uint32_t size, bint accept, const LinkSetup *setup,
     int worker
 ) noexcept nogil
-# Its answer to a client: `response` is a 101, and what follows goes to the tunnel's target.
+# Its answer to a client: `response` is a 101, and what follows goes to the tunnel's target. It
+# has to go when the quota `joined_by` ends (NULL: none).
 cdef void visitor_join_tunnel(
     Visitor *visitor, const uint8_t *response, uint32_t size, const uint8_t *tunnel,
-    uint32_t tunnel_size
+    uint32_t tunnel_size, Quota *joined_by
 ) noexcept nogil
 # The device has its 101: from here on it is a link of this worker's, counted already.
 cdef void visitor_establish(

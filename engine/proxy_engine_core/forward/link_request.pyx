@@ -21,6 +21,7 @@ from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, Conn, Crew, Worker, conn_handle, worker_emit,
 )
 from proxy_engine_core.link.establish cimport LinkSetup, link_establish
+from proxy_engine_core.quota cimport Quota, quota_hold
 
 cdef enum:
     LINK_PATH_SIZE = 12
@@ -68,7 +69,7 @@ cdef void peer_text(const Visitor *visitor, char *target) noexcept nogil:
 
 cdef void visitor_join_tunnel(
     Visitor *visitor, const uint8_t *response, uint32_t size, const uint8_t *tunnel,
-    uint32_t tunnel_size
+    uint32_t tunnel_size, Quota *joined_by
 ) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     if visitor.state != VISITOR_AUTH:
@@ -80,6 +81,8 @@ cdef void visitor_join_tunnel(
         visitor.address_size = transaction.client_size
         memcpy(visitor.address, transaction.client, sizeof(visitor.address))
         visitor.port = 0
+    transaction.joined_by = joined_by
+    quota_hold(joined_by)
     transaction.bytes_in = 0              # of the tunnel, without the request's head
     visitor.state = VISITOR_TCP_OPENING
     conn_deadline(&visitor.conn, visitor.conn.worker.options.open_timeout_ms)

@@ -27,7 +27,7 @@ cdef enum:
 
 cdef struct MoveMessage:                  # then `size` unread bytes
     MailboxNode node
-    LinkSetup setup                       # device: of its link
+    LinkSetup setup                       # device: of its link; visitor: its quota is joined_by
     uint64_t routes_version               # of the sender's table
     uint64_t deadline_ms                  # monotonic, the same clock on every worker; 0: none
     uint64_t started_us                   # visitor: of its request, and what follows
@@ -45,6 +45,7 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     uint8_t address_size
     bint is_waiting
     bint is_admitted
+    bint is_quota_admitted
     bint is_device
     uint8_t tunnel_size                   # a TCP tunnel's visitor: what it asked for
     uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]

@@ -27,6 +27,7 @@ from proxy_engine_core.io.worker cimport (
 )
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport MESSAGE_MOVE
+from proxy_engine_core.quota cimport quota_drop, quota_hold
 
 
 # --- out ----------------------------------------------------------------------------------
@@ -70,6 +71,9 @@ cdef bint visitor_move(
     message.log_flags = transaction.log_flags
     message.is_waiting = transaction.is_waiting
     message.is_admitted = transaction.is_admitted
+    message.is_quota_admitted = transaction.is_quota_admitted
+    message.setup.quota = transaction.joined_by
+    quota_hold(message.setup.quota)
     message.moves = transaction.moves + 1
     message.request_id_size = transaction.request_id_size
     memcpy(message.request_id, transaction.request_id, transaction.request_id_size)
@@ -93,6 +97,7 @@ cdef bint device_move(Visitor *visitor, uint32_t index, const LinkSetup *setup) 
         return False
     message.is_device = True
     message.setup = setup[0]
+    quota_hold(message.setup.quota)
     count(worker.counters, COUNT_LINKS_MOVED, 1)
     send(visitor, index, message)
     return True
@@ -114,6 +119,7 @@ cdef bint move_receive(Worker *worker, MoveMessage *message) noexcept nogil:
         role.early_moves = &message.node
         return True
     arrive(worker, message)
+    quota_drop(message.setup.quota)
     return False
 
 
@@ -178,6 +184,9 @@ cdef void unpack(Transaction *transaction, const MoveMessage *message) noexcept 
     transaction.log_flags = message.log_flags
     transaction.is_waiting = message.is_waiting
     transaction.is_admitted = message.is_admitted
+    transaction.is_quota_admitted = message.is_quota_admitted
+    transaction.joined_by = message.setup.quota
+    quota_hold(transaction.joined_by)
     transaction.moves = message.moves
     transaction.request_id_size = message.request_id_size
     memcpy(transaction.request_id, message.request_id, message.request_id_size)

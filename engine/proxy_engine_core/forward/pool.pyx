@@ -25,6 +25,7 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.proxy_protocol cimport preamble_encode
+from proxy_engine_core.quota cimport quota_has_bandwidth
 from proxy_engine_core.yamux.send cimport yamux_stream_send
 from proxy_engine_core.yamux.session cimport YAMUX_RESET_CANCEL, YamuxStream
 from proxy_engine_core.yamux.stream cimport (
@@ -155,11 +156,15 @@ cdef HttpStream *pool_open(
 cdef YamuxStream *pool_stream(Link *link) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef YamuxStream *stream
+    cdef uint32_t window
     if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
         make_room(link)
     if pool_is_full(link):
         return NULL
-    stream = yamux_stream_open(&link.session, link.session.window_start)
+    window = link.session.window_start
+    if quota_has_bandwidth(link.quota):
+        window = link.session.window      # what comes before it is paid for: no more of it
+    stream = yamux_stream_open(&link.session, window)
     if stream == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL

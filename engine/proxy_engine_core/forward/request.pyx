@@ -8,7 +8,7 @@ from proxy_engine_core.counters cimport (
     COUNT_BAD_REQUESTS, COUNT_MEMORY_REFUSED, COUNT_MEMORY_ERRORS, COUNT_VISITOR_MOVES_EXHAUSTED,
     count,
 )
-from proxy_engine_core.forward.admission cimport admit_device, admit_visitor
+from proxy_engine_core.forward.admission cimport Refusal, admit_device, admit_visitor
 from proxy_engine_core.forward.body cimport body_too_big, send_body
 from proxy_engine_core.forward.clock cimport visitor_rest_deadline
 from proxy_engine_core.forward.describe cimport describe, new_request_id
@@ -19,6 +19,7 @@ from proxy_engine_core.forward.dispatch cimport (
 from proxy_engine_core.forward.gate cimport gate_passes
 from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_link
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
+from proxy_engine_core.forward.pace cimport pace_newcomer
 from proxy_engine_core.forward.pool cimport pool_is_full, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.route cimport Route
@@ -165,8 +166,9 @@ cdef bint use_head(
     cdef Link *link
     cdef HttpStream *http
     cdef RequestRewrite rewrite
+    cdef Refusal refusal
     cdef Reply reply
-    cdef int status, other
+    cdef int other
     cdef int error = request_head_parse(head, bytes, head_size)
     if error == 0:
         error = check_size(worker, head)
@@ -225,14 +227,10 @@ cdef bint use_head(
             visitor, 503, b"device_offline", b"The device behind this tunnel is not connected."
         )
         return True
-    status = admit_device(visitor, link)
-    if status != 0:
+    if not admit_device(visitor, link, &refusal):
         if transaction.request_done:
             take_head_off(visitor, bytes, head_size, size)
-        if status == 429:
-            transaction_fail(visitor, 429, b"device_rate", b"Too many requests for this device.")
-        else:
-            transaction_fail(visitor, 503, b"device_busy", b"The device is busy with others.")
+        transaction_fail(visitor, refusal.status, refusal.reason, refusal.text)
         return True
     if (
         worker.options.body_size_max
@@ -244,6 +242,9 @@ cdef bint use_head(
         pool_stop_waiting(visitor)        # it was sent to another link meanwhile
     if link_is_full(link, NULL):
         conn_wait(&visitor.conn, &link.waiting)
+        start_waiting(visitor)
+        return False
+    if transaction.quota != NULL and pace_newcomer(visitor):
         start_waiting(visitor)
         return False
     http = NULL

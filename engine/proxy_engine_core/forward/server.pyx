@@ -10,6 +10,7 @@ from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_
 from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
 )
+from proxy_engine_core.forward.pace cimport pace_init_worker
 from proxy_engine_core.forward.pool cimport pool_housekeep, pools_close, pools_drain
 from proxy_engine_core.forward.recheck cimport recheck_mark, recheck_tunnels
 from proxy_engine_core.forward.response cimport response_init_worker
@@ -26,6 +27,7 @@ from proxy_engine_core.forward.udp cimport (
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
 )
+from proxy_engine_core.forward.walk cimport walk_quota
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport socket_close
@@ -39,12 +41,12 @@ from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
-    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_ROUTE_DELETE,
-    MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
-    MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN,
-    AuthReplyMessage, DrainMessage, LinkMessage, RouteDeleteMessage, RouteMessage,
-    TcpListenMessage,
+    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_QUOTA_CHANGED,
+    MESSAGE_QUOTA_ENDED, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE,
+    MESSAGE_TCP_LISTEN, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN, AuthReplyMessage, DrainMessage,
+    LinkMessage, QuotaMessage, RouteDeleteMessage, RouteMessage, TcpListenMessage,
 )
+from proxy_engine_core.quota cimport quota_drop
 
 
 cdef int server_init(Worker *worker) noexcept nogil:
@@ -64,6 +66,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     visitor_init_worker(worker)
     response_init_worker(worker)
+    pace_init_worker(worker)
     udp_init_worker(worker)
     role.host.opened = NULL               # a device opens the control stream only
     role.host.housekeep = pool_housekeep
@@ -94,8 +97,13 @@ cdef void server_discard(MailboxNode *message) noexcept nogil:
         route_free((<RouteMessage *>message).route)
     elif message.kind == MESSAGE_MOVE:
         move_discard(<MoveMessage *>message)
+        quota_drop((<MoveMessage *>message).setup.quota)
     elif message.kind in (MESSAGE_TCP_LISTEN, MESSAGE_UDP_LISTEN):
         socket_close((<TcpListenMessage *>message).fd)
+    elif message.kind == MESSAGE_AUTH_REPLY:
+        quota_drop((<AuthReplyMessage *>message).setup.quota)
+    elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
+        quota_drop((<QuotaMessage *>message).quota)
 
 
 cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
@@ -113,13 +121,14 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             if reply.accept and reply.tunnel_size:
                 visitor_join_tunnel(
                     <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.tunnel,
-                    reply.tunnel_size,
+                    reply.tunnel_size, reply.setup.quota,
                 )
             else:
                 visitor_auth_reply(
                     <Visitor *>conn, <const uint8_t *>(reply + 1), reply.size, reply.accept,
                     &reply.setup, reply.worker,
                 )
+        quota_drop(reply.setup.quota)
     elif message.kind == MESSAGE_ROUTE_SET:
         route = <RouteMessage *>message
         recheck_mark(
@@ -156,6 +165,10 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         udp_close(worker, (<TcpListenMessage *>message).port)
     elif message.kind == MESSAGE_TCP_CLOSE:
         worker_close_listener(worker, (<TcpListenMessage *>message).port)
+    elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
+        if walk_quota(worker, <QuotaMessage *>message):
+            return True
+        quota_drop((<QuotaMessage *>message).quota)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms

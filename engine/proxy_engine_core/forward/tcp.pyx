@@ -14,7 +14,7 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.forward.addresses cimport address_key
 from proxy_engine_core.forward.admission cimport (
-    admission_enter, admit_connection, admit_device,
+    Refusal, admission_enter, admit_connection, admit_device,
 )
 from proxy_engine_core.forward.body cimport run_tunnel
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
@@ -23,6 +23,7 @@ from proxy_engine_core.forward.describe cimport new_request_id
 from proxy_engine_core.forward.dispatch cimport start_waiting, wait_for_stream
 from proxy_engine_core.forward.gate cimport gate_turns_away
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
+from proxy_engine_core.forward.pace cimport pace_newcomer
 from proxy_engine_core.forward.pool cimport pool_is_full, pool_open, pool_stop_waiting
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, Route, route_name, route_table_find,
@@ -47,6 +48,7 @@ from proxy_engine_core.proxy_protocol cimport (
     PREAMBLE_SIZE_MAX, PREAMBLE_TCP_SIZE_MAX, ProxyEnd, ProxyHeader, preamble_encode_tcp,
     proxy_header_decode,
 )
+from proxy_engine_core.quota cimport quota_is_ended
 
 
 cdef void tcp_begin(Visitor *visitor, uint16_t port) noexcept nogil:
@@ -169,13 +171,17 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     cdef Route *route
     cdef Link *link
     cdef HttpStream *http = NULL
-    cdef int other, status
+    cdef Refusal refusal
+    cdef int other
     cdef const char *reason
     if visitor.opening_link != NULL and visitor.opening_link.opening_first != visitor:
         return                            # not its turn
     if worker.pressure >= PRESSURE_WORK:
         count(worker.counters, COUNT_MEMORY_REFUSED, 1)
         refuse(visitor, b"memory_short")
+        return
+    if quota_is_ended(transaction.joined_by):
+        refuse(visitor, b"token_ended")   # while it came from another worker
         return
     route = find_route(server_of(worker), transaction)
     if route == NULL:
@@ -197,14 +203,16 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
             count(worker.counters, COUNT_VISITOR_MOVES_EXHAUSTED, 1)
         refuse(visitor, b"device_offline")
         return
-    status = admit_device(visitor, link)
-    if status != 0:
-        refuse(visitor, b"device_rate" if status == 429 else b"device_busy")
+    if not admit_device(visitor, link, &refusal):
+        refuse(visitor, refusal.reason)
         return
     if visitor.opening_link != link:
         pool_stop_waiting(visitor)        # it was sent to another link meanwhile
     if link_is_full(link, NULL):
         conn_wait(&visitor.conn, &link.waiting)
+        start_waiting(visitor)
+        return
+    if transaction.quota != NULL and pace_newcomer(visitor):
         start_waiting(visitor)
         return
     if link.opening_first == NULL or link.opening_first == visitor:

@@ -10,6 +10,7 @@
 #                 our own, or an abort once the head is out)
 #   retry         what goes out once more when a stream or a link fails
 #   clock         how long a visitor may take for its part
+#   pace          waiting for bandwidth
 #   link_request  not a visitor but a device: the control plane is asked
 #
 #   HEAD -> WAITING -> HEAD      no stream free: the head stays in visitor.input
@@ -30,9 +31,11 @@ from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
+from proxy_engine_core.io.timer cimport Timer, TimerWheel
 from proxy_engine_core.io.udp cimport UdpInput, UdpOutput
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.link.link cimport Link, LinkHost
+from proxy_engine_core.quota cimport Quota
 from proxy_engine_core.yamux.session cimport YamuxStream
 
 
@@ -89,6 +92,8 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
 cdef struct Transaction:
     HttpStream *http
     Link *link
+    Quota *quota                          # that it is counted in, its link's; NULL: no limits
+    Quota *joined_by                      # TCP: held, for who joined it may have to go; or NULL
     uint64_t device
     uint32_t route
     uint32_t log_flags
@@ -109,6 +114,7 @@ cdef struct Transaction:
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
     bint is_admitted                      # by its address's rate, once
     bint is_device_admitted               # ... and by its device's
+    bint is_quota_admitted                # ... and by its quota's
     bint is_kept                          # `kept` is the whole request so far: see retry.pxd
     Buffer kept
     uint64_t bytes_out_before             # of the link, when the request was put on it
@@ -152,6 +158,7 @@ cdef struct Visitor:
     Visitor *opening_next                 # WAITING: in opening_link's queue
     Visitor *opening_previous
     Link *opening_link
+    Timer pace                            # armed: it waits for bandwidth, see pace.pxd
     AddressEntry *address_entry           # of the worker's table; NULL: no limits, no room
     uint64_t address_key                  # 0: a trusted proxy's
     uint64_t bytes_passed                 # to it by earlier requests
@@ -174,6 +181,9 @@ cdef struct ServerRole:
     MailboxNode *early_moves              # MoveMessages ahead of our routes
     AddressTable addresses                # without entries: no limit is set
     Head head                             # scratch of the parse under way
+    TimerWheel pace_wheel                 # visitors that wait for bandwidth ...
+    uint32_t pace_count                   # ... how many
+    Conn pacer                            # ... and the timer for them: no connection
     Transaction *free_transactions        # linked through `http`
     uint32_t marked_routes                # recheck.pxd
     uint32_t active                       # visitors between head and last byte

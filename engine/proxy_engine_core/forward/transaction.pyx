@@ -11,6 +11,7 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.forward.clock cimport visitor_rest_deadline
 from proxy_engine_core.forward.log cimport log_write
+from proxy_engine_core.forward.pace cimport pace_spend, pace_stop
 from proxy_engine_core.forward.pool cimport http_stream_release, pool_put, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply, reply_write
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
@@ -23,6 +24,7 @@ from proxy_engine_core.io.socket cimport socket_reset_on_close
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
 )
+from proxy_engine_core.quota cimport quota_drop, quota_leave
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_STREAM_FIN_RECEIVED, yamux_stream_is_closed,
 )
@@ -83,6 +85,11 @@ cdef void transaction_set_tcp(
 cdef void transaction_free(Visitor *visitor) noexcept nogil:
     cdef ServerRole *role = server_of(visitor.conn.worker)
     cdef Transaction *transaction = visitor.transaction
+    if transaction.quota != NULL:
+        pace_stop(visitor)
+        quota_leave(transaction.quota)
+    if transaction.joined_by != NULL:
+        quota_drop(transaction.joined_by)
     buffer_free(&transaction.kept)
     buffer_free(&transaction.response_head)
     visitor.bytes_passed += transaction.bytes_out
@@ -118,6 +125,8 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil:
     transaction.response_state = RESPONSE_DONE
     gather_flush(worker)
     transaction.http = NULL
+    if transaction.quota != NULL:
+        pace_spend(visitor, http.stream.unconsumed)
     # What a slow visitor still owes is in its own output now, bounded by one window;
     # the stream is whole again for the next request.
     yamux_stream_settle(http.stream)
@@ -157,6 +166,8 @@ cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil:
     if http != NULL:
         transaction.http = NULL
         http.visitor = NULL
+        if transaction.quota != NULL:
+            pace_spend(visitor, http.stream.unconsumed)
         http_stream_release(http, YAMUX_RESET_CANCEL)
     pool_stop_waiting(visitor)
     conn_stop_waiting(&visitor.conn)

@@ -4,14 +4,15 @@ from libc.errno cimport EAGAIN
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
 from proxy_engine_core.atomic cimport atomic_add, atomic_load_relaxed, atomic_subtract
 from proxy_engine_core.buffer cimport buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_TUNNELS_TURNED_AWAY, COUNT_UDP_DATAGRAMS_IN, COUNT_UDP_DATAGRAMS_OUT,
-    COUNT_UDP_DROPPED, COUNT_UDP_ERRORS, COUNT_UDP_OVERRUNS, COUNT_UDP_OVERSIZE,
-    COUNT_UDP_REFUSED, COUNT_UDP_VISITORS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
+    COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_TUNNELS_TURNED_AWAY, COUNT_UDP_DATAGRAMS_IN,
+    COUNT_UDP_DATAGRAMS_OUT, COUNT_UDP_DROPPED, COUNT_UDP_ERRORS, COUNT_UDP_OVERRUNS,
+    COUNT_UDP_OVERSIZE, COUNT_UDP_REFUSED, COUNT_UDP_VISITORS, COUNT_VISITOR_BYTES_IN,
+    COUNT_VISITOR_BYTES_OUT, count,
 )
 from proxy_engine_core.datagram cimport (
     DATAGRAM_HEADER_SIZE, DATAGRAM_SIZE_MAX, datagram_header, datagram_next,
@@ -39,8 +40,8 @@ from proxy_engine_core.io.socket cimport (
     socket_close, socket_local_address,
 )
 from proxy_engine_core.io.udp cimport (
-    UDP_BATCH, UdpInput, UdpLocal, UdpOutput, udp_input_free, udp_input_new, udp_is_wildcard,
-    udp_local, udp_output_put, udp_output_send, udp_output_to, udp_overruns, udp_payload,
+    UDP_BATCH, UdpInput, UdpOutput, udp_input_free, udp_input_new, udp_is_wildcard, udp_local,
+    udp_output_put, udp_output_send, udp_output_size, udp_output_to, udp_overruns, udp_payload,
     udp_receive, udp_same_source, udp_size,
 )
 from proxy_engine_core.io.worker cimport (
@@ -53,13 +54,17 @@ from proxy_engine_core.link.output cimport link_is_full, link_touch
 from proxy_engine_core.proxy_protocol cimport (
     PREAMBLE_TCP_SIZE_MAX, ProxyEnd, preamble_encode_udp,
 )
+from proxy_engine_core.quota cimport (
+    Quota, quota_enter, quota_has_bandwidth, quota_is_limited, quota_leave, quota_spend,
+    quota_take_request,
+)
 from proxy_engine_core.yamux.send cimport (
     YAMUX_FRAME_PAYLOAD_MAX, yamux_stream_commit, yamux_stream_reserve, yamux_stream_rest,
     yamux_stream_send,
 )
 from proxy_engine_core.yamux.session cimport (
-    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST,
-    YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE, YamuxStream,
+    YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_UNKNOWN_TUNNEL,
+    YAMUX_RESET_UNREACHABLE, YamuxStream,
 )
 from proxy_engine_core.yamux.stream cimport yamux_stream_consume, yamux_stream_release
 
@@ -125,12 +130,16 @@ cdef void end_all(UdpVisitorList *visitors) noexcept nogil:
 cdef void listener_release(Conn *conn) noexcept nogil:
     # By worker_close_conns() there may be visitors left; their streams went with the links.
     cdef UdpListener *listener = <UdpListener *>conn
-    while listener.brief.oldest != NULL:
-        udp_table_remove(listener.brief.oldest)
-    while listener.lasting.oldest != NULL:
-        udp_table_remove(listener.lasting.oldest)
+    forget_all(&listener.brief)
+    forget_all(&listener.lasting)
     free(listener.buckets)
     free(listener)
+
+
+cdef void forget_all(UdpVisitorList *visitors) noexcept nogil:
+    while visitors.oldest != NULL:
+        leave_quota(visitors.oldest)
+        udp_table_remove(visitors.oldest)
 
 
 cdef void udp_close(Worker *worker, uint16_t port) noexcept nogil:
@@ -222,6 +231,9 @@ cdef void send_run(
     visitor.received_us = worker.now_us
     udp_table_seen(visitor, worker.now_us)
     udp_local(batch, start, &visitor.local)
+    if not is_paid(visitor, size):
+        count(worker.counters, COUNT_UDP_DROPPED, <uint64_t>(end - start))
+        return
     while end > start and (size > stream.send_window or link_is_full(visitor.link, stream)):
         end -= 1
         size -= DATAGRAM_HEADER_SIZE + udp_size(batch, end)
@@ -240,6 +252,36 @@ cdef void send_run(
     yamux_stream_commit(stream, size)
     visitor.bytes_in += size - <uint32_t>(end - start) * DATAGRAM_HEADER_SIZE
     link_touch(visitor.link)
+
+
+cdef bint is_paid(UdpVisitor *visitor, uint32_t size) noexcept nogil:
+    """Whether so many bytes may pass by the quota of the link. Here nobody waits: in debt, what
+    comes is lost."""
+    cdef Worker *worker = visitor.listener.conn.worker
+    cdef Quota *quota = visitor.link.quota
+    if not quota_has_bandwidth(quota):
+        return True
+    if worker.now_us < visitor.paid_us:
+        return False
+    visitor.paid_us = worker.now_us + quota_spend(
+        quota, worker.now_us, size, worker.options.rate_burst_ms
+    )
+    return True
+
+
+cdef bint enter_quota(Quota *quota, Worker *worker) noexcept nogil:
+    if not quota_enter(quota):
+        return False
+    if quota_take_request(quota, worker.now_us, worker.options.rate_burst_ms):
+        return True
+    quota_leave(quota)
+    return False
+
+
+cdef void leave_quota(UdpVisitor *visitor) noexcept nogil:
+    if visitor.quota != NULL:
+        quota_leave(visitor.quota)
+        visitor.quota = NULL
 
 
 cdef UdpVisitor *visitor_open(
@@ -269,7 +311,13 @@ cdef UdpVisitor *visitor_open(
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
     udp_local(batch, index, &visitor.local)
+    if quota_is_limited(link.quota):
+        if not enter_quota(link.quota, worker):
+            udp_table_remove(visitor)
+            return NULL
+        visitor.quota = link.quota
     if not open_stream(visitor, link, route):
+        leave_quota(visitor)
         udp_table_remove(visitor)
         return NULL
     visitor.link = link
@@ -358,6 +406,10 @@ cdef void send_batch(UdpVisitor *visitor, UdpOutput *batch) noexcept nogil:
     cdef int error
     if total == 0:
         return
+    if not is_paid(visitor, udp_output_size(batch)):
+        batch.count = 0
+        count(worker.counters, COUNT_UDP_DROPPED, total)
+        return
     lost = udp_output_send(visitor.listener.conn.fd, batch, &error)
     count(worker.counters, COUNT_UDP_DATAGRAMS_OUT, total - lost)
     count(worker.counters, COUNT_UDP_DROPPED, lost)
@@ -404,6 +456,7 @@ cdef void visitor_reset(UdpVisitor *visitor, const char *reason, uint32_t code) 
     pool_wake(visitor.link)
     if visitor.address_entry != NULL:
         visitor.address_entry.connections -= 1
+    leave_quota(visitor)
     atomic_subtract(&worker.crew.udp_visitors, 1)
     count(worker.counters, COUNT_VISITOR_BYTES_IN, visitor.bytes_in)
     count(worker.counters, COUNT_VISITOR_BYTES_OUT, visitor.bytes_out)

@@ -15,6 +15,7 @@ from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.udp cimport UdpLocal
 from proxy_engine_core.io.worker cimport Conn
 from proxy_engine_core.link.link cimport Link
+from proxy_engine_core.quota cimport Quota
 from proxy_engine_core.yamux.session cimport YamuxStream
 
 
@@ -26,6 +27,7 @@ cdef struct UdpVisitor:                   # one address, and its stream
     YamuxStream *stream
     Link *link
     AddressEntry *address_entry           # NULL: no limits, no room
+    Quota *quota                          # where it counts as a connection; NULL: nowhere
     DatagramReader reader                 # of its stream
     Address address
     UdpLocal local                        # what it sent to
@@ -34,6 +36,7 @@ cdef struct UdpVisitor:                   # one address, and its stream
     uint64_t accepted_us                  # the device has a socket for it; 0: not yet
     uint64_t seen_us                      # last datagram, either way
     uint64_t received_us                  # ... of its own
+    uint64_t paid_us                      # bandwidth: what comes before then is lost
     uint64_t bytes_in                     # payload
     uint64_t bytes_out
     uint32_t route

@@ -23,6 +23,7 @@ from proxy_engine_core.forward.clock cimport (
 )
 from proxy_engine_core.forward.describe cimport new_request_id
 from proxy_engine_core.forward.dispatch cimport request_overloaded
+from proxy_engine_core.forward.pace cimport is_paced, pace_credit
 from proxy_engine_core.forward.request cimport read_head
 from proxy_engine_core.forward.tcp cimport tcp_begin, tcp_open, tcp_read_header
 from proxy_engine_core.forward.transaction cimport (
@@ -140,7 +141,9 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
     reader_moved(visitor, owed)
     if visitor.transaction != NULL and visitor.transaction.http != NULL:
         stream = visitor.transaction.http.stream
-        if stream.unconsumed > owed:
+        if visitor.transaction.quota != NULL:
+            pace_credit(visitor, owed)
+        elif stream.unconsumed > owed:
             yamux_stream_consume(stream, stream.unconsumed - owed)
             link_touch(visitor.transaction.link)
         if owed:
@@ -156,6 +159,9 @@ cdef void visitor_timeout(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     cdef uint64_t *counters = conn.worker.counters
     if visitor.transaction != NULL:
+        if is_paced(visitor) and visitor.transaction.http != NULL:
+            transaction_deadline(visitor)     # nobody but us is slow
+            return
         count(counters, COUNT_TIMEOUTS, 1)
         request_timeout(visitor)
     elif buffer_size(&conn.out):

@@ -22,8 +22,8 @@ from proxy_engine_core.io.sys cimport (
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
-    CONN_UDP_LISTENER, CONN_UDP_TARGET, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
-    WaitList, Worker,
+    CONN_UDP_LISTENER, CONN_UDP_TARGET, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK,
+    WORKER_ARENA_SIZE, Conn, Gather, WaitList, Worker,
 )
 
 

@@ -57,6 +57,7 @@ cdef void udp_output_to(
     UdpOutput *batch, Address *address, const UdpLocal *local
 ) noexcept nogil
 cdef void udp_output_put(UdpOutput *batch, uint8_t *bytes, uint32_t size) noexcept nogil
+cdef uint32_t udp_output_size(const UdpOutput *batch) noexcept nogil       # bytes of all
 # Send and forget what was put. Datagrams lost; *error: what ICMP had to say, or 0.
 cdef uint32_t udp_output_send(int fd, UdpOutput *batch, int *error) noexcept nogil
 # Datagrams that the kernel had no room for, since the socket was made.

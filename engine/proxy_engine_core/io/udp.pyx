@@ -14,8 +14,8 @@ from proxy_engine_core.io.sys cimport (
     IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_RECVPKTINFO, IPV6_V6ONLY, MSG_NOSIGNAL,
     SK_MEMINFO_DROPS, SK_MEMINFO_VARS, SO_MEMINFO, SO_RCVBUF, SO_SNDBUF, SOCK_CLOEXEC, SOCK_DGRAM,
     SOCK_NONBLOCK, SOL_SOCKET, bind, close, cmsghdr, connect, fcntl, getsockopt, in6_pktinfo,
-    in_pktinfo, mmsghdr, msghdr, recvmmsg, sendmmsg, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socket, socklen_t,
+    in_pktinfo, mmsghdr, msghdr, recvmmsg, sendmmsg, setsockopt, sockaddr, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, socket, socklen_t,
 )
 from proxy_engine_core.io.worker cimport CONN_READABLE, Conn
 
@@ -228,6 +228,14 @@ cdef void udp_output_put(UdpOutput *batch, uint8_t *bytes, uint32_t size) noexce
         message.msg_hdr.msg_control = batch.control
         message.msg_hdr.msg_controllen = batch.control_size
     batch.count += 1
+
+
+cdef uint32_t udp_output_size(const UdpOutput *batch) noexcept nogil:
+    cdef uint32_t index
+    cdef size_t total = 0
+    for index in range(batch.count):
+        total += batch.spans[index].iov_len
+    return <uint32_t>total
 
 
 cdef uint32_t udp_output_send(int fd, UdpOutput *batch, int *error) noexcept nogil:

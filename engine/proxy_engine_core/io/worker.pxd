@@ -45,6 +45,7 @@ cdef enum ConnKind:
     CONN_TARGET                           # agent: a connection to a target
     CONN_UDP_LISTENER                     # server: the port of a UDP tunnel
     CONN_UDP_TARGET                       # agent: a UDP visitor's socket towards the target
+    CONN_PACER                            # server: a timer only, forward/pace.pxd
     CONN_KIND_COUNT
 
 cdef enum ConnFlag:

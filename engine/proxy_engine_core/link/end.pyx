@@ -14,6 +14,7 @@ from proxy_engine_core.link.link cimport (
     OWNER_NONE, RESET_LINK_LOST, Link, LinkHost, link_host,
 )
 from proxy_engine_core.link.output cimport output_close, output_flush
+from proxy_engine_core.quota cimport quota_drop
 from proxy_engine_core.yamux.send cimport yamux_session_go_away
 from proxy_engine_core.yamux.session cimport YamuxStream
 from proxy_engine_core.yamux.stream cimport (
@@ -86,4 +87,5 @@ cdef void link_release(Conn *conn) noexcept nogil:
     buffer_free(&link.urgent)
     buffer_free(&link.control_in)
     buffer_free(&link.control_out)
+    quota_drop(link.quota)
     free(link)

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.link.link cimport Link
+from proxy_engine_core.quota cimport Quota
 
 
 cdef struct LinkSetup:
@@ -11,6 +12,7 @@ cdef struct LinkSetup:
     uint64_t device
     uint32_t window
     uint32_t streams_max
+    Quota *quota                          # NULL: none; the link holds it on its own
     uint8_t carrier
     bint is_client
     bint has_preamble

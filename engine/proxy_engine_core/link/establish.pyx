@@ -18,6 +18,7 @@ from proxy_engine_core.link.keepalive cimport keepalive_start, link_timeout
 from proxy_engine_core.link.link cimport (
     CARRIER_WEBSOCKET, OWNER_CONTROL, Link, LinkHost, link_host,
 )
+from proxy_engine_core.quota cimport quota_hold
 from proxy_engine_core.websocket.frame cimport ws_reader_init
 from proxy_engine_core.yamux.session cimport yamux_session_init, yamux_session_tune
 
@@ -62,6 +63,8 @@ cdef Link *link_establish(
     buffer_init(&link.control_out, &worker.pool, 0)
     link.id = setup.id if setup.id else conn_handle(&link.conn)
     link.device = setup.device
+    link.quota = setup.quota
+    quota_hold(link.quota)
     link.carrier = setup.carrier
     link.is_client = setup.is_client
     link.has_preamble = setup.has_preamble

@@ -17,6 +17,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from proxy_engine_core.buffer cimport Buffer
 from proxy_engine_core.flood cimport Flood
 from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
+from proxy_engine_core.quota cimport Quota
 from proxy_engine_core.websocket.frame cimport WsReader
 from proxy_engine_core.yamux.session cimport WindowBudget, YamuxSession, YamuxStream
 
@@ -69,6 +70,7 @@ cdef struct Link:
     uint64_t requests_ns                  # server: bucket.pxd, of requests
     uint64_t id                           # what Python calls it
     uint64_t device                       # server: the control plane's id
+    Quota *quota                          # server: shared with others, and held; NULL: none
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t bytes_told                   # server: of both, by the last look at loads

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from proxy_engine.cache import AccessCache
     from proxy_engine.config import Settings
     from proxy_engine.hooks import Webhook
     from proxy_engine.links import Links
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
-    from proxy_engine.token_cache import TokenCache
     from proxy_engine.tunnels import TunnelTable
     from proxy_engine_core.core import Engine
 
@@ -29,7 +29,7 @@ class Service(Protocol):
     started_at: float
     is_draining: bool
     store: Store
-    cache: TokenCache
+    cache: AccessCache
     guard: LoginGuard
     webhook: Webhook | None
     engine: Engine

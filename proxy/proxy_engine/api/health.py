@@ -30,6 +30,13 @@ class Readiness(msgspec.Struct, kw_only=True):
 
     status: Literal["ok", "draining", "failing"]
     store: Annotated[bool, msgspec.Meta(description="can be read and written")]
+    cache: Annotated[
+        Literal["local", "shared", "degraded"],
+        msgspec.Meta(
+            description="of tokens and devices: `local` without Redis, `shared` with it, "
+            "`degraded` while Redis is away, which costs time and nothing else"
+        ),
+    ]
 
 
 class Health(Readiness, kw_only=True):
@@ -38,6 +45,10 @@ class Health(Readiness, kw_only=True):
     version: str
     uptime: Annotated[float, msgspec.Meta(description="seconds")]
     links: int
+    cache_hit_rate: Annotated[
+        float | None,
+        msgspec.Meta(description="share of lookups that the store was not asked for"),
+    ]
 
 
 @routes.get("/livez", scope="public")
@@ -54,7 +65,7 @@ async def readyz(call: Call) -> Readiness:
     """Is it ready for traffic."""
     status, store_ok = await _status(call.service)
     call.status = 200 if status == "ok" else 503
-    return Readiness(status=status, store=store_ok)
+    return Readiness(status=status, store=store_ok, cache=_cache(call.service))
 
 
 @routes.get("/health", scope="public", also=NOT_READY)
@@ -63,13 +74,23 @@ async def health(call: Call) -> Health:
     service = call.service
     status, store_ok = await _status(service)
     call.status = 200 if status == "ok" else 503
+    rate = service.cache.hit_rate
     return Health(
         status=status,
         store=store_ok,
         version=proxy_engine.__version__,
         uptime=round(time.time() - service.started_at, 3),
         links=len(service.links),
+        cache=_cache(service),
+        cache_hit_rate=None if rate is None else round(rate, 4),
     )
+
+
+def _cache(service: Service) -> Literal["local", "shared", "degraded"]:
+    shared = service.cache.shared
+    if shared is None:
+        return "local"
+    return "shared" if shared.is_up else "degraded"
 
 
 async def _status(service: Service) -> tuple[Literal["ok", "draining", "failing"], bool]:

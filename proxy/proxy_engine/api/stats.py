@@ -18,15 +18,14 @@ async def read_stats(call: Call) -> dict[str, int]:
 
 
 def all_stats(service: Service) -> dict[str, int]:
-    log, guard, cache, events = service.request_log, service.guard, service.cache, service.events
+    log, guard, events = service.request_log, service.guard, service.events
     hook = service.webhook
     return {
         **service.engine.stats(),
         **log.stats(),
         "logins_failed": guard.failed,
         "logins_limited": guard.limited,
-        "token_cache_hits": cache.hits,
-        "token_cache_misses": cache.misses,
+        **service.cache.stats(),
         "webhooks_sent": hook.sent if hook else 0,
         "webhook_failures": hook.failed if hook else 0,
         "webhooks_dropped": hook.dropped if hook else 0,

@@ -12,7 +12,7 @@ from proxy_engine.cli.parser import add_common, add_process, add_servers, add_se
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
     from proxy_engine.control import PublicTunnel
-    from proxy_engine.values import Address, TcpTunnel
+    from proxy_engine.values import Address, PortTunnel
 
 
 def add_parser(verbs: Any) -> None:
@@ -36,6 +36,13 @@ def add_parser(verbs: Any) -> None:
         metavar="PORT=HOST:PORT",
         action="append",
         help="... at a public port, 0: any; NAME:PORT= names it, NAME= is private; repeatable",
+    )
+    add_setting(
+        parser,
+        "udp",
+        metavar="PORT=HOST:PORT",
+        action="append",
+        help="... a UDP service at a public port, 0: any; NAME:PORT= names it; repeatable",
     )
     add_setting(
         parser,
@@ -67,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    if not chosen.http and not chosen.tcp:
-        raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
+    if not chosen.http and not chosen.tcp and not chosen.udp:
+        raise UsageError(
+            "which services? give --http NAME=HOST:PORT, --tcp PORT=HOST:PORT or --udp ..."
+        )
     token = read_token(chosen)
     chosen = _named(chosen, token)
     from proxy_engine import logs
@@ -99,8 +108,8 @@ def read_token(chosen: Settings) -> str:
 
 
 def _named(chosen: Settings, token: str) -> Settings:
-    """Every TCP tunnel with a name. One without any has the same at each start, so that it gets
-    the same port, and another than other devices'."""
+    """Every TCP and UDP tunnel with a name. One without any has the same at each start, so that
+    it gets the same port, and another than other devices'."""
     import hashlib
     from collections import Counter
 
@@ -109,13 +118,15 @@ def _named(chosen: Settings, token: str) -> Settings:
     from proxy_engine.control import TUNNELS_MAX
     from proxy_engine.errors import UsageError
 
-    tcp = {}
-    for key, tunnel in chosen.tcp.items():
-        name = tunnel.name
-        if not name:
-            name = "tcp-" + hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
-        tcp[key] = tunnel._replace(name=name)
-    names = [*chosen.http, *(tunnel.name for tunnel in tcp.values())]
+    def named(kind: str, tunnel: PortTunnel) -> PortTunnel:
+        if tunnel.name:
+            return tunnel
+        digest = hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
+        return tunnel._replace(name=f"{kind}-{digest}")
+
+    tcp = {key: named("tcp", tunnel) for key, tunnel in chosen.tcp.items()}
+    udp = {key: named("udp", tunnel) for key, tunnel in chosen.udp.items()}
+    names = [*chosen.http, *(tunnel.name for tunnel in (*tcp.values(), *udp.values()))]
     for name, count in Counter(names).items():
         if count > 1:
             raise UsageError(f'tunnel "{name}" is given twice')
@@ -124,21 +135,22 @@ def _named(chosen: Settings, token: str) -> Settings:
     for word in chosen.proxy_protocol:
         if not any(_is_meant(word, key, tunnel) for key, tunnel in tcp.items()):
             raise UsageError(f'--proxy-protocol: there is no TCP tunnel "{word}"')
-    return msgspec.structs.replace(chosen, tcp=tcp)
+    return msgspec.structs.replace(chosen, tcp=tcp, udp=udp)
 
 
-def _is_meant(word: str, key: str, tunnel: TcpTunnel) -> bool:
+def _is_meant(word: str, key: str, tunnel: PortTunnel) -> bool:
     return word in (key, tunnel.name, str(tunnel.port))
 
 
 def _targets(chosen: Settings) -> dict[str, Address]:
-    return {**chosen.http, **{tunnel.name: tunnel.target for tunnel in chosen.tcp.values()}}
+    others = (*chosen.tcp.values(), *chosen.udp.values())
+    return {**chosen.http, **{tunnel.name: tunnel.target for tunnel in others}}
 
 
 def _flags(chosen: Settings) -> dict[str, int]:
-    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP
+    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP
 
-    flags = {}
+    flags = {tunnel.name: TARGET_UDP for tunnel in chosen.udp.values()}
     for key, tunnel in chosen.tcp.items():
         wants = any(_is_meant(word, key, tunnel) for word in chosen.proxy_protocol)
         flags[tunnel.name] = TARGET_TCP | (TARGET_PROXY_HEADER if wants else 0)
@@ -169,6 +181,7 @@ async def _connect(chosen: Settings, token: str) -> int:
         tunnels=[
             *(TunnelSpec(name) for name in chosen.http),
             *(TunnelSpec(tunnel.name, "tcp", tunnel.port) for tunnel in chosen.tcp.values()),
+            *(TunnelSpec(tunnel.name, "udp", tunnel.port) for tunnel in chosen.udp.values()),
         ],
         reach=Reacher(resolve, proxy=chosen.proxy),
         announce=lambda public: _announce(chosen, public),

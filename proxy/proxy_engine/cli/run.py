@@ -57,6 +57,11 @@ def add_parser(verbs: Any) -> None:
         metavar="SIZE",
         help="log on disk while the store fails, 0: none [1GiB]",
     )
+    add_setting(
+        parser, "redis_url", metavar="URL", help="a Redis to share what is known of tokens [none]"
+    )
+    add_setting(parser, "redis_url_file", metavar="FILE", help="read its URL from a file")
+    add_setting(parser, "redis_password_file", metavar="FILE", help="of the password for it")
     add_setting(parser, "webhook_url", metavar="URL", help="is told of devices that come and go")
     add_setting(
         parser, "webhook_secret_file", metavar="FILE", help="of the secret that signs webhooks"

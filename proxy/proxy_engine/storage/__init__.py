@@ -5,7 +5,8 @@ its calls in threads of its own. No call blocks the event loop, and none waits f
 a store can not do now raises StorageError, and the next call may succeed again.
 
 One file for each concern, here as the interface and in each backend as its implementation:
-access (tokens, devices), history (of devices, of admins), tunnels, requests (the log), metrics.
+access (tokens, devices), history (of devices, of admins), tunnels, requests (the log), metrics,
+shared (what the servers of one store agree on).
 tests/storage holds every backend to the same contract.
 """
 
@@ -24,6 +25,7 @@ from proxy_engine.storage.requests import (
     RequestSummary,
     Retention,
 )
+from proxy_engine.storage.shared import SharedStore
 from proxy_engine.storage.tunnels import Tunnel, TunnelStore
 
 __all__ = [
@@ -45,7 +47,9 @@ __all__ = [
 ]
 
 
-class Store(AccessStore, HistoryStore, TunnelStore, RequestStore, MetricStore, Protocol):
+class Store(
+    AccessStore, HistoryStore, TunnelStore, RequestStore, MetricStore, SharedStore, Protocol
+):
     async def close(self) -> None:
         """Idempotent."""
 

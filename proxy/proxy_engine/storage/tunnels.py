@@ -16,7 +16,7 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     device_id: int
     created_at: float
-    port: int | None = None  # of a TCP tunnel that has a public one
+    port: int | None = None  # of a TCP or UDP tunnel that has a public one
 
 
 class TunnelStore(Protocol):
@@ -30,4 +30,5 @@ class TunnelStore(Protocol):
         """
 
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
-        """What it is from now on. A port that another tunnel has is taken from that one."""
+        """What it is from now on. A port that another tunnel of the kind has is
+        taken from that one."""

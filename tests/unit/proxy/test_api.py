@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 import proxy_engine
 from proxy_engine import tokens
 from proxy_engine.api.server import create_app
+from proxy_engine.cache import AccessCache
 from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links import Links
@@ -20,7 +21,6 @@ from proxy_engine.reload import Reloaded
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage import Metric, Retention
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -35,7 +35,7 @@ class Service:
         self.is_draining = False
         self.store = store
         self.engine = engine
-        self.cache = TokenCache(store)
+        self.cache = AccessCache(store)
         self.guard = LoginGuard(5)
         self.webhook = None
         self.table = TunnelTable(domain="localhost", port=8080)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from proxy_engine import control, grants, tokens
+from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError
 from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage import Token
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.token_cache import TokenCache
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import EVENT_LINK_LOAD, EVENT_LINK_SPENT
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
@@ -30,7 +30,7 @@ class Server:
         self.now = 1000.0
         self.table = TunnelTable(domain="localhost", port=8080)
         fake: Any = engine
-        self.cache = TokenCache(store)
+        self.cache = AccessCache(store)
         self.guard = LoginGuard(3)
         self.links = Links(
             fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
@@ -921,3 +921,21 @@ async def test_known_devices_come_back_while_the_store_hangs_or_fails(
     await server.settle()
     assert server.engine.replies[-1][0] == 101
     assert status(server.engine.replies[-1][1]) == 503
+
+
+async def test_a_link_that_comes_up_after_a_write_is_looked_at_again(
+    engine: FakeEngine, store: SqliteStore
+) -> None:
+    server = Server(engine, store)
+    secret, token = await tokens.create(store, name="pi", now=1.0)
+    request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Instance="i", **AGENT)
+    assert status(await server.ask(request, "1.2.3.4:7")) == 101
+    await store.token_revoke("pi", 2.0)  # while the link is made
+    server.cache.clear()
+    await server.links.recheck()  # ... which is not there yet
+    server.links.on_event((2, 7, token.device_id or 0, "1.2.3.4:7", b""))
+    await server.settle()
+    assert server.links.must_recheck
+    await server.links.recheck()
+    assert not server.links.must_recheck
+    assert engine.closed == [(7, "revoked_token")]

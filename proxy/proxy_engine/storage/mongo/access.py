@@ -97,8 +97,8 @@ class MongoAccess(Database):
                 {"name": name, "revoked_at": None}, {"$set": {"revoked_at": date(now)}}
             )
         )
-        if result.modified_count:
-            await self._wrote()
+        # Also if it was revoked already: by who tried before, perhaps, and could not say so.
+        await self._wrote()
         return bool(result.modified_count)
 
     async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, Sighting]) -> None:

@@ -11,6 +11,7 @@ document for each kind: {_id: "ids.tokens", last: 7}.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -19,7 +20,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from proxy_engine.errors import StorageError
 from proxy_engine.storage.mongo.client import Client, Driver, place
-from proxy_engine.storage.mongo.indexes import INDEXES
+from proxy_engine.storage.mongo.indexes import INDEXES, OBSOLETE
 
 SCHEMA = 1  # of the documents; a change that older versions can not read is a new number
 # Beyond what the driver promises, for a driver that does not keep it: an opening socket may
@@ -59,6 +60,9 @@ class Database:
                 f"MongoDB {self._place}, {self._db.name}: of a newer proxy-engine (schema "
                 f"{found['version']}, this version knows {SCHEMA}); upgrade proxy-engine"
             )
+        for collection, name in OBSOLETE:
+            if name in await self._call(self._db[collection].index_information()):
+                await self._call(self._db[collection].drop_index(name), INDEX_TIMEOUT)
         for collection, indexes in INDEXES.items():
             await self._call(self._db[collection].create_indexes(indexes), INDEX_TIMEOUT)
 
@@ -87,12 +91,19 @@ class Database:
         except TimeoutError:
             raise StorageError(f"MongoDB {self._place}: no answer within {seconds:g} s") from None
 
-    async def _wrote(self) -> None:
-        """Tell other servers that tokens, devices or tunnels have changed."""
+    async def _wrote(self, *, access: bool = True) -> None:
+        """Tell other servers that tokens, devices or tunnels have changed.
+
+        Args:
+            access: also what is cached of tokens and devices is old now (storage/shared.py).
+        """
         # Counted first: if this fails we take it for somebody else's, which costs a look.
         async with self._counting:
             self._writes += 1
-            await self._state("access", {"$inc": {"writes": 1}})
+            change: dict[str, Any] = {"$inc": {"writes": 1}}
+            if access:
+                change["$set"] = {"generation": secrets.token_bytes(16)}
+            await self._state("access", change)
 
     async def _new_ids(self, kind: str, count: int = 1) -> range:
         """Numbers that nobody had before and nobody else gets."""
@@ -124,7 +135,7 @@ class Database:
                 raise_unless_there(error)  # two made one name at once: the first has it
 
         await self._call(make())
-        await self._wrote()
+        await self._wrote(access=False)
         return await self._named(collection, wanted)
 
     async def _state(self, name: str, change: dict[str, Any]) -> dict[str, Any]:

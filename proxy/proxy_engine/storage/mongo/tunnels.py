@@ -25,7 +25,7 @@ class MongoTunnels(Database):
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
         change: dict[str, dict[str, object]] = {"$set": {"kind": kind}, "$unset": {"port": ""}}
         if port is not None:
-            others = {"port": port, "id": {"$ne": tunnel_id}}
+            others = {"kind": kind, "port": port, "id": {"$ne": tunnel_id}}
             await self._call(self._db.tunnels.update_many(others, {"$unset": {"port": ""}}))
             change = {"$set": {"kind": kind, "port": port}}
         await self._call(self._db.tunnels.update_one({"id": tunnel_id}, change))

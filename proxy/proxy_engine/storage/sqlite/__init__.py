@@ -8,12 +8,19 @@ from proxy_engine.storage.sqlite.history import SqliteHistory
 from proxy_engine.storage.sqlite.metrics import SqliteMetrics
 from proxy_engine.storage.sqlite.request_search import SqliteRequestSearch
 from proxy_engine.storage.sqlite.requests import SqliteRequests
+from proxy_engine.storage.sqlite.shared import SqliteShared
 from proxy_engine.storage.sqlite.tunnels import SqliteTunnels
 
 __all__ = ["SqliteStore", "create_data_dir", "database_path"]
 
 
 class SqliteStore(
-    SqliteAccess, SqliteHistory, SqliteTunnels, SqliteRequests, SqliteMetrics, SqliteRequestSearch
+    SqliteAccess,
+    SqliteHistory,
+    SqliteTunnels,
+    SqliteRequests,
+    SqliteMetrics,
+    SqliteRequestSearch,
+    SqliteShared,
 ):
     """Implements storage.Store. Open with `await SqliteStore.open(path)`."""

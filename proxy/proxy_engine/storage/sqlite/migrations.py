@@ -174,4 +174,37 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX request_keys_time ON request_keys (last_us, first_us)",
     ),
+    (
+        # What caches elsewhere are checked with (storage/shared.py). Triggers, so that no write
+        # can forget it; not for what only says when somebody was seen.
+        """
+        CREATE TABLE shared (
+            name TEXT PRIMARY KEY,
+            value BLOB NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "INSERT INTO shared (name, value) VALUES ('access_generation', randomblob(16))",
+        *(
+            f"""
+            CREATE TRIGGER access_{number} AFTER {event} BEGIN
+                UPDATE shared SET value = randomblob(16) WHERE name = 'access_generation';
+            END
+            """
+            for number, event in enumerate(
+                (
+                    "INSERT ON tokens",
+                    "DELETE ON tokens",
+                    "UPDATE OF name, kind, digest, device_id, expires_at, revoked_at, old_digest,"
+                    " old_expires_at, scopes, limits ON tokens",
+                    "DELETE ON devices",
+                    "UPDATE OF name, is_blocked, kicked_at ON devices",
+                )
+            )
+        ),
+    ),
+    (
+        # A port of TCP and the same one of UDP are two.
+        "DROP INDEX tunnels_port",
+        "CREATE UNIQUE INDEX tunnels_kind_port ON tunnels (kind, port)",
+    ),
 )

@@ -32,7 +32,7 @@ class SqliteTunnels(Database):
 
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> None:
         def change(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE tunnels SET port = NULL WHERE port = ?", (port,))
+            db.execute("UPDATE tunnels SET port = NULL WHERE port = ? AND kind = ?", (port, kind))
             db.execute(
                 "UPDATE tunnels SET kind = ?, port = ? WHERE id = ?", (kind, port, tunnel_id)
             )

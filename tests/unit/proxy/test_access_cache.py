@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy_engine import token_cache, tokens
+from proxy_engine import tokens
+from proxy_engine.cache import AccessCache, local
 from proxy_engine.storage import Token
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.token_cache import TokenCache
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def asked(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 async def test_the_store_is_asked_once_for_who_is_there_and_who_is_not(
     store: SqliteStore, asked: list[bytes]
 ) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     secret, token = await tokens.create(store, name="pi", now=1.0)
     for _ in range(3):
         assert await tokens.find(cache, secret) == token
@@ -38,7 +38,7 @@ async def test_the_store_is_asked_once_for_who_is_there_and_who_is_not(
 
 
 async def test_a_write_is_seen_by_the_next_who_asks(store: SqliteStore) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     secret, _ = await tokens.create(store, name="pi", now=1.0)
     assert tokens.refusal(await tokens.find(cache, secret), 2.0) is None
     await store.token_revoke("pi", 3.0)
@@ -49,7 +49,7 @@ async def test_a_write_is_seen_by_the_next_who_asks(store: SqliteStore) -> None:
 async def test_what_was_read_while_somebody_wrote_is_not_kept(
     store: SqliteStore, asked: list[bytes]
 ) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     secret, _ = await tokens.create(store, name="pi", now=1.0)
     original = store.tokens_by_digest
 
@@ -67,7 +67,7 @@ async def test_what_was_read_while_somebody_wrote_is_not_kept(
 async def test_what_was_learnt_has_not_to_be_looked_for(
     store: SqliteStore, asked: list[bytes]
 ) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     old, _ = await tokens.create(store, name="pi", now=1.0)
     assert await tokens.find(cache, old) is not None
     made = await tokens.rotate(store, "pi", now=2.0)
@@ -83,9 +83,9 @@ async def test_what_was_learnt_has_not_to_be_looked_for(
 
 
 async def test_only_so_much_is_kept(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "KNOWN_MAX", 2)
-    monkeypatch.setattr(token_cache, "UNKNOWN_MAX", 2)
-    cache = TokenCache(store)
+    monkeypatch.setattr(local, "KNOWN_MAX", 2)
+    monkeypatch.setattr(local, "UNKNOWN_MAX", 2)
+    cache = AccessCache(store)
     made = [await tokens.create(store, name=f"t{n}", now=1.0) for n in range(4)]
     for secret, _ in made:
         await tokens.find(cache, secret)
@@ -95,7 +95,7 @@ async def test_only_so_much_is_kept(store: SqliteStore, monkeypatch: pytest.Monk
 
 
 async def test_a_cached_check_takes_far_less_than_a_millisecond(store: SqliteStore) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     secret, _ = await tokens.create(store, name="pi", now=1.0)
     await tokens.find(cache, secret)
     times = []
@@ -109,7 +109,7 @@ async def test_a_cached_check_takes_far_less_than_a_millisecond(store: SqliteSto
 async def test_what_the_store_had_opens_links_when_it_fails_next(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     secret, token = await tokens.create(store, name="pi", now=1.0)
     await store.devices_claim([("s-1", token.id)], 1.0)
     cache.clear()  # somebody wrote, and everybody was looked at anew
@@ -120,7 +120,7 @@ async def test_what_the_store_had_opens_links_when_it_fails_next(
 
 
 async def test_what_was_read_before_somebody_wrote_is_not_learnt(store: SqliteStore) -> None:
-    cache = TokenCache(store)
+    cache = AccessCache(store)
     _, token = await tokens.create(store, name="pi", now=1.0)
     version = cache.version
     before = await store.tokens()
