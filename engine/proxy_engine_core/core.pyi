@@ -125,7 +125,8 @@ class RoutePolicy(TypedDict, total=False):
 
 # ("set", key, route id, links, tunnel name), and a RoutePolicy or None: links may be () - the
 #   device is offline; the first 128 count. A set without a policy takes away what there was.
-# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "name:web" for the
+# ("delete", key). Keys: "host:web.example.com" (lower case, no port), "host:*.example.com" for
+# hosts with any other one label in its place, "name:web" for the
 # X-Proxy-Tunnel field, "default" for requests that match no other route; "tcp::15432" for what
 # comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply();
 # "udp::5353" for what comes to the port of a UDP tunnel.
@@ -256,6 +257,10 @@ class Engine:
         """Server: send no new requests over a link and give its idle streams back; with
         `close`, close it ("drained") once those under way are done."""
 
+    def link_flush(self, link: int, route: int) -> None:
+        """Server: use no connection to the target of this route that a link has now for another
+        request: the target has become another. Those under way finish."""
+
     def link_close(self, link: int, reason: str = "") -> None:
         """Say goodbye (GoAway, WebSocket close) and close; EVENT_LINK_DOWN follows."""
 
@@ -304,4 +309,12 @@ def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
     """Method, target and fields (lower-case names) by the engine's own strict parser.
 
     Raises: ValueError with the reason for a head it would refuse.
+    """
+
+def check_policy(policy: RoutePolicy, *, is_tcp: bool = False) -> None:
+    """What routes_apply() does with a policy before it applies it.
+
+    Args:
+        is_tcp: of a "tcp:" or "udp:" route.
+    Raises: ValueError for a policy it would refuse.
     """

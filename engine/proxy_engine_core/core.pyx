@@ -35,12 +35,13 @@ from proxy_engine_core.mail cimport (
     post_to_link,
 )
 from proxy_engine_core.messages cimport (
-    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_SEND, MESSAGE_QUOTA_CHANGED,
-    MESSAGE_QUOTA_ENDED,
+    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH, MESSAGE_LINK_SEND,
+    MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED,
     TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG, TARGET_UDP as UDP_FLAG,
 )
 from proxy_engine_core.networks cimport networks_add
 from proxy_engine_core.options cimport Options, options_fit_memory, options_read
+from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_connections, quota_end, quota_set
 from proxy_engine_core.quota_table cimport QuotaTable
 from proxy_engine_core.udp_ports cimport UdpPorts
@@ -84,6 +85,10 @@ cdef dict stats_of(const Worker *worker):
     stats["buffer_bytes_kept"] = atomic_load_relaxed(&worker.pool.bytes_kept)
     stats["cpu_us"] = worker_cpu_us(worker)
     return stats
+
+
+def check_policy(dict policy, *, bint is_tcp=False):
+    policy_pack(policy, is_tcp)
 
 
 cdef class Engine:
@@ -389,6 +394,10 @@ cdef class Engine:
     def link_drain(self, uint64_t link, *, bint close=False):
         self.check_role(True)
         post_to_link(self.crew, MESSAGE_LINK_DRAIN, link, b"close" if close else b"")
+
+    def link_flush(self, uint64_t link, uint32_t route):
+        self.check_role(True)
+        post_to_link(self.crew, MESSAGE_LINK_FLUSH, link, (<const char *>&route)[:sizeof(route)])
 
     def link_close(self, uint64_t link, str reason=""):
         self.check_usable()

@@ -15,6 +15,7 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_LINK_SEND
     MESSAGE_LINK_CLOSE
     MESSAGE_LINK_DRAIN                    # server
+    MESSAGE_LINK_FLUSH                    # server
     MESSAGE_LINK_LOADS                    # server; nothing behind it
     MESSAGE_AUTH_REPLY
     MESSAGE_ROUTE_SET
@@ -34,7 +35,7 @@ cdef struct DrainMessage:
     uint64_t grace_ms
 
 # Behind it: LINK_SEND a record, LINK_CLOSE a reason with its NUL, LINK_DRAIN
-# something if the link is to close itself when it is idle.
+# something if the link is to close itself when it is idle, LINK_FLUSH the id of a route (uint32).
 cdef struct LinkMessage:
     MailboxNode node
     uint64_t link

@@ -21,6 +21,7 @@ from proxy_engine.cache import AccessCache
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Refusal
+from proxy_engine.joined import Joined
 from proxy_engine.link_table import LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage import Device, Token
@@ -66,6 +67,7 @@ class Admission:
         cache: AccessCache,
         guard: LoginGuard,
         table: TunnelTable,
+        joined: Joined,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
@@ -75,6 +77,7 @@ class Admission:
         self._cache = cache
         self._guard = guard
         self._table = table
+        self._joined = joined
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
@@ -147,6 +150,9 @@ class Admission:
         version = self._cache.version
         try:
             found = await tokens.find_all(self._cache, [request.secret for _, request in read])
+            if version != self._cache.version:
+                await self._admit(read)  # somebody wrote: who joins is not looked at again
+                return
             authorised: list[tuple[Ask, _Request, Token]] = []
             for ask, request in read:
                 try:
@@ -202,7 +208,9 @@ class Admission:
         joining.authorise(token, device, tunnel)
         joining.find(self._table, self._links, device, tunnel)
         self._registry.token_used(token.id)
-        self._engine.auth_reply(ask.ticket, joining.ACCEPT, accept=True, tunnel=tunnel)
+        self._engine.auth_reply(
+            ask.ticket, joining.ACCEPT, accept=True, tunnel=tunnel, quota=self._joined.key(token)
+        )
         _log.info("tunnel joined", peer=ask.peer, token=token.name, tunnel=f"{device}/{tunnel}")
 
     def _known(self, ask: Ask, token: Token | None) -> Token:
@@ -266,6 +274,8 @@ class Admission:
             streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
             preamble=offer.is_agent,
             worker=link.worker,
+            quota=token.id,
+            limits=token.limits.shared,
         )
 
     def _refuse(self, ask: Ask, refusal: Refusal) -> None:

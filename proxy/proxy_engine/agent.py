@@ -31,8 +31,9 @@ from proxy_engine.config import LINKS_MAX
 from proxy_engine.link_keeper import LinkKeeper, Run, Timer
 from proxy_engine.reach import Reach
 from proxy_engine.servers import Servers
-from proxy_engine.targets import REFRESH_INTERVAL, Targets
+from proxy_engine.targets import REFRESH_INTERVAL, NotTaken, Targets
 from proxy_engine.tasks import Tasks
+from proxy_engine.values import parse_address
 from proxy_engine_core.core import (
     EVENT_CONTROL,
     EVENT_DIAL_FAILED,
@@ -55,6 +56,7 @@ class Agent:
 
     Args:
         links_max: links wanted at most; 0: as many as the server offers.
+        is_configurable: the server may change targets, within those that are allowed.
         announce: called with the public tunnels each time they change.
         call_later: the loop's, or a test's.
         backoff: makes one for each link.
@@ -74,6 +76,7 @@ class Agent:
         call_later: Callable[[float, Callable[[], None]], Timer],
         device: str = "",
         links_max: int = 0,
+        is_configurable: bool = False,
         backoff: Callable[[], Backoff] = Backoff,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -104,6 +107,7 @@ class Agent:
             wall=wall,
             tasks=self._tasks,
         )
+        self._is_configurable = is_configurable
         self._links_max = links_max or LINKS_MAX
         self._offered = 1  # links, as far as we know
         self._needed = 1  # links, by the server's last word since a link serves
@@ -198,6 +202,9 @@ class Agent:
         if serving == 1:
             for item in record.refused:
                 _log.warning("tunnel refused", tunnel=item.name, code=item.code, error=item.message)
+            for tunnel in record.tunnels:
+                if tunnel.disabled:
+                    _log.warning("tunnel is disabled by the server", tunnel=tunnel.name)
             _log.info("connected", server=self._authority, tunnels=len(record.tunnels))
         else:
             _log.info("one more link", server=self._authority, links=serving)
@@ -210,6 +217,31 @@ class Agent:
     def links_wanted(self, links: int) -> None:
         self._needed = max(1, links)
         self._adjust()
+
+    def configure(self, link_id: int, record: control.Configure) -> None:
+        self._tasks.spawn(self._configure(link_id, record))
+
+    async def _configure(self, link_id: int, record: control.Configure) -> None:
+        answer = control.Configured(record.id)
+        try:
+            if not self._is_configurable:
+                message = "this agent takes no targets from the server (--allow-remote-config)"
+                raise NotTaken("config_forbidden", message)
+            wanted = parse_address(record.target, port_min=1) if record.target else None
+            target = await self._targets.change(record.tunnel, wanted)
+            _log.info("the server changed a target", tunnel=record.tunnel, target=target)
+        except NotTaken as error:
+            answer = control.Configured(record.id, error.code, error.message)
+        except ValueError as error:
+            answer = control.Configured(record.id, "bad_target", str(error))
+        if answer.code:
+            _log.warning(
+                "target not taken from the server",
+                tunnel=record.tunnel,
+                target=record.target,
+                code=answer.code,
+            )
+        self._run.engine.link_send(link_id, control.encode(answer))
 
     def _adjust(self) -> None:
         """As many links as are wanted, once one of them serves."""

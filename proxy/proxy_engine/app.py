@@ -144,6 +144,7 @@ class Server:
             domain=settings.domain,
             port=self.listen.port,
             default_tunnel=settings.default_tunnel,
+            notify=lambda change, tunnel: self.events.tunnel(change, tunnel),
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
         self.events = LiveEvents(

@@ -23,11 +23,19 @@ _log = logs.get("audit")
 
 def describe(given: Mapping[str, Any]) -> str:
     """What was given, for the record: names, and values only where they can not be secrets."""
-    return ", ".join(
-        f"{name}={str(value).lower()}" if isinstance(value, (bool, int, float)) else name
-        for name, value in given.items()
-        if value is not None
-    )
+    return ", ".join(_described(given, ""))
+
+
+def _described(given: Mapping[str, Any], path: str) -> list[str]:
+    found: list[str] = []
+    for name, value in given.items():
+        if isinstance(value, Mapping) and path.count(".") < 1:
+            found += _described(value, f"{path}{name}.") or [f"{path}{name}"]
+        elif isinstance(value, (bool, int, float)):
+            found.append(f"{path}{name}={str(value).lower()}")
+        elif value is not None:
+            found.append(f"{path}{name}")
+    return found
 
 
 class Entry:

@@ -75,6 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
+    allow_remote_config: bool = False  # the server may change targets, among those
     links: int = 0  # links to the server at most; 0: as many as it offers
     # the verbs that ask a server
     admin_url: str = ""  # of its admin listener; "": the data dir on this machine
@@ -125,6 +126,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "server": parse.to_words,
     "proxy": parse.to_text,
     "allow_target": parse.to_allowed,
+    "allow_remote_config": parse.to_boolean,
     "token": parse.to_text,
     "token_file": parse.to_text,
     "device": parse.to_text,
@@ -147,7 +149,7 @@ CLIENT_KEYS = frozenset(
     {
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
         *("tcp", "udp", "proxy_protocol"),
-        "allow_target",
+        *("allow_target", "allow_remote_config"),
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )

@@ -6,11 +6,15 @@ them. Unknown fields are ignored, so either side can be newer. See docs/protocol
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 RECORD_TUNNELS_MAX = 128  # in one record: the longest answer to them must fit one as well
+RECORD_FILLED = 60_000  # bytes of tunnels in one record, unless one alone has more
+# Bytes of the records that make one "register", which wait together for the last of them.
+REGISTER_SIZE_MAX = 1 << 20
 # Of one link. The engine keeps 1 MiB of records for a peer that is slow to read them.
 TUNNELS_MAX = 2048
 
@@ -25,16 +29,20 @@ class BadRecord(Exception):
         self.fatal = fatal  # not even JSON: nothing after it can be trusted
 
 
-class TunnelSpec(msgspec.Struct):
+class TunnelSpec(msgspec.Struct, omit_defaults=True):
     name: str
     kind: str = "http"
     port: int | None = None  # tcp, udp: the public one, 0 for any; None: private, of tcp
+    domains: list[str] = []  # http: of its own
+    options: dict[str, Any] = {}  # tunnel_options.Options; one the server does not know is refused
 
 
-class PublicTunnel(msgspec.Struct):
+class PublicTunnel(msgspec.Struct, omit_defaults=True):
     name: str
     kind: str
     url: str
+    domains: list[str] = []  # URLs of those it has besides
+    disabled: bool = False  # nobody gets through, for now
 
 
 class RefusedTunnel(msgspec.Struct):
@@ -60,6 +68,22 @@ class Registered(msgspec.Struct, tag_field="type", tag="registered"):
     more: bool = False  # the answer goes on in the next one
 
 
+class Configure(msgspec.Struct, tag_field="type", tag="configure"):
+    """Server to agent: this tunnel's target is from now on this one; "": your own."""
+
+    id: int  # of the answer
+    tunnel: str
+    target: str
+
+
+class Configured(msgspec.Struct, tag_field="type", tag="configured", omit_defaults=True):
+    """Agent to server: the answer. code == "": it is done."""
+
+    id: int
+    code: str = ""
+    message: str = ""
+
+
 class Drain(msgspec.Struct, tag_field="type", tag="drain"):
     """Either way: I am about to end; what is in flight may finish, send nothing new."""
 
@@ -81,8 +105,8 @@ class _Tag(msgspec.Struct):
     type: str
 
 
-AgentRecord = Register | Drain | Error
-ServerRecord = Registered | Drain | Links | Error
+AgentRecord = Register | Configured | Drain | Error
+ServerRecord = Registered | Configure | Drain | Links | Error
 
 _encoder = msgspec.json.Encoder()
 _tag = msgspec.json.Decoder(_Tag)
@@ -96,9 +120,8 @@ def encode(record: AgentRecord | ServerRecord) -> bytes:
 
 
 def encode_register(record: Register) -> list[bytes]:
-    """The records that say it: several when there are many tunnels."""
-    size = RECORD_TUNNELS_MAX
-    parts = [record.tunnels[at : at + size] for at in range(0, len(record.tunnels), size)] or [[]]
+    """The records that say it: several when there are many tunnels, or they have much to say."""
+    parts = _parts(record.tunnels)
     return [
         encode(msgspec.structs.replace(record, tunnels=part, more=number < len(parts)))
         for number, part in enumerate(parts, 1)
@@ -107,9 +130,8 @@ def encode_register(record: Register) -> list[bytes]:
 
 def encode_registered(record: Registered) -> list[bytes]:
     """Likewise."""
-    items = [*record.tunnels, *record.refused]
-    size = RECORD_TUNNELS_MAX
-    parts = [items[at : at + size] for at in range(0, len(items), size)] or [[]]
+    items: list[PublicTunnel | RefusedTunnel] = [*record.tunnels, *record.refused]
+    parts = _parts(items)
     return [
         encode(
             Registered(
@@ -122,12 +144,24 @@ def encode_registered(record: Registered) -> list[bytes]:
     ]
 
 
+def _parts(items: Sequence[_T]) -> list[list[_T]]:
+    parts: list[list[_T]] = [[]]
+    size = 0
+    for item in items:
+        size += len(_encoder.encode(item))
+        if parts[-1] and (size > RECORD_FILLED or len(parts[-1]) == RECORD_TUNNELS_MAX):
+            parts.append([])
+            size = len(_encoder.encode(item))
+        parts[-1].append(item)
+    return parts
+
+
 def decode_from_agent(data: bytes) -> AgentRecord:
-    return _decode(_from_agent, {"register", "drain", "error"}, data)
+    return _decode(_from_agent, {"register", "configured", "drain", "error"}, data)
 
 
 def decode_from_server(data: bytes) -> ServerRecord:
-    return _decode(_from_server, {"registered", "drain", "links", "error"}, data)
+    return _decode(_from_server, {"registered", "configure", "drain", "links", "error"}, data)
 
 
 def _decode(decoder: msgspec.json.Decoder[_T], types: set[str], data: bytes) -> _T:

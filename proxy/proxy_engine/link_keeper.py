@@ -71,6 +71,9 @@ class Owner(Protocol):
     def links_wanted(self, links: int) -> None:
         """The server wants this many links of the run."""
 
+    def configure(self, link_id: int, record: control.Configure) -> None:
+        """The server wants something else of a tunnel, and an answer on this link."""
+
     def try_next(self, *, may_be_carrier: bool) -> bool:
         """Go on to another server or carrier; whether one was not tried yet."""
 
@@ -322,6 +325,8 @@ class LinkKeeper:
             self._server_drains()
         elif isinstance(record, control.Links):
             self._owner.links_wanted(record.wanted)
+        elif isinstance(record, control.Configure):
+            self._owner.configure(link_id, record)
         elif record.code == "replaced":
             self._owner.fail_replaced(record.message)
         else:

@@ -55,6 +55,7 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     is_spent: bool = False  # another is to take its place
     ends_at: float | None = None  # ... and has: closed then at the latest
     registering: list[TunnelSpec] = []  # of a "register" in several records, so far
+    registering_size: int = 0  # bytes of these records
 
     @property
     def is_leaving(self) -> bool:

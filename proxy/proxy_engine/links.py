@@ -30,12 +30,14 @@ from proxy_engine.cache import AccessCache
 from proxy_engine.config import LINKS_MAX
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
+from proxy_engine.joined import Joined
 from proxy_engine.link_demand import LinkDemand
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.ports import Ports
-from proxy_engine.registration import Registration, Request
-from proxy_engine.storage import DeviceEvent, Store
+from proxy_engine.pushes import Pushes
+from proxy_engine.registration import Registration
+from proxy_engine.storage import DeviceEvent, Store, Tunnel
 from proxy_engine.tasks import Tasks
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core.core import (
@@ -94,6 +96,7 @@ class Links:
         self._demand = LinkDemand(engine, self._links, busy_share=busy_share, clock=monotonic)
         self._cache = cache or AccessCache(store)
         self.must_recheck = False  # a link may have come up with what is not good any more
+        self._joined = Joined(engine)
         self._admission = Admission(
             engine,
             self._links,
@@ -102,9 +105,11 @@ class Links:
             guard=guard or LoginGuard(0),
             registry=self.registry,
             table=table,
+            joined=self._joined,
             clock=clock,
         )
         self._ports = ports or Ports(engine, table)
+        self.pushes = Pushes(engine, self._links, table)
         self._registration = Registration(
             engine,
             store,
@@ -114,6 +119,7 @@ class Links:
             self.registry,
             self._ports,
             self._replace,
+            self.pushes.registered,
             clock,
         )
 
@@ -162,19 +168,24 @@ class Links:
             _log.error("what was seen of devices is lost", error=error)
 
     async def recheck(self) -> None:
-        """Close links whose token or device is not good any more, and take note of the rest."""
+        """Close links whose token or device is not good any more, and take note of the rest:
+        of what others have changed of tunnels, too."""
         # Who comes while the store answers may be newer than what it says.
-        links, owners = list(self._links), self._table.owners()
+        links, tunnels = list(self._links), {tunnel.id for tunnel in self._table}
         version = self._cache.version
         self.must_recheck = False
         try:
             known = {token.id: token for token in await self._store.tokens()}
             devices = {device.id: device for device in await self._store.devices()}
+            self._engine.routes_apply(self._table.sync(await self._store.tunnels(), tunnels))
         except StorageError:
             self.must_recheck = True
             raise
         self._cache.learn(known.values(), devices.values(), version)
         now = self._clock()
+        self._joined.recheck(known, now)
+        for token_id in {link.token_id for link in links} & known.keys():
+            self._engine.limits_apply(token_id, known[token_id].limits.shared)
         for link in links:
             token = known.get(link.token_id)
             token = None if token is None else tokens.as_used(token, link.digest)
@@ -188,9 +199,30 @@ class Links:
                 self._close(link, reason, "the server took back this device's permission")
             elif token is not None and device is not None:
                 link.expires_at, link.device = token.expires_at, device.name
+                link.limits = token.limits
                 if device.kicked_at is not None and link.since < device.kicked_at:
                     self._close(link, "kicked", "an admin has ended the links of this device")
-        self._engine.routes_apply(self._table.forget(owners - devices.keys()))
+
+    def put_tunnel(self, tunnel: Tunnel) -> None:
+        """An operator has made or changed it: live traffic follows at once."""
+        self._engine.routes_apply(self._table.put(tunnel))
+
+    def flush(self, tunnel: Tunnel) -> None:
+        """Its target has become another: no connection to the old one is used again."""
+        for link in self._table.links(tunnel):
+            self._engine.link_flush(link, tunnel.id)
+
+    def drop_tunnel(self, tunnel: Tunnel) -> None:
+        """... or deleted it. Whoever serves it claims it again when it next registers."""
+        links = [self._links.get(number) for number in self._table.links(tunnel)]
+        self._engine.routes_apply(self._table.drop(tunnel))
+        if tunnel.port is not None:
+            self._ports.close(tunnel.port)
+        message = f'the tunnel "{tunnel.name}" was deleted; connect again to have it anew'
+        for link in links:
+            if link is not None:
+                record = control.Error("deleted_tunnel", message)
+                self._engine.link_send(link.id, control.encode(record))
 
     def tick(self) -> None:
         """Now and then: what time does to links."""
@@ -200,6 +232,7 @@ class Links:
                 self._close(link, "expired_token", "the token has expired")
             if link.ends_at is not None and link.ends_at <= now:
                 self._close(link, "replaced", "replaced by a newer link of this agent")
+        self._joined.tick(now)
         self._links.expire(now)
         self._ports.tick()
         self._demand.tick()
@@ -222,7 +255,7 @@ class Links:
             self._engine.link_send(link_id, control.encode(control.Drain()))
         if not link.is_agent:
             specs = [self._stock_spec(link.device.lower())]
-            self._registration.put(Request(link, control.Register(tunnels=specs), False))
+            self._registration.put(link, control.Register(tunnels=specs), is_answered=False)
 
     def _stock_spec(self, name: str) -> control.TunnelSpec:
         """What a device without control records serves: a tunnel of its name, as it is known."""
@@ -241,6 +274,8 @@ class Links:
         seconds: float,
     ) -> None:
         link = self._links.down(link_id)
+        if link is not None:
+            self.pushes.failed(link, "device_offline", "the link to the agent has ended")
         self._engine.routes_apply(self._table.withdraw(link_id))
         if link is None:
             return
@@ -302,24 +337,33 @@ class Links:
                 )
             return
         if isinstance(record, control.Register):
-            self._register(link, record)
+            self._register(link, record, len(data))
+        elif isinstance(record, control.Configured):
+            self.pushes.answered(link, record)
         elif isinstance(record, control.Drain):
             link.is_draining = True
             self._engine.routes_apply(self._table.withdraw(link_id))
             self._engine.link_drain(link_id, close=True)
             _log.info("device drains", device=link.device, link=link_id)
         else:
+            if record.code == "unknown_record":
+                self.pushes.failed(link, "no_agent", "the agent is too old to be told")
             _log.warning(
                 "device reports", device=link.device, code=record.code, error=record.message
             )
 
-    def _register(self, link: Link, record: control.Register) -> None:
+    def _register(self, link: Link, record: control.Register, size: int) -> None:
+        link.registering_size += size
+        if link.registering_size > control.REGISTER_SIZE_MAX:
+            message = f"a register of more than {control.REGISTER_SIZE_MAX} bytes"
+            self._close(link, "bad_record", message)
+            return
         # One too many is kept, for the answer to the last record.
         tunnels = (link.registering + record.tunnels)[: control.TUNNELS_MAX + 1]
         link.registering = tunnels if record.more else []
         if not record.more:
-            whole = msgspec.structs.replace(record, tunnels=tunnels)
-            self._registration.put(Request(link, whole, True))
+            link.registering_size = 0
+            self._registration.put(link, msgspec.structs.replace(record, tunnels=tunnels))
 
     def _replace(self, link: Link, older: list[Link]) -> None:
         """This link has taken over from older ones: its routes have moved already."""

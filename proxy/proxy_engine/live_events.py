@@ -12,14 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from proxy_engine_core import log_batch
 
-Topic = Literal["requests", "devices", "metrics"]
-TOPICS: tuple[Topic, ...] = ("requests", "devices", "metrics")
+if TYPE_CHECKING:
+    from proxy_engine.storage import Tunnel
+    from proxy_engine.tunnels import Change
+
+Topic = Literal["requests", "devices", "tunnels", "metrics"]
+TOPICS: tuple[Topic, ...] = ("requests", "devices", "tunnels", "metrics")
 QUEUE_MAX = 1000  # events of one subscriber
 SUBSCRIBERS_MAX = 64
 RECORDS_MAX = 500  # requests of one batch that are unpacked; the rest counts as dropped
@@ -56,6 +60,14 @@ class DeviceEvent(msgspec.Struct, tag_field="type", tag="device", kw_only=True):
     reason: str = ""
 
 
+class TunnelEvent(msgspec.Struct, tag_field="type", tag="tunnel", kw_only=True):
+    """A tunnel came to be, was changed, deleted, or is served from now on, or no more."""
+
+    at: float
+    tunnel: str
+    change: Literal["created", "changed", "deleted", "online", "offline"]
+
+
 class MetricsEvent(msgspec.Struct, tag_field="type", tag="metrics", kw_only=True):
     """The counters of /api/v1/stats."""
 
@@ -69,7 +81,7 @@ class DroppedEvent(msgspec.Struct, tag_field="type", tag="dropped", kw_only=True
     count: int
 
 
-Event = RequestEvent | DeviceEvent | MetricsEvent | DroppedEvent
+Event = RequestEvent | DeviceEvent | TunnelEvent | MetricsEvent | DroppedEvent
 
 
 class Subscriber:
@@ -182,6 +194,9 @@ class LiveEvents:
             at=time.time(), device=device, change=change, links=links, peer=peer, reason=reason
         )
         self.publish("devices", event)
+
+    def tunnel(self, change: Change, tunnel: Tunnel) -> None:
+        self.publish("tunnels", TunnelEvent(at=time.time(), tunnel=tunnel.name, change=change))
 
     def _put(self, topic: Topic, event: bytes) -> None:
         for subscriber in self._subscribers:

@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import control, logs
+from proxy_engine import control, logs, wishes
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
 from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.ports import Ports, Refusal
-from proxy_engine.storage import Store, Tunnel
+from proxy_engine.storage import DomainTaken, Store, Tunnel
 from proxy_engine.tasks import Tasks
 from proxy_engine.tunnels import PORT_KINDS, TunnelTable, name_refusal
+from proxy_engine.wishes import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine
 
 RECORDS_PER_CLAIM = 64  # answered in one burst as well
 TEXT_MAX = 128  # characters kept of what an agent says about itself
+CHANGE_TRIES = 4  # when an operator changes the tunnel at the same moment
 
 _log = logs.get("links")
 
@@ -35,7 +37,22 @@ _log = logs.get("links")
 class Request(NamedTuple):
     link: Link
     record: control.Register
-    is_answered: bool  # False: the link speaks no control records
+    is_answered: bool
+    wishes: dict[str, Wishes | Refusal]  # by name
+
+    def refusal(self, spec: control.TunnelSpec) -> Refusal | None:
+        """Why this tunnel can not be, whoever asks, or this token does not allow it."""
+        found = name_refusal(spec.name, spec.kind) or _port_refusal(spec)
+        if found is None and not self.link.scopes.allows_tunnel(spec.name):
+            found = "tunnel_forbidden", "the token does not allow this name"
+        wanted = self.wishes.get(spec.name, NO_WISHES)
+        return found if found is not None or isinstance(wanted, Wishes) else wanted
+
+    def wanted(self, name: str) -> Wishes:
+        """Of a tunnel that is not refused."""
+        found = self.wishes.get(name, NO_WISHES)
+        assert isinstance(found, Wishes)
+        return found
 
 
 class Registration:
@@ -43,6 +60,7 @@ class Registration:
 
     Args:
         give_way: called with a link that begins to serve and those it takes over from.
+        registered: called with a link and its tunnels, once it has its answer.
     """
 
     def __init__(
@@ -55,6 +73,7 @@ class Registration:
         registry: Registry,
         ports: Ports,
         give_way: Callable[[Link, list[Link]], None],
+        registered: Callable[[Link, list[Tunnel]], None],
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -65,11 +84,21 @@ class Registration:
         self._registry = registry
         self._ports = ports
         self._give_way = give_way
+        self._registered = registered
         self._clock = clock
         self._waiting: list[Request] = []
         self._is_working = False
 
-    def put(self, request: Request) -> None:
+    def put(self, link: Link, record: control.Register, *, is_answered: bool = True) -> None:
+        """
+        Args:
+            is_answered: False: the link speaks no control records.
+        """
+        read: dict[str, Wishes | Refusal] = {}
+        if len(record.tunnels) <= control.TUNNELS_MAX:
+            for spec in record.tunnels:
+                read[spec.name] = wishes.read(spec, link.scopes, self._tunnels.domain)
+        request = Request(link, record, is_answered, read)
         if (
             not self._waiting
             and not self._is_working
@@ -112,8 +141,7 @@ class Registration:
         found = [
             spec
             for spec in {spec.name: spec for spec in request.record.tunnels}.values()
-            if (name_refusal(spec.name, spec.kind) or _port_refusal(spec)) is None
-            and link.scopes.allows_tunnel(spec.name)
+            if request.refusal(spec) is None
         ]
         if not link.limits.tunnels:
             return found
@@ -143,7 +171,7 @@ class Registration:
         return set()
 
     def _changes(self, request: Request) -> list[tuple[control.TunnelSpec, Tunnel]]:
-        """Tunnels of this device that are to become something else: other kinds, other ports."""
+        """Tunnels of this device that are to become something else: other kinds, ports, domains."""
         if len(request.record.tunnels) > control.TUNNELS_MAX:
             return []
         found = []
@@ -151,7 +179,12 @@ class Registration:
             tunnel = self._tunnels.get(spec.name)
             if tunnel is None or tunnel.device_id != request.link.device_id:
                 continue
-            if spec.kind != tunnel.kind or not self._has_port(spec, tunnel, request.link):
+            domains = wishes.with_domains(tunnel, request.wanted(spec.name).domains)
+            if (
+                spec.kind != tunnel.kind
+                or domains != tunnel.domains
+                or not self._has_port(spec, tunnel, request.link)
+            ):
                 found.append((spec, tunnel))
         return found
 
@@ -178,24 +211,54 @@ class Registration:
                     refused[spec.name] = found
                     continue
                 port = found
-            if (spec.kind, port) == (tunnel.kind, tunnel.port):
-                continue
             try:
-                await self._store.tunnel_change(tunnel.id, kind=spec.kind, port=port)
+                if (spec.kind, port) != (tunnel.kind, tunnel.port):
+                    await self._change_kind(tunnel, spec.kind, port)
+                await self._change_domains(spec.name, request.wanted(spec.name).domains)
+            except DomainTaken as error:
+                refused[spec.name] = "domain_taken", f"another tunnel has the domain {error}"
             except StorageError as error:
                 _log.error("tunnel not changed, the store fails", error=error)
                 failed.add(spec.name)
-                continue
-            changed = msgspec.structs.replace(tunnel, kind=spec.kind, port=port)
-            self._engine.routes_apply(self._tunnels.change(changed))
-            if tunnel.port is not None and (tunnel.kind, tunnel.port) != (spec.kind, port):
-                self._ports.close(tunnel.kind, tunnel.port)
         return refused
+
+    async def _change_kind(self, tunnel: Tunnel, kind: str, port: int | None) -> None:
+        changed = await self._store.tunnel_change(tunnel.id, kind=kind, port=port)
+        if changed is not None:
+            self._engine.routes_apply(self._tunnels.put(changed))
+        if tunnel.port is not None and (tunnel.kind, tunnel.port) != (kind, port):
+            self._ports.close(tunnel.kind, tunnel.port)
+
+    async def _change_domains(self, name: str, wanted: tuple[str, ...]) -> None:
+        """Give the tunnel the domains that its agent wants, and take those it wants no more."""
+        tunnel = self._tunnels.get(name)
+        for _ in range(CHANGE_TRIES):
+            if tunnel is None:
+                return
+            domains = wishes.with_domains(tunnel, wanted)
+            if domains == tunnel.domains:
+                return
+            tunnel = msgspec.structs.replace(tunnel, domains=domains)
+            changed = await self._store.tunnel_update(tunnel)
+            if changed is not None:
+                self._engine.routes_apply(self._tunnels.put(changed))
+                return
+            tunnel = await self._store.tunnel(name)  # somebody else changed it meanwhile
+        raise StorageError("the tunnel is changed by somebody else all the time")
+
+    def _public(self, tunnel: Tunnel, link: Link) -> control.PublicTunnel:
+        return control.PublicTunnel(
+            tunnel.name,
+            tunnel.kind,
+            self._tunnels.url(tunnel, link.device),
+            [self._tunnels.domain_url(domain.name) for domain in tunnel.domains],
+            disabled=not tunnel.is_enabled,
+        )
 
     def _register(
         self, request: Request, failed: set[str], refused_for: dict[str, Refusal]
     ) -> None:
-        link, record, is_answered = request
+        link, record, is_answered, _ = request
         if self._links.get(link.id) is not link or link.is_leaving:
             return  # gone or replaced while the store worked
         if len(record.tunnels) > control.TUNNELS_MAX:
@@ -210,11 +273,9 @@ class Registration:
         permitted = {spec.name for spec in self._permitted(request)}
         has_failed = any(spec.name in failed for spec in record.tunnels)
         for spec in {spec.name: spec for spec in record.tunnels}.values():
-            reason = name_refusal(spec.name, spec.kind) or _port_refusal(spec)
+            reason = request.refusal(spec)
             tunnel = self._tunnels.get(spec.name)
-            if reason is None and not link.scopes.allows_tunnel(spec.name):
-                reason = "tunnel_forbidden", "the token does not allow this name"
-            elif reason is None and spec.name not in permitted:
+            if reason is None and spec.name not in permitted:
                 most = link.limits.tunnels
                 reason = "too_many_tunnels", f"the token allows {most} tunnels at once"
             if reason is None and has_failed:  # all or nothing: the agent tries again
@@ -232,17 +293,19 @@ class Registration:
         older = self._links.older(link)
         self._engine.routes_apply(
             self._tunnels.serve(
-                link.id, granted, instead_of=[other.id for other in older], token=link.token_id
+                link.id,
+                granted,
+                instead_of=[other.id for other in older],
+                token=link.token_id,
+                options={each.name: request.wanted(each.name).options for each in granted},
             )
         )
         self._give_way(link, older)
         if is_answered:
-            public = [
-                control.PublicTunnel(each.name, each.kind, self._tunnels.url(each, link.device))
-                for each in granted
-            ]
+            public = [self._public(each, link) for each in granted]
             for answer in control.encode_registered(control.Registered(public, refused)):
                 self._engine.link_send(link.id, answer)
+            self._registered(link, granted)
         _log.info(
             "tunnels registered",
             device=link.device,

@@ -32,6 +32,14 @@ def to_text(value: Any) -> str:
     return value
 
 
+def to_boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+        return value in ("true", "yes", "on", "1")
+    raise ValueError(f'"{value}" is neither true nor false')
+
+
 def to_words(value: Any) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
     words = [word.strip() for item in items for word in to_text(item).split(",")]

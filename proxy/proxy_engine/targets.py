@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 REFRESH_INTERVAL = 60.0  # seconds
 
+
+class NotTaken(Exception):
+    """A target can not be changed. code is one of docs/errors.md."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 _log = logs.get("targets")
@@ -58,6 +68,7 @@ class Targets:
         self._forbidden: dict[str, list[str]] = {}  # addresses that were found, by tunnel
         self._engine = engine
         self._targets = dict(targets)
+        self._own = dict(targets)  # before anybody changed them
         self._flags = flags or {}  # TARGET_... of the engine; of those that have any
         self._resolve = resolve
         self._found: dict[str, list[str]] = {}
@@ -85,6 +96,27 @@ class Targets:
                 self._unknown.discard(tunnel)
                 self._found[tunnel] = self._permitted(tunnel, target, found)
             self._apply()
+
+    async def change(self, tunnel: str, target: Address | None) -> Address:
+        """From now on the tunnel leads there, None: where it led at first. Returns where.
+
+        Raises: NotTaken; then it leads where it did.
+        """
+        async with self._refreshing:
+            if tunnel not in self._own:
+                raise NotTaken("unknown_target", f"this agent has no tunnel {tunnel}")
+            target = target or self._own[tunnel]
+            try:
+                found = await self._resolve(target.host, target.port)
+            except OSError as error:
+                raise NotTaken("target_not_found", f"{target}: {error_text(error)}") from None
+            permitted = self._permitted(tunnel, target, found)
+            if not permitted:
+                message = f"{target} is not in the agent's --allow-target"
+                raise NotTaken("target_forbidden", message)
+            self._targets[tunnel], self._found[tunnel] = target, permitted
+            self._apply()
+            return target
 
     def _permitted(self, tunnel: str, target: Address, found: list[str]) -> list[str]:
         permitted = [ip for ip in found if is_allowed(ip, target.port, self._allowed)]

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -84,6 +84,18 @@ async def create(
         limits=limits,
     )
     return secret, token
+
+
+async def change(store: Store, name: str, *, limits: Mapping[str, int], now: float) -> Token | None:
+    """Give a live device token other limits, those by these names. None if there is no live
+    token of this name. Raises UsageError."""
+    token = next((token for token in await store.tokens() if token.name == name), None)
+    if token is None:
+        return None
+    if token.kind == "admin":
+        raise UsageError("an admin token has no limits")
+    changed = msgspec.structs.replace(token.limits, **limits)
+    return await store.token_change(name, now, limits=changed)
 
 
 async def rotate(

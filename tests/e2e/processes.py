@@ -97,7 +97,7 @@ class Process:
         self.popen.wait()
 
 
-def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def run(*args: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
     """A verb that ends by itself."""
     return subprocess.run(
         [sys.executable, "-m", "proxy_engine", *args],
@@ -105,5 +105,5 @@ def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=30,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
     )

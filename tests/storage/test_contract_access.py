@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from proxy_engine.grants import Limits, PortRange, Scopes
@@ -84,6 +85,24 @@ async def test_scopes_and_limits_come_back_as_they_were(store: Store) -> None:
     )  # fmt: skip
     assert (made.scopes, made.limits, made.device_id) == (scopes, limits, None)
     assert await store.tokens() == [made]
+
+
+async def test_the_limits_of_a_live_token_change_and_nothing_else(store: Store) -> None:
+    made = await device_token(store, "pi")
+    await device_token(store, "other")
+    limits = Limits(tunnels=2, connections=10, requests=100, bandwidth=20_000_000_000)
+    changed = await store.token_change("pi", 5.0, limits=limits)
+    assert changed == msgspec.structs.replace(made, limits=limits)
+    assert (await store.tokens())[0] == changed
+    assert await store.token_change("pi", 5.0, limits=limits) == changed
+    assert await store.token_change("pi", 5.0, limits=Limits()) == made
+    assert await store.token_change("nobody", 5.0, limits=limits) is None
+    await store.token_revoke("pi", 6.0)
+    assert await store.token_change("pi", 7.0, limits=limits) is None
+    await store.token_add(
+        name="short", kind="device", digest=b"s" * 32, device="pi", now=1.0, expires_at=4.0
+    )
+    assert await store.token_change("short", 4.0, limits=limits) is None
 
 
 async def test_a_token_is_rotated_and_found_by_both_digests(store: Store) -> None:

@@ -29,6 +29,8 @@ cdef void pool_stream_lost(HttpStream *http) noexcept nogil
 cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil
 # The link's timer: close what was idle too long, and a drained link whose requests are all done.
 cdef void pool_housekeep(Link *link) noexcept nogil
+# The target of this route has become another: what is idle is closed, what is not will be.
+cdef void pool_flush(Link *link, uint32_t route) noexcept nogil
 # No new requests, and no stream is kept idle from now on; with `closes`, the link is closed
 # ("drained") once the last request is done.
 cdef void pools_drain(Link *link, bint closes) noexcept nogil

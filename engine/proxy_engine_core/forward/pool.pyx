@@ -144,6 +144,7 @@ cdef HttpStream *pool_open(
     link.requests += 1
     http.stream = stream
     http.pool = pool
+    http.flushes = pool.flushes
     stream.owner = http
     stream.owner_kind = OWNER_HTTP
     if preamble_size and yamux_stream_send(stream, preamble, preamble_size) < 0:
@@ -184,7 +185,7 @@ cdef void pool_put(HttpStream *http) noexcept nogil:
     cdef StreamPool *pool = http.pool
     http.visitor = NULL
     if (
-        link.is_draining or pool.idle.limit_us == 0
+        link.is_draining or pool.idle.limit_us == 0 or http.flushes != pool.flushes
         or pool.count >= worker.options.pool_streams_max
     ):
         http_stream_release(http, YAMUX_RESET_CANCEL)
@@ -271,6 +272,17 @@ cdef void pool_stream_lost(HttpStream *http) noexcept nogil:
 
 cdef void pool_idle_told(HttpStream *http, int32_t seconds) noexcept nogil:
     idle_limit_told(&http.pool.idle, seconds)
+
+
+cdef void pool_flush(Link *link, uint32_t route) noexcept nogil:
+    cdef StreamPool *pool = <StreamPool *>link.pools
+    while pool != NULL and pool.route != route:
+        pool = pool.next
+    if pool == NULL:
+        return
+    pool.flushes += 1
+    while pool.oldest != NULL:
+        http_stream_release(pool.oldest, YAMUX_RESET_CANCEL)
 
 
 cdef void pools_drain(Link *link, bint closes) noexcept nogil:

@@ -1,7 +1,8 @@
 # The route table of a worker: key -> tunnel -> live links. Pure. One copy per worker,
 # changed only by messages from the control plane, so looking up takes no lock.
 #
-# Keys: "host:web.example.com", "name:web", "default" (core.pyi, routes_apply).
+# Keys: "host:web.example.com", "host:*.example.com", "name:web", "default": core.pyi,
+# routes_apply.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -38,6 +38,15 @@ cdef Route *find_route(ServerRole *role, const Head *head) noexcept nogil:
         # A tunnel asked for by name is never quietly swapped for another.
         if route != NULL or head.tunnel.size:
             return route
+        # "host:*.example.com", in the place where "host:www.example.com" is.
+        for index in range(1, size):
+            if key[5 + index] == c'.':
+                key[4 + index] = c'*'
+                memcpy(key + index - 1, b"host:", 5)
+                route = route_table_find(&role.routes, key + index - 1, size - index + 6)
+                if route != NULL:
+                    return route
+                break
     return route_table_find(&role.routes, b"default", 7)
 
 

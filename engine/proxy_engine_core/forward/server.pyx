@@ -1,7 +1,7 @@
 # See server.pxd.
 
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
@@ -11,7 +11,7 @@ from proxy_engine_core.forward.move cimport (
     MoveMessage, move_discard, move_receive, moves_resume,
 )
 from proxy_engine_core.forward.pace cimport pace_init_worker
-from proxy_engine_core.forward.pool cimport pool_housekeep, pools_close, pools_drain
+from proxy_engine_core.forward.pool cimport pool_flush, pool_housekeep, pools_close, pools_drain
 from proxy_engine_core.forward.recheck cimport recheck_mark, recheck_tunnels
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
@@ -41,10 +41,11 @@ from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
-    MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE, MESSAGE_QUOTA_CHANGED,
-    MESSAGE_QUOTA_ENDED, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE,
-    MESSAGE_TCP_LISTEN, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN, AuthReplyMessage, DrainMessage,
-    LinkMessage, QuotaMessage, RouteDeleteMessage, RouteMessage, TcpListenMessage,
+    MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE,
+    MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
+    MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN,
+    AuthReplyMessage, DrainMessage, LinkMessage, QuotaMessage, RouteDeleteMessage, RouteMessage,
+    TcpListenMessage,
 )
 from proxy_engine_core.quota cimport quota_drop
 
@@ -175,7 +176,9 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         worker_close_listeners(worker)
         udp_close_all(worker)
         visitors_drain(worker)
-    elif message.kind in (MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN):
+    elif message.kind in (
+        MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH
+    ):
         for_link = <LinkMessage *>message
         conn = worker_conn(worker, for_link.link)
         if conn == NULL or conn.kind != CONN_LINK:
@@ -184,6 +187,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
         elif message.kind == MESSAGE_LINK_DRAIN:
             pools_drain(<Link *>conn, for_link.size > 0)
+        elif message.kind == MESSAGE_LINK_FLUSH:
+            pool_flush(<Link *>conn, (<const uint32_t *>(for_link + 1))[0])
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
     return False

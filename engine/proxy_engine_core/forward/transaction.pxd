@@ -77,6 +77,7 @@ cdef struct StreamPool:                   # idle HTTP streams of one tunnel of o
     HttpStream *oldest                    # trimmed from here
     uint32_t count
     uint32_t route
+    uint32_t flushes                      # pool_flush(), so far
     IdleLimit idle
 
 cdef struct HttpStream:                   # a stream to a target, over many requests
@@ -87,6 +88,7 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
     HttpStream *older
     uint64_t idle_since_us
     uint64_t idled_us                     # before it was taken for the request it serves now
+    uint32_t flushes                      # of its pool, when it was opened
     bint is_reused
 
 cdef struct Transaction:

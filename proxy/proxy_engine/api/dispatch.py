@@ -17,7 +17,7 @@ import msgspec
 
 from proxy_engine.api.context import Call, Service
 from proxy_engine.api.idempotency import Idempotency
-from proxy_engine.api.problems import Problem, explain, problem_of
+from proxy_engine.api.problems import Problem, explain, names_in, problem_of
 from proxy_engine.api.routes import Route, Stream, Upgrade
 from proxy_engine.audit import audited, describe
 from proxy_engine.errors import suggestion
@@ -156,7 +156,7 @@ def _body(wanted: type[msgspec.Struct], ask: Ask) -> Any:
     try:
         return msgspec.json.decode(ask.body, type=wanted)
     except msgspec.ValidationError as error:
-        raise Problem(422, "bad_body", explain(error, wanted.__struct_fields__)) from None
+        raise Problem(422, "bad_body", explain(error, names_in(wanted))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "bad_json", str(error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
@@ -70,6 +70,14 @@ def problem_of(error: Exception, where: str) -> Problem:
         return Problem(422, "bad_value", str(error))
     _log.exception("handler failed", error, request=where)
     return Problem(500, "internal_error", "this is a bug; the server's log says more")
+
+
+def names_in(kind: Any) -> set[str]:
+    """The fields of a struct and of those in it: what somebody may have meant."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        inner = [names_in(hint) for hint in get_type_hints(kind).values()]
+        return set(kind.__struct_fields__).union(*inner)
+    return set().union(*(names_in(each) for each in get_args(kind)))
 
 
 def explain(error: msgspec.ValidationError, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from proxy_engine.api.names import Name, Named
 from proxy_engine.api.paging import Page, PageQuery, page_of
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes
-from proxy_engine.grants import ANY, UNLIMITED, Limits, Scopes
+from proxy_engine.grants import ANY, UNLIMITED, Bandwidth, Limit, Limits, Scopes
 
 routes = Routes("tokens", "Who may connect, and who may use this API.")
 MISSING = {404: "there is no live token of this name"}
@@ -49,6 +49,19 @@ class NewToken(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     expires_in: Seconds | None = None
     scopes: Scopes = ANY
     limits: Limits = UNLIMITED
+
+
+class LimitsChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is null stays as it is; 0 is no limit."""
+
+    tunnels: Limit | None = None
+    connections: Limit | None = None
+    requests: Limit | None = None
+    bandwidth: Bandwidth | None = None
+
+
+class TokenChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    limits: LimitsChange
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -93,6 +106,25 @@ async def create_token(call: Call, body: NewToken) -> Secret:
 async def read_token(call: Call, path: Named) -> Token:
     """One token."""
     return _token(call, await _find(call, path.name))
+
+
+@routes.patch("/api/v1/tokens/{name}", problems=MISSING)
+async def change_token(call: Call, path: Named, body: TokenChange) -> Token:
+    """Give a live token other limits. They count at once, for links and requests under way too.
+
+    A lower limit of tunnels or connections ends none that there are.
+    """
+    given = msgspec.structs.asdict(body.limits)
+    token = await tokens.change(
+        call.service.store,
+        path.name,
+        limits={name: value for name, value in given.items() if value is not None},
+        now=call.now(),
+    )
+    if token is None:
+        raise _missing()
+    await call.service.access_changed()
+    return _token(call, token)
 
 
 @routes.post("/api/v1/tokens/{name}/rotate", problems=MISSING)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 from proxy_engine.cli.parser import add_setting, add_store, settings
@@ -309,3 +309,13 @@ class NoLinks:
 
     def of_device(self, device_id: int) -> list[Any]:
         return []
+
+    def put_tunnel(self, tunnel: Any) -> None:
+        """A server that runs sees by itself that its store was written."""
+
+    def drop_tunnel(self, tunnel: Any) -> None:
+        """Likewise."""
+
+    @property
+    def pushes(self) -> NoReturn:
+        raise ProxyEngineError("only a running server can tell an agent: give --admin URL")

@@ -59,6 +59,12 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(
         parser,
+        "allow_remote_config",
+        action="store_true",
+        help="let the server's operator change targets, within --allow-target",
+    )
+    add_setting(
+        parser,
         "transport",
         metavar="auto|ws|tcp",
         help="WebSocket, raw (faster), or what gets through [auto]",
@@ -188,6 +194,7 @@ async def _connect(chosen: Settings, token: str) -> int:
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,
         links_max=chosen.links,
+        is_configurable=chosen.allow_remote_config,
     )
     runner = EngineRunner(engine, agent.on_event)
     runner.start()

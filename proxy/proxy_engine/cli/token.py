@@ -1,4 +1,4 @@
-"""proxy-engine token: make, list, rotate and revoke tokens."""
+"""proxy-engine token: make, list, change, rotate and revoke tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from proxy_engine.cli.parser import add_common
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("token", help="make, list, rotate and revoke tokens")
+    parser = verbs.add_parser("token", help="make, list, change, rotate and revoke tokens")
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
 
     create = actions.add_parser("create", help="make a token and print it, only now")
@@ -40,7 +40,18 @@ def add_parser(verbs: Any) -> None:
         metavar="LIMIT",
         action="append",
         default=[],
-        help="bound it: tunnels=N, all its links together",
+        help="bound all its links together: tunnels=N, connections=N, requests=N/s,"
+        " bandwidth=10MB/s; repeatable",
+    )
+    change = actions.add_parser("set", help="give a token other limits, which count at once")
+    change.add_argument("name", metavar="NAME")
+    change.add_argument(
+        "--limit",
+        metavar="LIMIT",
+        action="append",
+        required=True,
+        help="tunnels=N, connections=N, requests=N/s or bandwidth=10MB/s; 0: none; repeatable."
+        " What is not named stays",
     )
     listing = actions.add_parser("list", help="show the tokens, without their secrets")
     listing.add_argument("--json", action="store_true", help="one JSON array")
@@ -53,6 +64,7 @@ def add_parser(verbs: Any) -> None:
     )
     for action, function in (
         (create, _create),
+        (change, _set),
         (listing, _list),
         (revoke, _revoke),
         (rotate, _rotate),
@@ -114,23 +126,32 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def _set(args: argparse.Namespace) -> int:
+    from proxy_engine import grants
+
+    limits = grants.parse_some_limits(args.limit)
+    token = _change(args, "PATCH", "", {"limits": limits})
+    print(" ".join(_public(token)["limits"]) or "no limits")
+    return 0
+
+
 def _revoke(args: argparse.Namespace) -> int:
-    _change(args, "revoke", None)
+    _change(args, "POST", "/revoke", None)
     return 0
 
 
 def _rotate(args: argparse.Namespace) -> int:
     overlap = _seconds("--overlap", args.overlap)
-    print(_change(args, "rotate", {"overlap": overlap})["secret"])
+    print(_change(args, "POST", "/rotate", {"overlap": overlap})["secret"])
     return 0
 
 
-def _change(args: argparse.Namespace, verb: str, body: Any) -> Any:
+def _change(args: argparse.Namespace, method: str, action: str, body: Any) -> Any:
     from proxy_engine.errors import ProxyEngineError
 
     with connected(args) as client:
         try:
-            return client.call("POST", f"/tokens/{segment(args.name)}/{verb}", body=body)
+            return client.call(method, f"/tokens/{segment(args.name)}{action}", body=body)
         except ApiError as error:
             if error.status != 404:
                 raise

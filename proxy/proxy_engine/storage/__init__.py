@@ -26,14 +26,16 @@ from proxy_engine.storage.requests import (
     Retention,
 )
 from proxy_engine.storage.shared import SharedStore
-from proxy_engine.storage.tunnels import Tunnel, TunnelStore
+from proxy_engine.storage.tunnels import DomainTaken, PortTaken, Tunnel, TunnelStore
 
 __all__ = [
     "AuditRecord",
     "Device",
     "DeviceEvent",
+    "DomainTaken",
     "Metric",
     "NameTaken",
+    "PortTaken",
     "Presence",
     "Request",
     "RequestPage",

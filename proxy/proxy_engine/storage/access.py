@@ -95,6 +95,9 @@ class AccessStore(Protocol):
         """Give a live token a new digest; the one it had stays good for a while, the one
         before it no longer. None if there is no live token of this name."""
 
+    async def token_change(self, name: str, now: float, *, limits: Limits) -> Token | None:
+        """Give a live token other limits. None if there is no live token of this name."""
+
     async def token_revoke(self, name: str, now: float) -> bool:
         """False if there is no live token of this name."""
 

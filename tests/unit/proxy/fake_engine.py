@@ -16,6 +16,7 @@ class FakeEngine:
         self.load_asks = 0
         self.calls: list[tuple[Any, ...]] = []
         self.routes: dict[str, tuple[int, tuple[int, ...], str]] = {}
+        self.policies: dict[str, dict[str, Any]] = {}  # of those routes that have one
         self.sent: list[tuple[int, dict[str, Any]]] = []
         self.closed: list[tuple[int, str]] = []
         self.drained: list[int] = []  # those that are to close themselves afterwards
@@ -23,6 +24,8 @@ class FakeEngine:
         self.dials: list[tuple[str, int, bytes, str]] = []
         self.dial_workers: list[int] = []
         self.targets: list[tuple[str, str, int, int]] = []
+        self.limits: dict[int, tuple[int, int, int]] = {}  # by quota
+        self.joined_closed: list[int] = []
         self.ports: set[int] = set()  # listened on
         self.ports_in_use: set[int] = set()  # by somebody else
         self.udp_ports: set[int] = set()
@@ -34,11 +37,20 @@ class FakeEngine:
 
     def routes_apply(self, ops: Any) -> None:
         for op in ops:
+            self.policies.pop(op[1], None)
             if op[0] == "delete":
                 del self.routes[op[1]]
             else:
                 self.routes[op[1]] = (op[2], tuple(op[3]), op[4])
+                if len(op) == 6:
+                    self.policies[op[1]] = op[5]
         self.calls.append(("routes", len(ops)))
+
+    def limits_apply(self, quota: int, limits: tuple[int, int, int]) -> None:
+        self.limits[quota] = limits
+
+    def joined_close(self, quota: int) -> None:
+        self.joined_closed.append(quota)
 
     def tcp_listen(self, host: str, port: int) -> int:
         assert port not in self.ports
@@ -74,6 +86,9 @@ class FakeEngine:
         self.calls.append(("drain", link))
         if close:
             self.drained.append(link)
+
+    def link_flush(self, link: int, route: int) -> None:
+        self.calls.append(("flush", link, route))
 
     def dial(
         self,

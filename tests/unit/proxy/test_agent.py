@@ -8,6 +8,7 @@ import pytest
 
 from proxy_engine import handshake
 from proxy_engine.agent import Agent
+from proxy_engine.allowed import Allowed, parse_allowed
 from proxy_engine.backoff import Backoff
 from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.errors import UsageError
@@ -38,6 +39,8 @@ class Device:
         links_max: int = 0,
         servers: tuple[str, ...] = ("http://proxy.example:8080",),
         transport: str = "tcp",
+        is_configurable: bool = False,
+        allowed: tuple[Allowed, ...] = (),
     ) -> None:
         self.engine = engine
         self.now = 0.0
@@ -50,12 +53,15 @@ class Device:
             fake,
             servers=Servers([parse_server(url) for url in servers], transport),
             token="pe_secret",
-            targets=Targets(fake, {"web": Address("127.0.0.1", 3000)}, self.resolve),
+            targets=Targets(
+                fake, {"web": Address("127.0.0.1", 3000)}, self.resolve, allowed=allowed
+            ),
             tunnels=[TunnelSpec("web")],
             reach=self.reach,
             announce=self.public.append,
             call_later=self.call_later,
             links_max=links_max,
+            is_configurable=is_configurable,
             backoff=lambda: Backoff(lambda low, high: high),
             monotonic=lambda: self.now,
             wall=lambda: self.now,
@@ -163,7 +169,7 @@ async def test_it_registers_and_announces(device: Device, engine: FakeEngine) ->
     link = await device.up()
     [(to, record)] = engine.sent
     assert to == link
-    assert record["tunnels"] == [{"name": "web", "kind": "http", "port": None}]
+    assert record["tunnels"] == [{"name": "web"}]
     assert record["agent"].startswith("proxy-engine/")
     await device.registered(link)
     assert device.public == [[PublicTunnel("web", "http", "http://web.proxy.example:8080/")]]
@@ -750,3 +756,61 @@ def test_server_urls(url: str, server: tuple[str, int, str]) -> None:
 def test_what_is_no_server_url(url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_server(url)
+
+
+# Another target, from the server
+
+
+async def configure(device: Device, link: int, target: str, tunnel: str = "web") -> dict[str, Any]:
+    """What the agent answers."""
+    await device.say(link, type="configure", id=5, tunnel=tunnel, target=target)
+    to, answer = device.engine.sent[-1]
+    assert (to, answer["type"], answer["id"]) == (link, "configured", 5)
+    return answer
+
+
+async def started(device: Device) -> int:
+    device.agent.start()
+    await device.pass_time(0)
+    return await device.connect()
+
+
+async def test_the_server_may_change_a_target_and_take_it_back(engine: FakeEngine) -> None:
+    device = Device(engine, is_configurable=True)
+    link = await started(device)
+    device.addresses = ["10.0.0.2"]
+    assert "code" not in await configure(device, link, "other.example:80")
+    assert engine.targets == [("web", "10.0.0.2", 80, 0)]
+    await device.pass_time(61)  # looked up again, and still this one
+    assert engine.targets == [("web", "10.0.0.2", 80, 0)]
+    assert "code" not in await configure(device, link, "")
+    assert engine.targets == [("web", "127.0.0.1", 3000, 0)]
+    await device.agent.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "tunnel", "code"),
+    [
+        ("10.9.9.9:80", "web", "target_forbidden"),
+        ("10.0.0.1:81", "web", "target_forbidden"),
+        ("10.0.0.1", "web", "bad_target"),
+        ("10.0.0.1:80", "api", "unknown_target"),
+        ("nowhere.example:80", "web", "target_not_found"),
+    ],
+)
+async def test_it_takes_only_what_is_allowed(
+    engine: FakeEngine, target: str, tunnel: str, code: str
+) -> None:
+    allowed = (parse_allowed("10.0.0.0/24:80"), parse_allowed("127.0.0.0/8"))
+    device = Device(engine, is_configurable=True, allowed=allowed)
+    link = await started(device)
+    device.addresses = [target.partition(":")[0]] if target.startswith("10.") else []
+    assert (await configure(device, link, target, tunnel))["code"] == code
+    assert engine.targets == [("web", "127.0.0.1", 3000, 0)]
+    await device.agent.close()
+
+
+async def test_without_permission_nothing_is_changed(device: Device, engine: FakeEngine) -> None:
+    link = await device.connect()
+    assert (await configure(device, link, "10.0.0.1:80"))["code"] == "config_forbidden"
+    assert engine.targets == [("web", "127.0.0.1", 3000, 0)]

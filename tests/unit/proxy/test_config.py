@@ -71,6 +71,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "server": "http://x,http://y",
         "proxy": "http://p:3128",
         "allow_target": "10.0.0.0/8:80-90,[fd00::/8]:443",
+        "allow_remote_config": "true",
         "token": "t",
         "token_file": "f",
         "device": "pi",

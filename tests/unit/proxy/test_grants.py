@@ -71,7 +71,16 @@ def test_a_typing_error_is_met_with_a_suggestion() -> None:
 
 def test_limits_are_read_from_words() -> None:
     assert grants.parse_limits(["tunnels=5"]) == Limits(tunnels=5)
-    for text in ("tunnels", "tunnels=-1", "tunnels=1.5", "tunnels=1000001", "bytes=1"):
+    assert grants.parse_limits(["connections=9,requests=100/s", "bandwidth=1.5MB/s"]) == Limits(
+        connections=9, requests=100, bandwidth=1_500_000
+    )
+    assert grants.parse_limits(["bandwidth=1024", "requests=7"]).shared == (0, 7, 1024)
+    assert grants.parse_limits(["bandwidth=1MiB"]).texts() == ["bandwidth=1MiB/s"]
+    assert grants.parse_some_limits(["bandwidth=0"]) == {"bandwidth": 0}
+    for text in (
+        "tunnels", "tunnels=-1", "tunnels=1.5", "tunnels=1000001", "bytes=1", "requests=5/m",
+        "connections=5/s", "bandwidth=fast", "bandwidth=101GB/s", "bandwidth=-1", "bandwidth",
+    ):  # fmt: skip
         with pytest.raises(UsageError):
             grants.parse_limits([text])
 

@@ -8,7 +8,7 @@ import pytest
 
 from proxy_engine import control, grants, tokens
 from proxy_engine.cache import AccessCache
-from proxy_engine.errors import StorageError
+from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.storage import Token
@@ -107,6 +107,8 @@ async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: s
         "streams_max": 65000,
         "preamble": True,
         "worker": 0,
+        "quota": 1,
+        "limits": (0, 0, 0),
     }
     await server.links.registry.write()
     [token] = await server.store.tokens()
@@ -471,6 +473,20 @@ async def test_revoking_a_token_closes_its_links(server: Server, secret: str) ->
     await server.links.recheck()
     assert server.engine.closed == [(7, "revoked_token")]
     assert server.route("web") == ()
+
+
+async def test_other_limits_reach_the_engine_and_the_links(server: Server, secret: str) -> None:
+    await server.link(7, secret)
+    limits = {"tunnels": 1, "connections": 9, "bandwidth": 10**7}
+    await tokens.change(server.store, "pi", limits=limits, now=1.0)
+    await server.links.recheck()
+    assert server.engine.limits == {1: (9, 0, 10**7)}
+    link = server.links.get(7)
+    assert link is not None and link.limits.tunnels == 1
+    assert await tokens.change(server.store, "nobody", limits=limits, now=1.0) is None
+    await tokens.create(server.store, name="root", kind="admin", now=0.0)
+    with pytest.raises(UsageError):
+        await tokens.change(server.store, "root", limits=limits, now=1.0)
 
 
 async def test_blocking_a_device_closes_its_links(server: Server, secret: str) -> None:

@@ -74,19 +74,23 @@ class MongoAccess(Database):
     async def token_rotate(
         self, name: str, digest: bytes, now: float, old_expires_at: float
     ) -> Token | None:
-        is_live = {
-            "revoked_at": None,
-            "$or": [{"expires_at": None}, {"expires_at": {"$gt": date(now)}}],
-        }
         change = {
             "old_digest": "$digest",
             "old_expires_at": date(old_expires_at),
             "digest": digest,
         }
         result = await self._call(
-            self._db.tokens.update_one({"name": name, **is_live}, [{"$set": change}])
+            self._db.tokens.update_one({"name": name, **_live(now)}, [{"$set": change}])
         )
         if not result.modified_count:
+            return None
+        await self._wrote()
+        return next(iter(await self._tokens({"name": name})), None)
+
+    async def token_change(self, name: str, now: float, *, limits: Limits) -> Token | None:
+        change = {"$set": document({"limits": limits})}
+        result = await self._call(self._db.tokens.update_one({"name": name, **_live(now)}, change))
+        if not result.matched_count:
             return None
         await self._wrote()
         return next(iter(await self._tokens({"name": name})), None)
@@ -187,6 +191,13 @@ def _sighted(seen: Sighting) -> dict[str, Any]:
         changed["last_seen_at"] = date(seen.at)
         update["$min"] = {"first_seen_at": date(seen.at)}  # which is not there at first
     return {**update, "$set": changed} if changed else update
+
+
+def _live(now: float) -> dict[str, Any]:
+    return {
+        "revoked_at": None,
+        "$or": [{"expires_at": None}, {"expires_at": {"$gt": date(now)}}],
+    }
 
 
 def _new_device(now: float, owner_token_id: int | None = None) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def plain(value: Any) -> Any:
     """A value as JSON and our structs have it."""
     if isinstance(value, datetime.datetime):
         return seconds(value)
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
     # A type of its own, so that it would be written back as it was; JSON does not know it.
     return int(value) if type(value) is Int64 else value
 

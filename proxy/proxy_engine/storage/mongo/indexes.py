@@ -34,6 +34,8 @@ INDEXES: dict[str, list[IndexModel]] = {
             unique=True,
             partialFilterExpression={"port": {"$exists": True}},
         ),
+        # Sparse: only tunnels with domains have the field.
+        IndexModel("domains.name", name="domains", unique=True, sparse=True),
     ],
     "metrics": [IndexModel([("ts", DESCENDING), ("type", ASCENDING)], name="ts_type")],
     "requests": [

@@ -90,6 +90,18 @@ class SqliteAccess(Database):
 
         return await self._write(rotate)
 
+    async def token_change(self, name: str, now: float, *, limits: Limits) -> Token | None:
+        def change(db: sqlite3.Connection) -> Token | None:
+            update = (
+                "UPDATE tokens SET limits = ?"
+                " WHERE name = ? AND revoked_at IS NULL AND coalesce(expires_at > ?, 1)"
+            )
+            if not db.execute(update, (_json(limits), name, now)).rowcount:
+                return None
+            return _token(db.execute(_TOKEN + "WHERE t.name = ?", (name,)).fetchone())
+
+        return await self._write(change)
+
     async def token_revoke(self, name: str, now: float) -> bool:
         query = "UPDATE tokens SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL"
         return await self._write(lambda db: db.execute(query, (now, name)).rowcount > 0)

@@ -203,6 +203,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ),
     ),
     (
+        # What operators want of tunnels.
+        "ALTER TABLE tunnels ADD COLUMN version INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE tunnels ADD COLUMN updated_at REAL",
+        "ALTER TABLE tunnels ADD COLUMN is_enabled INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE tunnels ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE tunnels ADD COLUMN maintenance TEXT",  # tunnel_options.Maintenance
+        "ALTER TABLE tunnels ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",  # ... Options
+        """
+        CREATE TABLE tunnel_domains (
+            name TEXT PRIMARY KEY,
+            tunnel_id INTEGER NOT NULL REFERENCES tunnels (id) ON DELETE CASCADE,
+            is_agents INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX tunnel_domains_by_tunnel ON tunnel_domains (tunnel_id)",
+    ),
+    (
         # A port of TCP and the same one of UDP are two.
         "DROP INDEX tunnels_port",
         "CREATE UNIQUE INDEX tunnels_kind_port ON tunnels (kind, port)",
