@@ -284,7 +284,7 @@ def policy_of(
 ) -> RoutePolicy:
     """What the engine is told; {} if there is nothing to say.
 
-    Of a TCP or UDP tunnel nobody can be shown a page: during maintenance it is as if it were disabled.
+    Of TCP and UDP tunnels nobody can be shown a page: during maintenance they are as if disabled.
 
     Args:
         name: of the tunnel, for a realm without a name.

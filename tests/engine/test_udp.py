@@ -424,6 +424,37 @@ def test_a_switched_off_tunnel_and_denied_addresses(udp: UdpServer) -> None:
     opened(device)
 
 
+def test_another_target_is_for_who_comes_next(udp: UdpServer) -> None:
+    device = udp.device()
+    visitor = udp.visitor()
+    visitor.send(b"?")
+    stream, _, _ = opened(device)
+    udp.server.engine.link_flush(device.link, 4)  # another tunnel's
+    udp.server.engine.link_flush(device.link, 3)
+    assert device.next(stream, WINDOW).flags == RST
+    visitor.send(b"?")
+    assert opened(device)[0] != stream
+
+
+def test_so_many_connections_and_bytes_of_a_token(udp: UdpServer) -> None:
+    device = udp.device(quota=9, limits=(2, 0, 10_000))
+    first = udp.visitor()
+    for sock in (first, udp.visitor(), udp.visitor()):
+        sock.send(b"?")
+    stream, _, rest = opened(device)
+    opened(device)
+    udp.server.wait_stat("udp_refused", 1)
+    received(device, stream, 3, rest)
+    for number in range(10):
+        first.send(b"x" * 60_000)
+        udp.server.wait_stat("udp_datagrams_in", 4 + number)
+    assert 5 <= udp.stat("udp_dropped") <= 9
+    udp.server.engine.limits_apply(9, (0, 0, 0))
+    settle(udp.server)
+    udp.visitor().send(b"?")
+    opened(device)
+
+
 def test_the_port_is_read_where_a_link_is_and_stays_there() -> None:
     for udp in running(2):
         workers = {}

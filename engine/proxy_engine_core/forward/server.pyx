@@ -22,7 +22,7 @@ from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
 )
 from proxy_engine_core.forward.udp cimport (
-    udp_close, udp_close_all, udp_free, udp_init_worker, udp_listen,
+    udp_close, udp_close_all, udp_flush, udp_free, udp_init_worker, udp_listen,
 )
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
@@ -189,6 +189,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             pools_drain(<Link *>conn, for_link.size > 0)
         elif message.kind == MESSAGE_LINK_FLUSH:
             pool_flush(<Link *>conn, (<const uint32_t *>(for_link + 1))[0])
+            udp_flush(<Link *>conn, (<const uint32_t *>(for_link + 1))[0])
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
     return False

@@ -11,12 +11,13 @@
 # A visitor ends with its link, with its listener, by a word of the device, or by silence; then
 # it has a record in the request log.
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.transaction cimport ServerRole
 from proxy_engine_core.forward.udp_table cimport UdpListener
 from proxy_engine_core.io.worker cimport Worker
+from proxy_engine_core.link.link cimport Link
 
 
 cdef void udp_init_worker(Worker *worker) noexcept nogil
@@ -25,5 +26,7 @@ cdef void udp_free(ServerRole *role) noexcept nogil
 cdef void udp_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
 cdef void udp_close(Worker *worker, uint16_t port) noexcept nogil    # and end its visitors
 cdef void udp_close_all(Worker *worker) noexcept nogil
+# A tunnel's target has become another: end the visitors it has over this link.
+cdef void udp_flush(const Link *link, uint32_t route) noexcept nogil
 # The tunnel's options are these now: end the visitors that may not be here any more.
 cdef void udp_recheck(UdpListener *listener, const Policy *policy) noexcept nogil

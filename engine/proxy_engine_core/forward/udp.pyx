@@ -158,6 +158,29 @@ cdef void udp_close_all(Worker *worker) noexcept nogil:
             close_listener(<UdpListener *>worker.conns[slot])
 
 
+cdef void udp_flush(const Link *link, uint32_t route) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    cdef UdpListener *listener
+    cdef uint32_t slot
+    for slot in range(worker.slot_count):
+        if worker.conns[slot] == NULL or worker.conns[slot].kind != CONN_UDP_LISTENER:
+            continue
+        listener = <UdpListener *>worker.conns[slot]
+        if listener.route == route:
+            end_those_of(&listener.brief, link)
+            end_those_of(&listener.lasting, link)
+
+
+cdef void end_those_of(UdpVisitorList *visitors, const Link *link) noexcept nogil:
+    cdef UdpVisitor *visitor = visitors.oldest
+    cdef UdpVisitor *following
+    while visitor != NULL:
+        following = visitor.newer
+        if visitor.link == link:
+            visitor_end(visitor, b"")
+        visitor = following
+
+
 cdef void count_overruns(UdpListener *listener) noexcept nogil:
     cdef uint32_t seen = udp_overruns(listener.conn.fd)
     count(listener.conn.worker.counters, COUNT_UDP_OVERRUNS, seen - listener.overruns_seen)
