@@ -11,6 +11,7 @@ from proxy_engine_core.io.worker cimport Worker
 
 cdef enum:
     LOG_FORMAT = 1
+    LOG_RECORD_SIZE_MAX = 4096            # of one record; more than there can be
 
 cdef struct LogHeader:
     uint64_t time_us                      # wall clock
@@ -46,5 +47,8 @@ cdef struct LogTexts:                     # `reason` ends with a NUL, the others
     const char *reason
 
 cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil
+# The record of a request that has not finished, as it is by now, with LOG_OPEN; its size, at most
+# LOG_RECORD_SIZE_MAX.
+cdef uint32_t log_open(const Visitor *visitor, uint8_t *place) noexcept nogil
 # A record of what was no transaction. The time and reason_size are filled in.
 cdef void log_put(Worker *worker, LogHeader *header, const LogTexts *texts) noexcept nogil
