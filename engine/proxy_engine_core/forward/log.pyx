@@ -46,13 +46,13 @@ cdef uint32_t describe(
 
 cdef void texts_of(const Visitor *visitor, const char *reason, LogTexts *texts) noexcept nogil:
     cdef const Transaction *transaction = visitor.transaction
-    texts.request_id = transaction.request_id
-    texts.address = visitor.address
+    texts.request_id = <const uint8_t *>transaction.request_id
+    texts.address = <const char *>visitor.address
     if transaction.client_size:
-        texts.address = transaction.client
-    texts.method = transaction.method_name
-    texts.host = transaction.host
-    texts.path = transaction.path
+        texts.address = <const char *>transaction.client
+    texts.method = <const uint8_t *>transaction.method_name
+    texts.host = <const uint8_t *>transaction.host
+    texts.path = <const uint8_t *>transaction.path
     texts.reason = reason
 
 
