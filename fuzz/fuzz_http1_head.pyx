@@ -89,6 +89,7 @@ cdef uint8_t *write_request(const Head *head, bint is_trusted, uint32_t *size) n
     rewrite.request_id_size = 16
     rewrite.is_tls = False
     rewrite.is_trusted = is_trusted
+    rewrite.edit = NULL
     bound = request_head_bound(head, &rewrite)
     place = <uint8_t *>malloc(bound)
     REQUIRE(place != NULL)
@@ -138,6 +139,7 @@ cdef uint8_t *write_response(const Head *head, uint8_t reframe, uint32_t *size) 
     rewrite.reframe = reframe
     rewrite.keep_alive = reframe != REFRAME_CLOSE
     rewrite.visitor_minor_version = 0 if reframe == REFRAME_CLOSE else 1
+    rewrite.edit = NULL
     bound = response_head_bound(head, &rewrite)
     place = <uint8_t *>malloc(bound)
     REQUIRE(place != NULL)

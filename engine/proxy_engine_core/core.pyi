@@ -15,6 +15,7 @@ EVENT_DRAINED: Final = 7
 EVENT_PRESSURE: Final = 8
 EVENT_LINK_SPENT: Final = 9
 EVENT_LINK_LOAD: Final = 10
+EVENT_REQUESTS_OPEN: Final = 11
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
@@ -37,6 +38,8 @@ WORKERS_MAX: Final = 64
 # (EVENT_LINK_SPENT, link): server. link_streams_max streams were opened: replace it.
 # (EVENT_LINK_LOAD, link, share): server. It carried this part, in thousandths, of the bytes of
 #   its worker's links between two calls of link_loads().
+# (EVENT_REQUESTS_OPEN, query, batch, is last): server. What is under way on a worker, packed for
+#   proxy_engine_core.log_batch; several of each worker, of which one is its last.
 AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes]
 LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
 LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
@@ -47,9 +50,11 @@ DrainedEvent: TypeAlias = tuple[Literal[7]]
 PressureEvent: TypeAlias = tuple[Literal[8], int, int, int, str]
 LinkSpentEvent: TypeAlias = tuple[Literal[9], int]
 LinkLoadEvent: TypeAlias = tuple[Literal[10], int, int]
+RequestsOpenEvent: TypeAlias = tuple[Literal[11], int, bytes, bool]
 Event: TypeAlias = (
     AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
     | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent | LinkLoadEvent
+    | RequestsOpenEvent
 )
 
 class LogRecord(NamedTuple):
@@ -253,6 +258,11 @@ class Engine:
     def link_loads(self) -> None:
         """Server: ask every worker which of its links carry most: EVENT_LINK_LOAD follows for
         each with a sixteenth or more of the bytes of its worker's links since the last call."""
+
+    def requests_open(self, query: int, limit: int = 1000) -> None:
+        """Server: ask every worker for its requests and connections to tunnels that are under way,
+        at most `limit` of each: EVENT_REQUESTS_OPEN follows with `query`, a number of the
+        caller's. Their records have LOG_OPEN, and times and bytes as of now."""
 
     def link_worker(self, link: int) -> int:
         """The worker a link or dial id belongs to, 0 to workers - 1; it never changes.

@@ -31,8 +31,8 @@ from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.mail cimport (
     address_read, check_worker, post_auth_reply, post_dial, post_drain, post_link_loads,
-    post_quota, post_route, post_route_delete, post_targets, post_tcp_close, post_tcp_listen,
-    post_to_link,
+    post_quota, post_requests_open, post_route, post_route_delete, post_targets, post_tcp_close,
+    post_tcp_listen, post_to_link,
 )
 from proxy_engine_core.messages cimport (
     MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH, MESSAGE_LINK_SEND,
@@ -52,7 +52,7 @@ from proxy_engine_core.quota_table import check_limits
 from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
-    EVENT_PRESSURE, EVENT_TARGET_FAILED,  # no-cython-lint
+    EVENT_PRESSURE, EVENT_REQUESTS_OPEN, EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
@@ -386,6 +386,10 @@ cdef class Engine:
     def link_loads(self):
         self.check_role(True)
         post_link_loads(self.crew)
+
+    def requests_open(self, uint64_t query, uint32_t limit=1000):
+        self.check_role(True)
+        post_requests_open(self.crew, query, limit)
 
     def link_worker(self, uint64_t link):
         check_worker(self.crew, handle_worker(link))

@@ -38,6 +38,7 @@ cdef tuple NAMES = (
     "address_denied",
     "maintenance_answers",
     "unauthorized",
+    "paths_refused",
     "tunnels_turned_away",
     "tunnels",
     "tcp_connections",

@@ -16,10 +16,11 @@ from proxy_engine_core.io.socket cimport Address, address_parse, socket_close
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_ROUTE_DELETE,
-    MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_REQUESTS_OPEN,
+    MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
     TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage, LinkMessage,
-    QuotaMessage, RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage,
+    OpenMessage, QuotaMessage, RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage,
+    TcpListenMessage,
 )
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_hold
@@ -102,6 +103,17 @@ cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1:
 cdef int post_link_loads(Crew *crew) except -1:
     cdef MailboxNode *nodes[WORKERS_MAX]
     new_for_all(crew, nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(OpenMessage), MESSAGE_REQUESTS_OPEN)
+    for index in range(crew.worker_count):
+        (<OpenMessage *>nodes[index]).query = query
+        (<OpenMessage *>nodes[index]).limit = limit
     post_all(crew, nodes)
     return 0
 

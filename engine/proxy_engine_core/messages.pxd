@@ -25,6 +25,7 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_TCP_CLOSE
     MESSAGE_QUOTA_CHANGED                 # server
     MESSAGE_QUOTA_ENDED                   # server
+    MESSAGE_REQUESTS_OPEN                 # server
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -58,6 +59,12 @@ cdef struct QuotaMessage:                 # with a reference to it
     MailboxNode node
     Quota *quota
     uint32_t cursor                       # the worker's: see forward/walk.pxd
+
+cdef struct OpenMessage:                  # what is under way: forward/walk.pxd
+    MailboxNode node
+    uint64_t query                        # the control plane's number for it
+    uint32_t limit                        # how many at most
+    uint32_t cursor                       # the worker's
 
 # `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over

@@ -5,10 +5,10 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
 from proxy_engine_core.forward.policy cimport (
-    POLICY_AUTH, POLICY_DIGEST_SIZE, POLICY_DIGESTS_MAX, POLICY_DISABLED, POLICY_EDITS_RESPONSE,
-    POLICY_LINES_SIZE_MAX, POLICY_MAINTENANCE, POLICY_NETWORKS_MAX, POLICY_PAGE_SIZE_MAX,
-    POLICY_PREFIX_SIZE_MAX, POLICY_REALM_SIZE_MAX, POLICY_RETRY_AFTER_MAX, POLICY_RULES_MAX,
-    POLICY_SALT_SIZE_MAX, Policy, PolicyEdit,
+    POLICY_AUTH, POLICY_DIGEST_SIZE, POLICY_DIGESTS_MAX, POLICY_DISABLED, POLICY_EDITS_REQUEST,
+    POLICY_EDITS_RESPONSE, POLICY_LINES_SIZE_MAX, POLICY_MAINTENANCE, POLICY_NETWORKS_MAX,
+    POLICY_PAGE_SIZE_MAX, POLICY_PREFIX_SIZE_MAX, POLICY_REALM_SIZE_MAX, POLICY_RETRY_AFTER_MAX,
+    POLICY_RULES_MAX, POLICY_SALT_SIZE_MAX, Policy, PolicyEdit,
 )
 from proxy_engine_core.http1.edit cimport EDIT_NAME_SIZE_MAX
 from proxy_engine_core.http1.field cimport field_name_id
@@ -53,6 +53,11 @@ cdef bytes policy_pack(dict options, bint is_tcp):
     policy.host = put(tail, read_host(options.get("host") or ""))
     pack_rules(&policy.request, tail, options.get("request_headers"))
     pack_rules(&policy.response, tail, options.get("response_headers"))
+    if (
+        policy.request.names.size or policy.request.lines.size or policy.host.size
+        or policy.prefix.size
+    ):
+        policy.flags |= POLICY_EDITS_REQUEST
     # A target that is told another host names it in its redirects.
     if policy.response.names.size or policy.response.lines.size or policy.host.size:
         policy.flags |= POLICY_EDITS_RESPONSE

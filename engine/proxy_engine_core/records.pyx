@@ -9,7 +9,8 @@ from proxy_engine_core.events cimport (
     EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as
     KIND_DIAL_FAILED, EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN,
     EVENT_LINK_UP as KIND_LINK_UP, EVENT_LINK_LOAD as KIND_LINK_LOAD, EVENT_LINK_SPENT as
-    KIND_LINK_SPENT, EVENT_PRESSURE as KIND_PRESSURE, EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
+    KIND_LINK_SPENT, EVENT_REQUESTS_OPEN as KIND_REQUESTS_OPEN, EVENT_PRESSURE as KIND_PRESSURE,
+    EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
 )
 from proxy_engine_core.forward.log cimport LogHeader
 from proxy_engine_core.io.pressure cimport PRESSURE_OF_MEMORY
@@ -25,6 +26,7 @@ EVENT_DRAINED = KIND_DRAINED
 EVENT_PRESSURE = KIND_PRESSURE
 EVENT_LINK_SPENT = KIND_LINK_SPENT
 EVENT_LINK_LOAD = KIND_LINK_LOAD
+EVENT_REQUESTS_OPEN = KIND_REQUESTS_OPEN
 LOG_REUSED = 1
 LOG_RETRIED = 2
 LOG_ABORTED = 4
@@ -87,6 +89,8 @@ cdef tuple event_tuple(const uint8_t *place):
         return (EVENT_LINK_SPENT, record.a)
     if record.kind == KIND_LINK_LOAD:
         return (EVENT_LINK_LOAD, record.a, record.b)
+    if record.kind == KIND_REQUESTS_OPEN:
+        return (EVENT_REQUESTS_OPEN, record.a, raw(first, record.first_size), record.b != 0)
     return (EVENT_DRAINED,)
 
 

@@ -35,9 +35,8 @@ class AccessWatch:
     async def start(self, links: Links) -> None:
         """From here on; all tokens are known from the start. Raises StorageError."""
         self._links = links
-        await self._store.changed_elsewhere()
-        await self._cache.check()
-        await self._recheck()
+        self._must_recheck = True
+        await self.look()
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -46,15 +45,14 @@ class AccessWatch:
         """Tokens or devices were written here. Raises StorageError."""
         if self._cache.shared is not None:
             self._cache.shared.announce()
-        await self._flush()
+        self._must_flush = True
+        await self._act()
 
     async def look(self) -> None:
         """What others have written. Raises StorageError; then the next look finds it."""
-        changed = await self._store.changed_elsewhere()
-        if await self._cache.check() or changed or self._must_flush:
-            await self._flush()
-        elif self._must_recheck or self._links.must_recheck or self._is_old():
-            await self._recheck()
+        if await self._store.changed_elsewhere():
+            self._must_recheck = True  # of what is known perhaps nothing is wrong
+        await self._act()
 
     def hint(self) -> None:
         """Another server says that it has written."""
@@ -75,17 +73,17 @@ class AccessWatch:
         except StorageError:
             pass  # the regular look says so, and tries again
 
-    async def _flush(self) -> None:
-        self._cache.clear()
-        self._must_recheck = True
-        self._must_flush = False
-        await self._cache.check()
-        await self._recheck()
-
-    async def _recheck(self) -> None:
-        await self._links.recheck()
-        self._must_recheck = False
-        self._learnt_at = asyncio.get_running_loop().time()
+    async def _act(self) -> None:
+        if self._must_flush:
+            self._must_flush = False
+            self._must_recheck = True
+            self._cache.clear()
+        if await self._cache.check():
+            self._must_recheck = True
+        if self._must_recheck or self._links.must_recheck or self._is_old():
+            await self._links.recheck()
+            self._must_recheck = False
+            self._learnt_at = asyncio.get_running_loop().time()
 
     def _is_old(self) -> bool:
         return asyncio.get_running_loop().time() - self._learnt_at > RELEARN

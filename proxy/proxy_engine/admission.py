@@ -193,7 +193,7 @@ class Admission:
         secret = tokens.bearer(credentials[0]) if len(credentials) == 1 else None
         if secret is None:
             raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", CHALLENGE)
-        if self._cache.peek(tokens.digest(secret)) is None:
+        if not self._cache.is_familiar(tokens.digest(secret)):
             wait = self._guard.wait(ask.peer, self._clock())
             if wait:
                 message = "too many failed logins from this address"

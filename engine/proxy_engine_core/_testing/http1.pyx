@@ -209,6 +209,7 @@ def rewrite_request(
     rewrite.request_id_size = <uint32_t>len(request_id)
     rewrite.is_tls = is_tls
     rewrite.is_trusted = is_trusted
+    rewrite.edit = NULL
     bound = request_head_bound(&head, &rewrite)
     target = Block(bytes(bound))
     written = request_head_write(target.bytes, &head, &rewrite)
@@ -234,6 +235,7 @@ def rewrite_response(
     rewrite.reframe = reframe
     rewrite.keep_alive = keep_alive
     rewrite.visitor_minor_version = visitor_minor_version
+    rewrite.edit = NULL
     bound = response_head_bound(&head, &rewrite)
     target = Block(bytes(bound))
     written = response_head_write(target.bytes, &head, &rewrite)
@@ -323,6 +325,7 @@ def bench_rewrite_request(bytes source, int rounds):
     rewrite.request_id_size = 32
     rewrite.is_tls = True
     rewrite.is_trusted = False
+    rewrite.edit = NULL
     if request_head_parse(&head, bytes_, size) < 0:
         raise ValueError("not a request")
     with nogil:

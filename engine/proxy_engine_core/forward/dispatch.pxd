@@ -15,7 +15,8 @@ cdef void start_waiting(Visitor *visitor) noexcept nogil
 # 503 for a request that can not wait any longer, or whose queue is full.
 cdef void request_overloaded(Visitor *visitor) noexcept nogil
 cdef void request_no_memory(Visitor *visitor) noexcept nogil
-# A stream with room for the head as `rewrite`, filled in here, makes it. NULL: none now.
+# A stream with room for the head as `rewrite` makes it: filled in here, but for its edit. NULL:
+# none now.
 cdef HttpStream *take_stream(
     Visitor *visitor, Link *link, const Route *route, const Head *head, RequestRewrite *rewrite
 ) noexcept nogil

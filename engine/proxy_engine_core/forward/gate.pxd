@@ -8,14 +8,16 @@
 from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.transaction cimport Visitor
+from proxy_engine_core.http1.edit cimport RequestEdit
 from proxy_engine_core.http1.head cimport Head
 
 
 # Whether the visitor may use the tunnel at all. NULL: yes; else the reason (docs/errors.md), and
 # it is counted.
 cdef const char *gate_turns_away(Visitor *visitor, const Policy *policy) noexcept nogil
-# Whether this request may pass; `head` loses the credentials that were for us. False: the
-# refusal is in `reply`, for transaction_answer(), and points into the policy.
+# Whether this request may pass, and then as what: `edit`, and `head` without what is dropped, the
+# credentials that were for us among it. False: the refusal is in `reply`, for
+# transaction_answer(). Both point into the policy.
 cdef bint gate_passes(
-    Visitor *visitor, const Policy *policy, Head *head, Reply *reply
+    Visitor *visitor, const Policy *policy, Head *head, RequestEdit *edit, Reply *reply
 ) noexcept nogil

@@ -4,15 +4,16 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.counters cimport (
-    COUNT_ADDRESS_DENIED, COUNT_MAINTENANCE_ANSWERS, COUNT_TUNNEL_DISABLED, COUNT_UNAUTHORIZED,
-    count,
+    COUNT_ADDRESS_DENIED, COUNT_MAINTENANCE_ANSWERS, COUNT_PATHS_REFUSED, COUNT_TUNNEL_DISABLED,
+    COUNT_UNAUTHORIZED, count,
 )
 from proxy_engine_core.forward.policy cimport (
     POLICY_AUTH, POLICY_DISABLED, POLICY_DIGEST_SIZE, POLICY_MAINTENANCE, POLICY_SALT_SIZE_MAX,
-    Policy, policy_bytes,
+    Policy, policy_bytes, policy_edit_request,
 )
 from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.transaction cimport Visitor
+from proxy_engine_core.http1.edit cimport PATH_FITS, PATH_OUTSIDE, RequestEdit
 from proxy_engine_core.http1.head cimport FIELD_AUTHORIZATION, Field, Head
 from proxy_engine_core.http1.scan cimport equals_lower
 from proxy_engine_core.io.socket cimport Address, address_bytes, address_parse
@@ -101,11 +102,12 @@ cdef bint refuse(Reply *reply, int status, const char *reason, const char *text)
 
 
 cdef bint gate_passes(
-    Visitor *visitor, const Policy *policy, Head *head, Reply *reply
+    Visitor *visitor, const Policy *policy, Head *head, RequestEdit *edit, Reply *reply
 ) noexcept nogil:
     cdef uint64_t *counters = visitor.conn.worker.counters
     cdef const char *reason = gate_turns_away(visitor, policy)
     cdef Field *field
+    cdef int fit
     memset(reply, 0, sizeof(Reply))
     if reason != NULL and policy.flags & POLICY_DISABLED:
         return refuse(reply, 404, reason, b"This tunnel is switched off.")
@@ -127,4 +129,12 @@ cdef bint gate_passes(
             reply.fields = <const char *>policy_bytes(policy, policy.challenge)
             return refuse(reply, 401, b"unauthorized", b"A name and a password are needed here.")
         field.is_dropped = True           # it was for us
-    return True
+    fit = policy_edit_request(policy, head, edit)
+    if fit == PATH_FITS:
+        return True
+    count(counters, COUNT_PATHS_REFUSED, 1)
+    if fit == PATH_OUTSIDE:
+        return refuse(reply, 404, b"outside_prefix", b"This tunnel has no such path.")
+    return refuse(
+        reply, 400, b"ambiguous_path", b"This tunnel takes no paths with . or .. in them."
+    )

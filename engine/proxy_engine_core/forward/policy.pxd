@@ -7,9 +7,8 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from proxy_engine_core.http1.edit cimport HeadEdit, RequestEdit
-from proxy_engine_core.http1.head cimport Span
-from proxy_engine_core.networks cimport Network
+from proxy_engine_core.http1.edit cimport RequestEdit, ResponseEdit
+from proxy_engine_core.http1.head cimport Head, Span
 
 
 cdef enum:
@@ -28,7 +27,8 @@ cdef enum PolicyFlag:
     POLICY_DISABLED = 1
     POLICY_MAINTENANCE = 2
     POLICY_AUTH = 4
-    POLICY_EDITS_RESPONSE = 8
+    POLICY_EDITS_REQUEST = 8
+    POLICY_EDITS_RESPONSE = 16
 
 cdef struct PolicyEdit:                   # HeadEdit, before the block has its place
     Span names
@@ -60,4 +60,8 @@ cdef inline const uint8_t *policy_bytes(const Policy *policy, Span span) noexcep
 cdef Policy *policy_new(const uint8_t *packed, uint32_t size) noexcept nogil
 cdef void policy_hold(Policy *policy) noexcept nogil
 cdef void policy_release(Policy *policy) noexcept nogil            # NULL is none
+# Mark in `head` what changes, the rest into `edit`, which points into the policy. A PathFit, which
+# is PATH_FITS where no prefix is taken off.
+cdef int policy_edit_request(const Policy *policy, Head *head, RequestEdit *edit) noexcept nogil
+cdef void policy_edit_response(const Policy *policy, Head *head, ResponseEdit *edit) noexcept nogil
 cdef bint policy_equal(const Policy *one, const Policy *other) noexcept nogil     # or both NULL

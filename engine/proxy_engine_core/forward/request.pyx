@@ -20,6 +20,9 @@ from proxy_engine_core.forward.gate cimport gate_passes
 from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_link
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pace cimport pace_newcomer
+from proxy_engine_core.forward.policy cimport (
+    POLICY_EDITS_REQUEST, POLICY_EDITS_RESPONSE, policy_hold,
+)
 from proxy_engine_core.forward.pool cimport pool_is_full, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.route cimport Route
@@ -29,6 +32,7 @@ from proxy_engine_core.forward.transaction cimport (
     server_of, transaction_answer, transaction_begin, transaction_fail, visitor_close,
     visitor_finish,
 )
+from proxy_engine_core.http1.edit cimport RequestEdit
 from proxy_engine_core.http1.head cimport (
     BODY_NONE, HEAD_ERROR_LINE_TOO_LONG, HEAD_ERROR_TOO_LARGE, Head, head_error_reason,
     head_error_status, head_error_text, head_find_end, request_body_framing, request_head_parse,
@@ -166,6 +170,7 @@ cdef bint use_head(
     cdef Link *link
     cdef HttpStream *http
     cdef RequestRewrite rewrite
+    cdef RequestEdit edit
     cdef Refusal refusal
     cdef Reply reply
     cdef int other
@@ -208,11 +213,15 @@ cdef bint use_head(
         transaction_fail(visitor, 404, b"unknown_tunnel", b"There is no such tunnel here.")
         return True
     transaction.route = route.id
-    if route.policy != NULL and not gate_passes(visitor, route.policy, head, &reply):
-        if transaction.request_done:
-            take_head_off(visitor, bytes, head_size, size)
-        transaction_answer(visitor, &reply)
-        return True
+    rewrite.edit = NULL
+    if route.policy != NULL:
+        if not gate_passes(visitor, route.policy, head, &edit, &reply):
+            if transaction.request_done:
+                take_head_off(visitor, bytes, head_size, size)
+            transaction_answer(visitor, &reply)
+            return True
+        if route.policy.flags & POLICY_EDITS_REQUEST:
+            rewrite.edit = &edit
     link = live_link(worker, route, transaction.refused_by)
     if link == NULL or conn_handle(&link.conn) == transaction.refused_by:
         other = other_worker(worker, route)
@@ -261,6 +270,9 @@ cdef bint use_head(
         return False
     transaction.is_waiting = False
     pool_stop_waiting(visitor)
+    if route.policy != NULL and route.policy.flags & POLICY_EDITS_RESPONSE:
+        policy_hold(route.policy)
+        transaction.policy = route.policy
     if not forward_head(visitor, http, head, &rewrite):
         return True
     take_head_off(visitor, bytes, head_size, size)

@@ -12,6 +12,7 @@ from proxy_engine_core.counters cimport (
     COUNT_BAD_RESPONSES, COUNT_MEMORY_ERRORS, COUNT_STREAM_SURPLUS, COUNT_TUNNELS, count,
 )
 from proxy_engine_core.forward.clock cimport transaction_deadline
+from proxy_engine_core.forward.policy cimport policy_edit_response
 from proxy_engine_core.forward.pool cimport (
     http_stream_release, pool_idle_told, pool_stream_lost, pool_wake,
 )
@@ -22,6 +23,7 @@ from proxy_engine_core.forward.transaction cimport (
     LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
     Transaction, Visitor, server_of, transaction_fail, transaction_finish,
 )
+from proxy_engine_core.http1.edit cimport ResponseEdit
 from proxy_engine_core.http1.chunked cimport (
     CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_init, chunk_reader_next, chunk_size_line,
 )
@@ -156,6 +158,7 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
 cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef ResponseRewrite rewrite
+    cdef ResponseEdit edit
     cdef uint8_t *place
     cdef uint32_t size
     rewrite.request_id = transaction.request_id
@@ -163,6 +166,10 @@ cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
     rewrite.reframe = transaction.reframe
     rewrite.keep_alive = transaction.keep_alive
     rewrite.visitor_minor_version = transaction.minor_version
+    rewrite.edit = NULL
+    if transaction.policy != NULL and head.status >= 200:
+        policy_edit_response(transaction.policy, head, &edit)
+        rewrite.edit = &edit
     place = conn_arena(visitor.conn.worker, response_head_bound(head, &rewrite))
     if place == NULL:
         bad_response(visitor, b"The service answered with a head that is too large.")

@@ -8,6 +8,7 @@ from proxy_engine_core.buffer cimport (
 from proxy_engine_core.counters cimport (
     COUNT_MEMORY_ERRORS, COUNT_REQUESTS_RETRIED, count,
 )
+from proxy_engine_core.forward.policy cimport policy_release
 from proxy_engine_core.forward.pool cimport http_stream_release
 from proxy_engine_core.forward.transaction cimport (
     LOG_RETRIED, LOG_REUSED, VISITOR_HEAD, HttpStream, Transaction, Visitor,
@@ -95,6 +96,8 @@ cdef bint retry(Visitor *visitor, int cause) noexcept nogil:
     transaction.is_kept = False
     transaction.http = NULL
     transaction.link = NULL
+    policy_release(transaction.policy)
+    transaction.policy = NULL
     http.visitor = NULL
     http_stream_release(http, YAMUX_RESET_CANCEL)
     conn_stop_waiting(&visitor.conn)

@@ -24,7 +24,7 @@ from proxy_engine_core.forward.transaction cimport (
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
 )
-from proxy_engine_core.forward.walk cimport walk_quota
+from proxy_engine_core.forward.walk cimport walk_open, walk_quota
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport socket_close
@@ -39,8 +39,9 @@ from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE,
-    MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
-    MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, AuthReplyMessage, DrainMessage, LinkMessage,
+    MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE,
+    MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, AuthReplyMessage, DrainMessage,
+    LinkMessage, OpenMessage,
     QuotaMessage, RouteDeleteMessage, RouteMessage, TcpListenMessage,
 )
 from proxy_engine_core.quota cimport quota_drop
@@ -156,6 +157,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         if walk_quota(worker, <QuotaMessage *>message):
             return True
         quota_drop((<QuotaMessage *>message).quota)
+    elif message.kind == MESSAGE_REQUESTS_OPEN:
+        return walk_open(worker, <OpenMessage *>message)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms

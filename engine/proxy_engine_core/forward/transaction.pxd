@@ -25,6 +25,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from proxy_engine_core.buffer cimport Buffer
 from proxy_engine_core.forward.addresses cimport AddressEntry, AddressTable
 from proxy_engine_core.forward.idle cimport IdleLimit
+from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
@@ -92,6 +93,7 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
 cdef struct Transaction:
     HttpStream *http
     Link *link
+    Policy *policy                        # held, if it changes the response; else NULL
     Quota *quota                          # that it is counted in, its link's; NULL: no limits
     Quota *joined_by                      # TCP: held, for who joined it may have to go; or NULL
     uint64_t device

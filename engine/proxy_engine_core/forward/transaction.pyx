@@ -12,6 +12,7 @@ from proxy_engine_core.counters cimport (
 from proxy_engine_core.forward.clock cimport visitor_rest_deadline
 from proxy_engine_core.forward.log cimport log_write
 from proxy_engine_core.forward.pace cimport pace_spend, pace_stop
+from proxy_engine_core.forward.policy cimport policy_release
 from proxy_engine_core.forward.pool cimport http_stream_release, pool_put, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply, reply_write
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
@@ -92,6 +93,8 @@ cdef void transaction_free(Visitor *visitor) noexcept nogil:
         quota_drop(transaction.joined_by)
     buffer_free(&transaction.kept)
     buffer_free(&transaction.response_head)
+    if transaction.policy != NULL:
+        policy_release(transaction.policy)
     visitor.bytes_passed += transaction.bytes_out
     visitor.transaction = NULL
     transaction.http = <HttpStream *>role.free_transactions

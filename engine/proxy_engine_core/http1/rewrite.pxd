@@ -4,6 +4,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 
+from proxy_engine_core.http1.edit cimport RequestEdit, ResponseEdit
 from proxy_engine_core.http1.head cimport Head
 
 
@@ -18,6 +19,7 @@ cdef struct RequestRewrite:
     uint32_t request_id_size
     bint is_tls                           # X-Forwarded-Proto: https
     bint is_trusted                       # append to X-Forwarded-* instead of replacing them
+    const RequestEdit *edit               # what the tunnel's options change; NULL: nothing
 
 cdef enum Reframe:                        # of a response body towards the visitor
     REFRAME_NONE = 0                      # as the target framed it
@@ -30,6 +32,7 @@ cdef struct ResponseRewrite:
     uint8_t reframe
     bint keep_alive                       # what we tell the visitor
     uint8_t visitor_minor_version
+    const ResponseEdit *edit              # NULL: none
 
 # An upper bound of what request_head_write / response_head_write will write.
 cdef uint32_t request_head_bound(const Head *head, const RequestRewrite *rewrite) noexcept nogil

@@ -8,6 +8,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from proxy_engine_core.http1.edit cimport RequestEdit, ResponseEdit
 from proxy_engine_core.http1.head cimport (
     FIELD_CONTENT_LENGTH, FIELD_FORWARDED, FIELD_TRAILER, FIELD_TRANSFER_ENCODING,
     FIELD_X_FORWARDED_FOR, FIELD_X_FORWARDED_HOST, FIELD_X_FORWARDED_OTHER,
@@ -161,16 +162,44 @@ cdef uint32_t request_head_bound(
     const Head *head, const RequestRewrite *rewrite
 ) noexcept nogil:
     # The authority goes out twice more than it came in, the upgrade once.
-    return (
+    cdef uint32_t bound = (
         head.size + 2 * head.authority.size + head.upgrade.size + rewrite.address_size
         + rewrite.request_id_size + ADDED_SIZE_MAX
     )
+    if rewrite.edit != NULL:
+        bound += rewrite.edit.head.lines_size + rewrite.edit.host_size + rewrite.edit.prefix_size
+    return bound
 
 
 cdef uint32_t response_head_bound(
     const Head *head, const ResponseRewrite *rewrite
 ) noexcept nogil:
-    return head.size + head.upgrade.size + rewrite.request_id_size + ADDED_SIZE_MAX
+    cdef uint32_t bound = (
+        head.size + head.upgrade.size + rewrite.request_id_size + ADDED_SIZE_MAX
+    )
+    if rewrite.edit != NULL:
+        bound += rewrite.edit.head.lines_size + rewrite.edit.location.size
+    return bound
+
+
+cdef uint8_t *put_request_edit(uint8_t *target, const RequestEdit *edit) noexcept nogil:
+    if edit.prefix_size:
+        target = put(target, b"X-Forwarded-Prefix: ", 20)
+        target = put(target, edit.prefix, edit.prefix_size)
+        target = put(target, b"\r\n", 2)
+    return put(target, edit.head.lines, edit.head.lines_size)
+
+
+cdef uint8_t *put_response_edit(
+    uint8_t *target, const Head *head, const ResponseEdit *edit
+) noexcept nogil:
+    if edit.moves_location:
+        target = put(target, b"Location: ", 10)
+        if edit.needs_slash:
+            target = put(target, b"/", 1)
+        target = put_span(target, head, edit.location)
+        target = put(target, b"\r\n", 2)
+    return put(target, edit.head.lines, edit.head.lines_size)
 
 
 cdef uint32_t request_head_write(
@@ -179,9 +208,13 @@ cdef uint32_t request_head_write(
     cdef uint8_t *start = target
     target = put_span(target, head, head.method_name)
     target = put(target, b" ", 1)
+    if rewrite.edit != NULL and rewrite.edit.needs_slash:
+        target = put(target, b"/", 1)
     target = put_span(target, head, head.path)
     target = put(target, b" HTTP/1.1\r\nHost: ", 17)
-    if head.authority.size:
+    if rewrite.edit != NULL and rewrite.edit.host_size:
+        target = put(target, rewrite.edit.host, rewrite.edit.host_size)
+    elif head.authority.size:
         target = put_span(target, head, head.authority)
     else:
         # An HTTP/1.0 visitor without Host. HTTP/1.1 allows an empty one here, but few
@@ -190,6 +223,8 @@ cdef uint32_t request_head_write(
     target = put(target, b"\r\n", 2)
     target = put_fields(target, head, True, rewrite.is_trusted)
     target = put_forwarded(target, head, rewrite)
+    if rewrite.edit != NULL:
+        target = put_request_edit(target, rewrite.edit)
     target = put_request_id(target, rewrite.request_id, rewrite.request_id_size)
     if head.flags & HEAD_TE_TRAILERS:
         if head.flags & HEAD_UPGRADE:
@@ -234,6 +269,8 @@ cdef uint32_t response_head_write(
     target = put_span(target, head, head.reason)
     target = put(target, b"\r\n", 2)
     target = put_fields(target, head, False, rewrite.reframe)
+    if rewrite.edit != NULL:
+        target = put_response_edit(target, head, rewrite.edit)
     if head.status >= 200 or head.status == 101:
         target = put_response_end(target, head, rewrite)
     target = put(target, b"\r\n", 2)

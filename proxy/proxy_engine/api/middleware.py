@@ -69,7 +69,7 @@ async def admin_only(request: web.Request, handler: Handler) -> web.StreamRespon
     if secret is None:
         raise Problem(401, "no_token", "send Authorization: Bearer ADMIN_TOKEN", CHALLENGE)
     service, peer, now = request.app[SERVER], request.remote or "", time.time()
-    if service.cache.peek(tokens.digest(secret)) is None:
+    if not service.cache.is_familiar(tokens.digest(secret)):
         wait = service.guard.wait(peer, now)
         if wait:
             retry = {"Retry-After": str(math.ceil(wait))}

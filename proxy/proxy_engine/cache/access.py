@@ -1,10 +1,9 @@
 """Who may connect, as it is known here: in this process, else in Redis, else in the store.
 
 Every answer of the store is kept, also that there is no such token, until something was
-written: clear() is called after each write to tokens or devices, and when another process
-wrote (Store.changed_elsewhere() and access_generation(), asked twice a second). So a token that
-was revoked elsewhere can open a link for at most that long, and the recheck that follows closes
-it.
+written: clear() is called after each write to tokens or devices, and check() finds what another
+process wrote, twice a second. So a token that was revoked elsewhere can open a link for at most
+that long, and the recheck that follows closes it.
 """
 
 from __future__ import annotations
@@ -46,6 +45,7 @@ class AccessCache:
         self._local = LocalCache()
         self.shared = shared
         self._version = 0
+        self._generation: bytes | None = None  # of the store; None: not known now
         self._checking = asyncio.Lock()
         self.hits = 0  # tokens that were known here
         self.misses = 0
@@ -55,11 +55,15 @@ class AccessCache:
 
     def clear(self) -> None:
         """Something was written: ask the store again."""
-        self._version += 1
         self.flushes += 1
+        self._forget(None)
+
+    def _forget(self, generation: bytes | None) -> None:
+        self._version += 1
         self._local.clear()
+        self._generation = generation
         if self.shared is not None:
-            self.shared.generation = None
+            self.shared.generation = generation
 
     @property
     def version(self) -> int:
@@ -68,19 +72,14 @@ class AccessCache:
 
     async def check(self) -> bool:
         """Whether the store's generation has moved, by whomsoever; if so all is forgotten.
-
-        Without Redis nobody needs it: then clear() is all there is. Raises StorageError.
-        """
-        shared = self.shared
-        if shared is None:
-            return False
+        Raises StorageError."""
         async with self._checking:  # one after the other: an answer never overtakes a newer one
             generation = await self._store.access_generation()
-            if generation == shared.generation:
+            if generation == self._generation:
                 return False
-            was_known = shared.generation is not None
-            self.clear()  # also what was read since the last clear(), before this write
-            shared.generation = generation
+            was_known = self._generation is not None
+            self.flushes += was_known
+            self._forget(generation)  # also what was read since clear(), before another's write
             return was_known
 
     def learn(self, tokens: Iterable[Token], devices: Iterable[Device], version: int) -> None:
@@ -89,9 +88,10 @@ class AccessCache:
         if version == self._version:
             self._local.replace(tokens, devices)
 
-    def peek(self, digest: bytes) -> Token | None:
-        """The token if it is known in this process."""
-        return self._local.token(digest)
+    def is_familiar(self, digest: bytes) -> bool:
+        """Whether this process knows a token of it, or did before the last write: whoever has it
+        is not guessing."""
+        return self._local.is_familiar(digest)
 
     def can_tell(self, digest: bytes, device: str) -> bool:
         """Whether nobody need be asked about this token, nor about the device of this name if
@@ -126,7 +126,7 @@ class AccessCache:
 
     async def _tokens_of_store(self, asked: Sequence[bytes]) -> dict[bytes, Token]:
         version = self._version
-        generation = None if self.shared is None else self.shared.generation
+        generation = self._generation
         fresh = await self._store.tokens_by_digest(asked)
         answers = {digest: fresh.get(digest) for digest in asked}
         if version == self._version:
@@ -151,7 +151,7 @@ class AccessCache:
                 new = {name: token_id for name, token_id in new.items() if name not in told}
         if new:
             version = self._version
-            generation = None if self.shared is None else self.shared.generation
+            generation = self._generation
             fresh = await self._store.devices_claim(list(new.items()), now)
             found |= fresh
             if version == self._version:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from proxy_engine.storage import Device, Token
 
@@ -14,6 +14,7 @@ UNKNOWN_MAX = 16384  # digests that nobody has
 class LocalCache:
     def __init__(self) -> None:
         self._known: OrderedDict[bytes, Token] = OrderedDict()  # the last used at the end
+        self._before: Container[bytes] = ()  # digests known until clear()
         self._unknown: OrderedDict[bytes, None] = OrderedDict()
         self._devices: OrderedDict[str, Device] = OrderedDict()
 
@@ -21,7 +22,8 @@ class LocalCache:
         return len(self._known) + len(self._unknown) + len(self._devices)
 
     def clear(self) -> None:
-        self._known.clear()
+        if self._known:
+            self._before, self._known = self._known, OrderedDict()
         self._unknown.clear()
         self._devices.clear()
 
@@ -31,6 +33,10 @@ class LocalCache:
         if token is not None:
             self._known.move_to_end(digest)
         return token
+
+    def is_familiar(self, digest: bytes) -> bool:
+        """Whether there is, or was before clear(), a token of it: nobody guesses one."""
+        return digest in self._known or digest in self._before
 
     def is_unknown(self, digest: bytes) -> bool:
         """Whether it is in here that there is no such token."""
@@ -60,6 +66,7 @@ class LocalCache:
         """All that there are, by both of a token's secrets."""
         self._known.clear()
         self._devices.clear()
+        self._before = ()
         for token in tokens:
             self._known[token.digest] = token
             if token.old_digest is not None:

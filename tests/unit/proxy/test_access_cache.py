@@ -34,7 +34,8 @@ async def test_the_store_is_asked_once_for_who_is_there_and_who_is_not(
         assert await tokens.find(cache, tokens.PREFIX + "A" * 43) is None
     assert len(asked) == 2
     assert (cache.hits, cache.misses) == (4, 2)
-    assert cache.peek(token.digest) == token
+    assert cache.is_familiar(token.digest)
+    assert not cache.is_familiar(tokens.digest(tokens.PREFIX + "A" * 43))
 
 
 async def test_a_write_is_seen_by_the_next_who_asks(store: SqliteStore) -> None:
@@ -77,7 +78,7 @@ async def test_what_was_learnt_has_not_to_be_looked_for(
     asked.clear()
     cache.learn(await store.tokens(), [], cache.version)
     for secret in (old, new):
-        assert cache.peek(tokens.digest(secret)) is not None
+        assert cache.is_familiar(tokens.digest(secret))
         assert await tokens.find(cache, secret) is not None
     assert asked == []
 
@@ -89,7 +90,7 @@ async def test_only_so_much_is_kept(store: SqliteStore, monkeypatch: pytest.Monk
     made = [await tokens.create(store, name=f"t{n}", now=1.0) for n in range(4)]
     for secret, _ in made:
         await tokens.find(cache, secret)
-    assert [cache.peek(token.digest) is not None for _, token in made] == [False, False, True, True]
+    assert [cache.is_familiar(token.digest) for _, token in made] == [False, False, True, True]
     await cache.devices({f"d{n}": 1 for n in range(5)}, 1.0)
     assert len(await cache.devices({"d0": 1, "d4": 1}, 1.0)) == 2
 
@@ -126,4 +127,17 @@ async def test_what_was_read_before_somebody_wrote_is_not_learnt(store: SqliteSt
     before = await store.tokens()
     cache.clear()
     cache.learn(before, [], version)
-    assert cache.peek(token.digest) is None
+    assert not cache.can_tell(token.digest, "pi")
+
+
+async def test_who_was_known_is_familiar_until_the_store_has_been_read(store: SqliteStore) -> None:
+    cache = AccessCache(store)
+    _, token = await tokens.create(store, name="pi", now=1.0)
+    cache.learn(await store.tokens(), [], cache.version)
+    for _ in range(2):
+        cache.clear()
+        assert cache.is_familiar(token.digest)
+    assert not cache.can_tell(token.digest, "pi")  # but nothing is taken for true
+    await store.device_delete("pi")  # and its token
+    cache.learn(await store.tokens(), [], cache.version)
+    assert not cache.is_familiar(token.digest)
