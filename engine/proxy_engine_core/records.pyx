@@ -49,6 +49,10 @@ cdef bytes raw(const uint8_t *source, uint32_t size):
     return <bytes>(<const char *>source)[:size]
 
 
+cdef tuple certificate_names(const uint8_t *source, uint32_t size):
+    return tuple(raw(source, size).decode("utf-8", "replace").splitlines())
+
+
 cdef tuple event_tuple(const uint8_t *place):
     cdef EventRecord record
     cdef const uint8_t *first = place + sizeof(EventRecord)
@@ -57,8 +61,9 @@ cdef tuple event_tuple(const uint8_t *place):
     second = first + record.first_size
     if record.kind == KIND_AUTH:
         return (
-            EVENT_AUTH, record.a, text(first, record.first_size),
+            EVENT_AUTH, record.a, text(first, <uint32_t>record.b),
             raw(second, record.second_size),
+            certificate_names(first + record.b, record.first_size - <uint32_t>record.b),
         )
     if record.kind == KIND_LINK_UP:
         return (
@@ -79,7 +84,10 @@ cdef tuple event_tuple(const uint8_t *place):
             raw(second + record.d, record.second_size - <uint32_t>record.d),
         )
     if record.kind == KIND_TARGET_FAILED:
-        return (EVENT_TARGET_FAILED, text(first, record.first_size), record.b)
+        return (
+            EVENT_TARGET_FAILED, text(first, record.first_size), record.b,
+            text(second, record.second_size),
+        )
     if record.kind == KIND_PRESSURE:
         return (
             EVENT_PRESSURE, record.b, record.c, record.d,

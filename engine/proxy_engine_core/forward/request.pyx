@@ -38,9 +38,9 @@ from proxy_engine_core.http1.head cimport (
     head_error_status, head_error_text, head_find_end, request_body_framing, request_head_parse,
     request_head_precheck,
 )
-from proxy_engine_core.http1.rewrite cimport RequestRewrite
+from proxy_engine_core.http1.rewrite cimport RequestRewrite, came_by_https
 from proxy_engine_core.io.conn cimport (
-    conn_deadline, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
+    conn_deadline, conn_owed, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.worker cimport CONN_BROKEN, CONN_READABLE, Conn, Worker, conn_handle
@@ -70,7 +70,7 @@ cdef void read_head(Visitor *visitor) noexcept nogil:
     if received <= 0:
         if visitor.transaction != NULL:
             transaction_fail(visitor, 0, b"visitor_gone", b"")
-        elif received == 0 and buffer_size(&conn.out):
+        elif received == 0 and conn_owed(conn):
             visitor_finish(visitor)       # it asks for no more, and still takes its answer
         else:
             visitor_close(visitor)
@@ -144,7 +144,7 @@ cdef bint move_on(
     conn_stop_waiting(conn)
     if worker.gather.conn == conn:
         gather_flush(worker)
-    if buffer_size(&conn.out):
+    if conn_owed(conn):
         visitor.state = VISITOR_WAITING   # for the socket: its edge makes us look again
         visitor_rest_deadline(visitor)
         return False
@@ -273,6 +273,7 @@ cdef bint use_head(
     if route.policy != NULL and route.policy.flags & POLICY_EDITS_RESPONSE:
         policy_hold(route.policy)
         transaction.policy = route.policy
+        transaction.is_https = came_by_https(head, &rewrite)
     if not forward_head(visitor, http, head, &rewrite):
         return True
     take_head_off(visitor, bytes, head_size, size)
