@@ -248,7 +248,7 @@ def test_a_tunnel_made_ahead_is_waiting_for_its_device(site: Site, target: Recor
     client = Client(site)
     assert reason(client.get(host="ahead.localhost")) == "device_offline"
     other = site.make_token("thief")
-    thief = site.connect({"mine": target.port, "ahead": target.port}, token=other)
+    thief = site.connect({"loot": target.port, "ahead": target.port}, token=other)
     try:
         refused = thief.log("tunnel refused")
         assert (refused["tunnel"], refused["code"]) == ("ahead", "tunnel_taken")
