@@ -204,7 +204,7 @@ def test_custom_domains_over_one_connection(online: Site, client: Client) -> Non
     assert client.get(host="any.example.com").status == 404
     tunnel(online, "domain", "add", "web", "*.example.com")
     assert client.until(200, host="any.example.com").body == b"one"
-    taken = tunnel(online, "create", "another", "--device", "default", "--domain", "www.example.com",
+    taken = tunnel(online, "create", "third", "--device", "default", "--domain", "www.example.com",
                    code=1)  # fmt: skip
     assert "another tunnel has the domain www.example.com" in taken.stderr
     tunnel(online, "domain", "remove", "web", "*.example.com")
