@@ -10,6 +10,9 @@ PROXY_ENGINE_TESTING=1   also build proxy_engine_core._testing, the thin
                          def-wrappers that open cdef code to pytest; never in wheels
 PROXY_ENGINE_FUZZ=1      the debug build for libFuzzer, with the targets of fuzz/; wants clang
 PROXY_ENGINE_COVERAGE=1  counts for gcov, by .pyx line: scripts/coverage
+PROXY_ENGINE_OPENSSL=... system: the shared libraries; static: their archives, for wheels that
+                         go elsewhere; none: without TLS. Not set: system if it is there, else
+                         none
 PROXY_ENGINE_WERROR=1    a gcc warning is an error. A switch of ours because CFLAGS from
                          the environment would replace Python's own flags
 """
@@ -17,6 +20,9 @@ PROXY_ENGINE_WERROR=1    a gcc warning is an error. A switch of ours because CFL
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -42,6 +48,9 @@ COMPILE_ARGS += ["-Wno-sign-compare"]
 LINK_ARGS = ["-pthread"]
 # Of the system, and on every Linux that a wheel may run on (PEP 599 lists libz.so.1).
 LIBRARIES = {"proxy_engine_core.websocket.deflate": ["z"]}
+# The one module that calls OpenSSL; without_tls/ has the one for a build without it.
+TLS_MODULE = "proxy_engine_core.io.tls_openssl"
+OPENSSL_MAJOR = 3
 if switch("PROXY_ENGINE_WERROR"):
     # gcc 12 sees tuple[-1] in Cython's own helpers as out of bounds.
     COMPILE_ARGS += ["-Werror", "-Wno-error=array-bounds"]
@@ -68,7 +77,60 @@ else:
     COMPILE_ARGS += ["-O3", "-g0"]
 
 
+def pkg_config(*asked: str) -> list[str]:
+    """What pkg-config says of OpenSSL; [] if there is none, or none that knows it."""
+    try:
+        said = subprocess.run(
+            ["pkg-config", *asked, "openssl"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return said.stdout.split()
+
+
+def openssl_major(folders: list[str]) -> int:
+    """Of the headers in those folders, or where compilers look; 0: there are none."""
+    multiarch = Path("/usr/include") / getattr(sys.implementation, "_multiarch", "")
+    for folder in [
+        *map(Path, folders),
+        multiarch,
+        Path("/usr/include"),
+        Path("/usr/local/include"),
+    ]:
+        header = folder / "openssl" / "opensslv.h"
+        if header.is_file():
+            found = re.search(r"define\s+OPENSSL_VERSION_MAJOR\s+(\d+)", header.read_text())
+            return int(found[1]) if found else 1
+    return 0
+
+
+def openssl() -> dict[str, list[str]] | None:
+    """What the TLS module is compiled and linked with; None: without TLS."""
+    wanted = os.environ.get("PROXY_ENGINE_OPENSSL", "")
+    if wanted not in ("", "system", "static", "none"):
+        sys.exit(f"PROXY_ENGINE_OPENSSL is system, static or none, not {wanted!r}")
+    if wanted == "none":
+        return None
+    includes = [flag[2:] for flag in pkg_config("--cflags-only-I")]
+    folders = [flag[2:] for flag in pkg_config("--libs-only-L")]
+    if openssl_major(includes) < OPENSSL_MAJOR:
+        if wanted:
+            sys.exit("no headers of OpenSSL 3.0 or newer (Debian: apt-get install libssl-dev)")
+        print("warning: no OpenSSL 3.0 or newer: building without TLS", file=sys.stderr)
+        return None
+    if wanted != "static":
+        return {"includes": includes, "folders": folders, "libraries": ["ssl", "crypto"]}
+    [folder] = pkg_config("--variable=libdir") or [""]
+    archives = [f"{folder}/libssl.a", f"{folder}/libcrypto.a"]
+    if not all(Path(archive).is_file() for archive in archives):
+        sys.exit(f"no {' and '.join(archives)} for PROXY_ENGINE_OPENSSL=static")
+    # Python's own ssl module may have another OpenSSL in the same process: ours stays ours.
+    flags = ["-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic"]
+    return {"includes": includes, "archives": archives, "flags": flags, "libraries": ["dl"]}
+
+
 def extensions() -> list[Extension]:
+    tls = openssl()
     headers = [str(path) for path in sorted(PACKAGE.rglob("*.h"))]
     found = []
     sources = [(source, ENGINE) for source in sorted(PACKAGE.rglob("*.pyx"))]
@@ -76,19 +138,26 @@ def extensions() -> list[Extension]:
         sources += [(source, source.parent) for source in sorted(Path("fuzz").glob("*.pyx"))]
     for source, root in sources:
         parts = source.relative_to(root).with_suffix("").parts
-        if "_testing" in parts and not TESTING:
+        if ("_testing" in parts and not TESTING) or "without_tls" in parts:
             continue
         name = ".".join(parts)
+        linked: dict[str, list[str]] = {}
+        if name == TLS_MODULE:
+            linked = tls or {}
+            if tls is None:
+                source = source.parent / "without_tls" / source.name
         found.append(
             Extension(
                 name,
                 [str(source)],
-                libraries=LIBRARIES.get(name, []),
-                include_dirs=[str(PACKAGE)],
+                libraries=linked.get("libraries", LIBRARIES.get(name, [])),
+                library_dirs=linked.get("folders", []),
+                extra_objects=linked.get("archives", []),
+                include_dirs=[str(PACKAGE), *linked.get("includes", [])],
                 depends=headers,
                 define_macros=[("PROXY_ENGINE_DEBUG", "1" if DEBUG else "0")],
                 extra_compile_args=COMPILE_ARGS,
-                extra_link_args=LINK_ARGS,
+                extra_link_args=[*LINK_ARGS, *linked.get("flags", [])],
             )
         )
     return found

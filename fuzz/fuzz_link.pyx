@@ -37,6 +37,7 @@ from proxy_engine_core.forward.transaction cimport server_of
 from proxy_engine_core.io.conn cimport conn_attach
 from proxy_engine_core.io.crew cimport crew_add_link, crew_init
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_post
+from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport (
     CONN_VISITOR, Conn, Crew, EventRecord, Worker, conn_handle, worker_new, worker_run,
@@ -143,7 +144,9 @@ cdef void set_up():
     agent_of(agent).target_count = 1
 
 
-cdef void accept_plain(Worker *worker, int fd, Address *peer, uint16_t port) noexcept nogil:
+cdef void accept_plain(
+    Worker *worker, int fd, Address *peer, uint16_t port, TlsContext *tls
+) noexcept nogil:
     cdef Conn *conn = <Conn *>calloc(1, sizeof(Conn))
     buffer_init(&conn.out, &worker.pool, 0)
     REQUIRE(conn_attach(worker, conn, fd, CONN_VISITOR) == 0)
@@ -167,7 +170,7 @@ cdef Conn *accepted(Worker *worker, int *far_end) noexcept nogil:
     REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) == 0)
     far_end[0] = fds[1]
     memset(&address, 0, sizeof(Address))
-    worker.on_accept(worker, fds[0], &address, 0)
+    worker.on_accept(worker, fds[0], &address, 0, NULL)
     for slot in range(worker.slot_count):
         if worker.conns[slot] != NULL and worker.conns[slot].fd == fds[0]:
             return worker.conns[slot]

@@ -48,6 +48,12 @@ static inline uint64_t atomic_subtract(uint64_t *value, uint64_t amount)
     return __atomic_sub_fetch(value, amount, __ATOMIC_SEQ_CST);
 }
 
+/* What was there. */
+static inline void *atomic_exchange_pointer(void **place, void *to)
+{
+    return __atomic_exchange_n(place, to, __ATOMIC_ACQ_REL);
+}
+
 /* Set it to `to` if it is `*expected`, which otherwise becomes what it is. */
 static inline int atomic_compare_exchange(uint64_t *value, uint64_t *expected, uint64_t to)
 {

@@ -16,3 +16,4 @@ cdef extern from "atomic.h" nogil:
     void atomic_stack_push(void **top, void *node)
     void *atomic_stack_take_all(void **top)
     bint atomic_stack_is_empty(void **top)
+    void *atomic_exchange_pointer(void **place, void *to)

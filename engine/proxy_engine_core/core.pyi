@@ -15,20 +15,24 @@ EVENT_DRAINED: Final = 7
 EVENT_PRESSURE: Final = 8
 EVENT_LINK_SPENT: Final = 9
 EVENT_LINK_LOAD: Final = 10
+EVENT_REQUESTS_OPEN: Final = 11
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
 
-# (EVENT_AUTH, ticket, peer "ip:port", request head bytes): a device asks for a link
-#   (/_proxy/link), or a client for a private tunnel (/_proxy/tcp/...).
+# (EVENT_AUTH, ticket, peer "ip:port", request head bytes, certificate names): a device asks for
+#   a link (/_proxy/link), or a client for a private tunnel (/_proxy/tcp/...).
 #   Answer with auth_reply(ticket, ...) within 10 s or the engine answers 503.
+#   The names are those of the client certificate, verified by the listener's client_ca:
+#   "cn:device-1", "dns:device-1.example.com", "uri:spiffe://example.com/device-1"; () without one.
 # (EVENT_LINK_UP, link, device, peer, head): server: head is b""; agent: the 101 response head.
 # (EVENT_LINK_DOWN, link, device, reason, bytes in, bytes out, seconds up)
 # (EVENT_CONTROL, link, record): one whole control record from stream 1.
 # (EVENT_DIAL_FAILED, dial, reason, errno, status, head, body): agent. reason is one of
-#   "connect", "timeout", "closed", "bad_response" or "refused" (an HTTP answer other than
-#   101: status, its head and up to 4 KiB of its body).
-# (EVENT_TARGET_FAILED, tunnel, errno): agent could not connect a target.
+#   "connect", "timeout", "closed", "bad_response", "tls" (body: why, in one line) or "refused" (an
+#   HTTP answer other than 101: status, its head and up to 4 KiB of its body).
+# (EVENT_TARGET_FAILED, tunnel, errno, text): agent could not connect a target. With EPROTO it
+#   was TLS that failed, and text says why in one line; else it is "".
 # (EVENT_DRAINED,): nothing is in flight any more, or the grace time is over.
 # (EVENT_PRESSURE, level, used, most, what): once for each change in a worker. what is "memory"
 #   (bytes of buffers, of memory_max) or "files" (the worker's connections, and the number of
@@ -37,19 +41,23 @@ WORKERS_MAX: Final = 64
 # (EVENT_LINK_SPENT, link): server. link_streams_max streams were opened: replace it.
 # (EVENT_LINK_LOAD, link, share): server. It carried this part, in thousandths, of the bytes of
 #   its worker's links between two calls of link_loads().
-AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes]
+# (EVENT_REQUESTS_OPEN, query, batch, is last): server. What is under way on a worker, packed for
+#   proxy_engine_core.log_batch; several of each worker, of which one is its last.
+AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[str, ...]]
 LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
 LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
 ControlEvent: TypeAlias = tuple[Literal[4], int, bytes]
 DialFailedEvent: TypeAlias = tuple[Literal[5], int, str, int, int, bytes, bytes]
-TargetFailedEvent: TypeAlias = tuple[Literal[6], str, int]
+TargetFailedEvent: TypeAlias = tuple[Literal[6], str, int, str]
 DrainedEvent: TypeAlias = tuple[Literal[7]]
 PressureEvent: TypeAlias = tuple[Literal[8], int, int, int, str]
 LinkSpentEvent: TypeAlias = tuple[Literal[9], int]
 LinkLoadEvent: TypeAlias = tuple[Literal[10], int, int]
+RequestsOpenEvent: TypeAlias = tuple[Literal[11], int, bytes, bool]
 Event: TypeAlias = (
     AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
     | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent | LinkLoadEvent
+    | RequestsOpenEvent
 )
 
 class LogRecord(NamedTuple):
@@ -131,8 +139,86 @@ RouteOp: TypeAlias = (
     | tuple[Literal["set"], str, int, Sequence[int], str, RoutePolicy | None]
     | tuple[Literal["delete"], str]
 )
-# (tunnel name, IP literal, port) and TARGET_... flags, if any.
-Target: TypeAlias = tuple[str, str, int] | tuple[str, str, int, int]
+# (tunnel name, IP literal, port), TARGET_... flags, if any, and TLS, if it is spoken to the target.
+Target: TypeAlias = (
+    tuple[str, str, int] | tuple[str, str, int, int] | tuple[str, str, int, int, TlsClient | None]
+)
+
+# The library linked in, "OpenSSL 3.0.19 ..."; "": none, so that every TlsServer and TlsClient
+# raises ValueError.
+TLS_LIBRARY: Final[str]
+
+# (names, chain, key): the certificate for these names, "www.example.com" or "*.example.com"; ():
+# for those the certificate has itself. PEM: the certificate first, then its issuers; a key without
+# a passphrase.
+TlsIdentity: TypeAlias = tuple[Sequence[str], bytes, bytes]
+
+class TlsServer:
+    """What a listener of TLS shows and asks for. It does not change: make another one and give it
+    to Engine.tls_apply().
+
+    ALPN is "http/1.1", or nothing. No renegotiation, compression or 0-RTT; session tickets are
+    good for the identity they were given by, and this object.
+
+    Args:
+        identities: one or more; the first is also for who asks for no name.
+        client_ca: PEM of the authorities whose client certificates count; b"": none is asked for.
+        client_crl: PEM of their revocation lists. An issuer without one is not looked up.
+        client_required: no connection without a client certificate.
+        unknown_name: who asks for a name that nobody has gets the first identity, or is refused.
+    Raises: ValueError with one line that says what is wrong: a key that does not fit its
+        certificate, PEM that can not be read, a key with a passphrase, no TLS in this build ...
+    """
+
+    def __init__(
+        self,
+        identities: Sequence[TlsIdentity],
+        *,
+        client_ca: bytes = b"",
+        client_crl: bytes = b"",
+        client_required: bool = False,
+        minimum: Literal["1.2", "1.3"] = "1.3",
+        unknown_name: Literal["default", "refuse"] = "default",
+    ) -> None: ...
+
+class TlsClient:
+    """How a server, or a target, is spoken to. Remembers sessions, to be shorter the next time.
+
+    Args:
+        server_name: the DNS name or IP literal that its certificate must have; the name is sent.
+        ca: PEM of the authorities to trust; b"": the system's, or the pins alone if there are any.
+        crl: PEM of their revocation lists. An issuer without one is not looked up.
+        pins: SHA-256 of the public keys (SubjectPublicKeyInfo) of which it must have one.
+        chain, key: our own certificate, as in TlsIdentity; b"": none.
+        insecure: take any certificate. Pins hold all the same.
+        alpn: say "http/1.1".
+    Raises: ValueError, as TlsServer.
+    """
+
+    def __init__(
+        self,
+        server_name: str,
+        *,
+        ca: bytes = b"",
+        crl: bytes = b"",
+        pins: Sequence[bytes] = (),
+        chain: bytes = b"",
+        key: bytes = b"",
+        minimum: Literal["1.2", "1.3"] = "1.3",
+        insecure: bool = False,
+        alpn: bool = True,
+    ) -> None: ...
+
+class TlsCertificate(NamedTuple):
+    """The first certificate of a chain."""
+
+    names: tuple[str, ...]  # as those of EVENT_AUTH, and "ip:192.0.2.1"
+    not_before: int         # seconds since the epoch
+    not_after: int
+    pin: bytes              # SHA-256 of its SubjectPublicKeyInfo
+
+def tls_certificate(chain: bytes) -> TlsCertificate:
+    """Read PEM. Raises: ValueError with one line."""
 
 class Engine:
     """A data plane: workers, listeners, links. One per process is usual, several work.
@@ -155,13 +241,18 @@ class Engine:
     def event_fd(self) -> int: ...
     @property
     def workers(self) -> int: ...
-    def listen(self, host: str, port: int) -> int:
+    def listen(self, host: str, port: int, *, tls: TlsServer | None = None) -> int:
         """Open a public HTTP listener on an IP literal; returns the port bound.
 
-        Every worker accepts from it (SO_REUSEPORT), and nobody outside this engine does.
+        Every worker accepts from it (SO_REUSEPORT), and nobody outside this engine does. With
+        `tls` it speaks nothing else; plain HTTP there is answered 400.
         Before start() only. Raises: OSError (EADDRINUSE, EACCES, ...), ValueError for a
         host that is not an IP literal.
         """
+
+    def tls_apply(self, port: int, tls: TlsServer) -> None:
+        """New connections to the TLS listeners on this port use `tls` from now on; those that
+        are there go on. Raises: ValueError if there is no such listener."""
 
     def tcp_listen(self, host: str, port: int) -> int:
         """Open a listener for a TCP tunnel on an IP literal, at any time; returns the port bound.
@@ -254,6 +345,11 @@ class Engine:
         """Server: ask every worker which of its links carry most: EVENT_LINK_LOAD follows for
         each with a sixteenth or more of the bytes of its worker's links since the last call."""
 
+    def requests_open(self, query: int, limit: int = 1000) -> None:
+        """Server: ask every worker for its requests and connections to tunnels that are under way,
+        at most `limit` of each: EVENT_REQUESTS_OPEN follows with `query`, a number of the
+        caller's. Their records have LOG_OPEN, and times and bytes as of now."""
+
     def link_worker(self, link: int) -> int:
         """The worker a link or dial id belongs to, 0 to workers - 1; it never changes.
 
@@ -270,8 +366,10 @@ class Engine:
         timeout_ms: int = 10000,
         worker: int = -1,
         fd: int = -1,
+        tls: TlsClient | None = None,
     ) -> int:
-        """Agent: connect to an IP literal and send `request` (an Upgrade). Returns a dial id.
+        """Agent: connect to an IP literal and send `request` (an Upgrade), over TLS with `tls`.
+        Returns a dial id.
 
         The link will live on `worker`; -1: on the one with the fewest links and dials. `fd` is a
         socket that is connected already and does not block: it is used instead of a new one, and

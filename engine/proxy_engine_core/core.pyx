@@ -20,6 +20,7 @@ from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_take
 from proxy_engine_core.io.socket cimport (
     Address, socket_close, socket_listen_all, socket_local_port,
 )
+from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
     worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_listen, worker_new,
@@ -31,8 +32,8 @@ from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
 from proxy_engine_core.mail cimport (
     address_read, check_worker, post_auth_reply, post_dial, post_drain, post_link_loads,
-    post_quota, post_route, post_route_delete, post_targets, post_tcp_close, post_tcp_listen,
-    post_to_link,
+    post_quota, post_requests_open, post_route, post_route_delete, post_targets, post_tcp_close,
+    post_tcp_listen, post_tls, post_to_link,
 )
 from proxy_engine_core.messages cimport (
     MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH, MESSAGE_LINK_SEND,
@@ -46,16 +47,21 @@ from proxy_engine_core.quota cimport Quota, quota_connections, quota_end, quota_
 from proxy_engine_core.quota_table cimport QuotaTable
 from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
 
+from proxy_engine_core.tls cimport TlsClient as ClientTls, TlsServer as ServerTls
+
 from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 from proxy_engine_core.quota_table import check_limits
 from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
-    EVENT_PRESSURE, EVENT_TARGET_FAILED,  # no-cython-lint
+    EVENT_PRESSURE, EVENT_REQUESTS_OPEN, EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
+
+from proxy_engine_core.tls import TLS_LIBRARY, TlsCertificate, TlsClient  # no-cython-lint
+from proxy_engine_core.tls import TlsServer, tls_certificate  # no-cython-lint
 
 CONTROL_RECORD_SIZE_MAX = RECORD_SIZE_MAX
 WORKERS_MAX = CREW_SIZE_MAX
@@ -98,6 +104,7 @@ cdef class Engine:
     cdef bint is_server
     cdef bint is_started
     cdef bint is_stopped
+    cdef set tls_ports
     cdef uint64_t dial_count
     cdef uint64_t routes_version
     cdef uint32_t next_ring               # whose turn it is in poll() and poll_logs()
@@ -105,6 +112,7 @@ cdef class Engine:
     def __cinit__(self, role, *, int workers=1, **options):
         cdef uint32_t index
         self.python_fd = -1
+        self.tls_ports = set()
         if role not in ("server", "agent"):
             raise ValueError(f"role is 'server' or 'agent', not {role!r}")
         if not 1 <= workers <= CREW_SIZE_MAX:
@@ -222,23 +230,35 @@ cdef class Engine:
             raise OSError(-bound, os.strerror(-bound))
         return bound
 
-    def listen(self, str host, int port):
+    def listen(self, str host, int port, *, ServerTls tls=None):
         cdef int fds[CREW_SIZE_MAX]
         cdef int bound, error = 0
         cdef uint32_t index
+        cdef TlsContext *context = tls.context if tls is not None else NULL
         self.check_role(True)
         if self.is_started:
             raise RuntimeError("listen() comes before start()")
         bound = self.bind_all(host, port, fds)
+        if tls is not None:
+            self.tls_ports.add(bound)
         for index in range(self.crew.worker_count):
             # It takes the fd over even when it fails.
             if error == 0:
-                error = worker_listen(self.crew.workers[index], fds[index], 0)
+                error = worker_listen(
+                    self.crew.workers[index], fds[index], 0,
+                    <uint16_t>bound if tls is not None else 0, context,
+                )
             else:
                 socket_close(fds[index])
         if error < 0:
             raise OSError(-error, os.strerror(-error))
         return bound
+
+    def tls_apply(self, int port, ServerTls tls not None):
+        self.check_role(True)
+        if port not in self.tls_ports:
+            raise ValueError(f"no listener on port {port} speaks TLS")
+        post_tls(self.crew, <uint16_t>port, tls.context)
 
     def tcp_listen(self, str host, int port):
         cdef int fds[CREW_SIZE_MAX]
@@ -387,13 +407,17 @@ cdef class Engine:
         self.check_role(True)
         post_link_loads(self.crew)
 
+    def requests_open(self, uint64_t query, uint32_t limit=1000):
+        self.check_role(True)
+        post_requests_open(self.crew, query, limit)
+
     def link_worker(self, uint64_t link):
         check_worker(self.crew, handle_worker(link))
         return handle_worker(link)
 
     def dial(
         self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000,
-        int worker=-1, int fd=-1,
+        int worker=-1, int fd=-1, ClientTls tls=None,
     ):
         cdef Address address
         cdef uint8_t kind = carrier_kind(carrier)
@@ -406,7 +430,10 @@ cdef class Engine:
             check_worker(self.crew, worker)
         self.dial_count += 1
         id = <uint64_t>worker << 56 | self.dial_count
-        post_dial(self.crew, <uint32_t>worker, id, &address, request, kind, timeout_ms, fd)
+        post_dial(
+            self.crew, <uint32_t>worker, id, &address, request, kind, timeout_ms, fd,
+            tls.context if tls is not None else NULL,
+        )
         return id
 
     def targets_apply(self, targets):

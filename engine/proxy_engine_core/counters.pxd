@@ -92,6 +92,12 @@ cdef enum Counter:
     COUNT_MEMORY_CUT_OFF
     COUNT_FILES_SHORT
     COUNT_LINKS_SPENT
+    COUNT_TLS_HANDSHAKES
+    COUNT_TLS_RESUMED
+    COUNT_TLS_HANDSHAKES_FAILED
+    COUNT_TLS_HANDSHAKE_TIMEOUTS
+    COUNT_TLS_HANDSHAKES_REFUSED
+    COUNT_TLS_PLAIN_REQUESTS
     COUNTER_COUNT
 
 cdef inline void count(uint64_t *counters, int which, uint64_t amount) noexcept nogil:

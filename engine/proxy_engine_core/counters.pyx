@@ -86,6 +86,12 @@ cdef tuple NAMES = (
     "memory_cut_off",
     "files_short",
     "links_spent",
+    "tls_handshakes",
+    "tls_resumed",
+    "tls_handshakes_failed",
+    "tls_handshake_timeouts",
+    "tls_handshakes_refused",
+    "tls_plain_requests",
 )
 if len(NAMES) != COUNTER_COUNT:
     raise ImportError("counters.pyx and counters.pxd disagree")

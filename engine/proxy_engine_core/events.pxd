@@ -11,3 +11,4 @@ cdef enum EventKind:
     EVENT_PRESSURE = 8
     EVENT_LINK_SPENT = 9
     EVENT_LINK_LOAD = 10
+    EVENT_REQUESTS_OPEN = 11

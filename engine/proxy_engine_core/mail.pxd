@@ -5,6 +5,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.io.socket cimport Address
+from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport Crew
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.quota cimport Quota
@@ -16,6 +17,7 @@ cdef int address_read(Address *address, str host, int port, int port_min) except
 # To every worker.
 cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1
 cdef int post_link_loads(Crew *crew) except -1
+cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -1
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
     dict options
@@ -24,6 +26,7 @@ cdef int post_route_delete(Crew *crew, uint64_t version, str key) except -1
 # Takes `fds`, one for each worker, over; also when it fails.
 cdef int post_tcp_listen(Crew *crew, uint16_t port, const int *fds) except -1
 cdef int post_tcp_close(Crew *crew, uint16_t port) except -1
+cdef int post_tls(Crew *crew, uint16_t port, TlsContext *tls) except -1
 cdef int post_quota(Crew *crew, uint32_t kind, Quota *quota) except -1
 cdef int post_targets(Crew *crew, list rows) except -1
 
@@ -35,5 +38,5 @@ cdef int post_auth_reply(
 cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) except -1
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
-    uint8_t carrier, uint64_t timeout_ms, int fd
+    uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls
 ) except -1

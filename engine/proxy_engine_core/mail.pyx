@@ -13,16 +13,19 @@ from proxy_engine_core.forward.server cimport server_discard
 from proxy_engine_core.io.crew cimport crew_add_link, crew_post
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address, address_parse, socket_close
+from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_hold
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_ROUTE_DELETE,
-    MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
-    TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage, LinkMessage,
-    QuotaMessage, RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage,
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_REQUESTS_OPEN,
+    MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
+    MESSAGE_TLS, TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage,
+    LinkMessage, OpenMessage, QuotaMessage, RouteDeleteMessage, RouteMessage, TargetEntry,
+    TargetsMessage, TcpListenMessage, TlsMessage,
 )
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_hold
+from proxy_engine_core.tls cimport TlsClient
 
 ctypedef void (*discard_fn)(MailboxNode *message) noexcept nogil
 
@@ -102,6 +105,17 @@ cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1:
 cdef int post_link_loads(Crew *crew) except -1:
     cdef MailboxNode *nodes[WORKERS_MAX]
     new_for_all(crew, nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(OpenMessage), MESSAGE_REQUESTS_OPEN)
+    for index in range(crew.worker_count):
+        (<OpenMessage *>nodes[index]).query = query
+        (<OpenMessage *>nodes[index]).limit = limit
     post_all(crew, nodes)
     return 0
 
@@ -186,6 +200,19 @@ cdef int post_tcp_close(Crew *crew, uint16_t port) except -1:
     return 0
 
 
+cdef int post_tls(Crew *crew, uint16_t port, TlsContext *tls) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef TlsMessage *change
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(TlsMessage), MESSAGE_TLS)
+    for index in range(crew.worker_count):
+        change = <TlsMessage *>nodes[index]
+        change.context = tls_context_hold(tls)
+        change.port = port
+    post_all(crew, nodes)
+    return 0
+
+
 cdef int post_quota(Crew *crew, uint32_t kind, Quota *quota) except -1:
     cdef MailboxNode *nodes[WORKERS_MAX]
     cdef uint32_t index
@@ -207,19 +234,21 @@ cdef int post_targets(Crew *crew, list rows) except -1:
     try:
         for worker in range(crew.worker_count):
             table = <TargetsMessage *>nodes[worker]
-            table.target_count = <uint32_t>len(rows)
             table.targets = <TargetEntry *>calloc(len(rows) + 1, sizeof(TargetEntry))
             if table.targets == NULL:
                 raise MemoryError
         entries = (<TargetsMessage *>nodes[0]).targets
         for index, row in enumerate(rows):
-            tunnel, host, port, *flags = row
-            read_target(&entries[index], tunnel, host, port, flags[0] if flags else 0)
-        for worker in range(1, crew.worker_count):
-            memcpy(
-                (<TargetsMessage *>nodes[worker]).targets, entries,
-                len(rows) * sizeof(TargetEntry),
-            )
+            # Flags and TLS may be left out.
+            tunnel, host, port, flags, tls = tuple(row) + (0, None)[len(row) - 3:]
+            read_target(&entries[index], tunnel, host, port, flags, tls)
+        for worker in range(crew.worker_count):
+            table = <TargetsMessage *>nodes[worker]
+            table.target_count = <uint32_t>len(rows)
+            if worker:
+                memcpy(table.targets, entries, len(rows) * sizeof(TargetEntry))
+            for index in range(len(rows)):
+                tls_context_hold(table.targets[index].tls)
     except BaseException:
         discard_all(nodes, crew.worker_count, agent_discard)
         raise
@@ -227,12 +256,15 @@ cdef int post_targets(Crew *crew, list rows) except -1:
     return 0
 
 
-cdef int read_target(TargetEntry *entry, str tunnel, str host, int port, int flags) except -1:
+cdef int read_target(
+    TargetEntry *entry, str tunnel, str host, int port, int flags, TlsClient tls
+) except -1:
     cdef bytes name = tunnel_name(tunnel)
     if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER):
         raise ValueError(f"unknown flags of a target: {flags}")
     address_read(&entry.address, host, port, 1)
     entry.flags = <uint8_t>flags
+    entry.tls = tls.context if tls is not None else NULL
     entry.name_size = <uint8_t>len(name)
     memcpy(entry.name, <const char *>name, len(name))
     return 0
@@ -278,7 +310,7 @@ cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) e
 
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
-    uint8_t carrier, uint64_t timeout_ms, int fd
+    uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls
 ) except -1:
     cdef size_t size = len(request)
     cdef DialMessage *dial = <DialMessage *>new_message(sizeof(DialMessage) + size, MESSAGE_DIAL)
@@ -287,6 +319,7 @@ cdef int post_dial(
     dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
     dial.carrier = carrier
     dial.fd = fd
+    dial.tls = tls_context_hold(tls)
     dial.size = <uint32_t>size
     memcpy(dial + 1, <const char *>request, size)
     crew_add_link(crew, worker)

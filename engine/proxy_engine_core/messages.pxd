@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
+from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.quota cimport Quota
 
@@ -23,8 +24,10 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_MOVE                          # from another worker: forward/move.pxd
     MESSAGE_TCP_LISTEN
     MESSAGE_TCP_CLOSE
+    MESSAGE_TLS
     MESSAGE_QUOTA_CHANGED                 # server
     MESSAGE_QUOTA_ENDED                   # server
+    MESSAGE_REQUESTS_OPEN                 # server
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -54,10 +57,21 @@ cdef struct TcpListenMessage:             # LISTEN: the receiver takes `fd` over
     int fd
     uint16_t port
 
+cdef struct TlsMessage:                   # for the TLS listeners on `port`
+    MailboxNode node
+    TlsContext *context                   # owned
+    uint16_t port
+
 cdef struct QuotaMessage:                 # with a reference to it
     MailboxNode node
     Quota *quota
     uint32_t cursor                       # the worker's: see forward/walk.pxd
+
+cdef struct OpenMessage:                  # what is under way: forward/walk.pxd
+    MailboxNode node
+    uint64_t query                        # the control plane's number for it
+    uint32_t limit                        # how many at most
+    uint32_t cursor                       # the worker's
 
 # `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over
@@ -73,6 +87,7 @@ cdef struct RouteDeleteMessage:           # then the key
 cdef struct DialMessage:                  # then the request bytes
     MailboxNode node
     Address address
+    TlsContext *tls                       # owned; NULL: without
     uint64_t dial                         # what the caller was told: see agent.pyx
     uint64_t timeout_ms
     uint32_t size
@@ -85,6 +100,7 @@ cdef enum TargetFlag:                     # core.pyi TARGET_*
 
 cdef struct TargetEntry:
     Address address
+    TlsContext *tls                       # owned; NULL: without
     uint8_t flags
     uint8_t name_size
     uint8_t name[63]

@@ -54,6 +54,8 @@ cdef struct Options:
     uint64_t memory_max               # bytes of a worker's buffers; 0: by the machine's memory
     uint64_t files_reserve            # file descriptors that connections leave to others
     uint64_t link_streams_max         # streams opened on a link before it is replaced
+    uint64_t tls_handshake_timeout_ms  # from the connection to the end of its TLS handshake
+    uint64_t tls_handshakes_max       # handshakes of accepted connections under way at a time
 
 # What was given, by name, and the defaults. Raises TypeError for an unknown name or a
 # non-integer, ValueError out of range.

@@ -56,6 +56,8 @@ cdef dict TABLE = {
     "files_reserve": (64, 0, 1 << 20),
     # Three quarters of the ids a side has.
     "link_streams_max": (3 << 29, 1, 3 << 29),
+    "tls_handshake_timeout_ms": (10_000, 1, 600_000),
+    "tls_handshakes_max": (4_096, 1, 1 << 20),
 }
 DEFAULTS = {name: row[0] for name, row in TABLE.items()}
 

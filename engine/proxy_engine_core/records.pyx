@@ -9,7 +9,8 @@ from proxy_engine_core.events cimport (
     EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as
     KIND_DIAL_FAILED, EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN,
     EVENT_LINK_UP as KIND_LINK_UP, EVENT_LINK_LOAD as KIND_LINK_LOAD, EVENT_LINK_SPENT as
-    KIND_LINK_SPENT, EVENT_PRESSURE as KIND_PRESSURE, EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
+    KIND_LINK_SPENT, EVENT_REQUESTS_OPEN as KIND_REQUESTS_OPEN, EVENT_PRESSURE as KIND_PRESSURE,
+    EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
 )
 from proxy_engine_core.forward.log cimport LogHeader
 from proxy_engine_core.io.pressure cimport PRESSURE_OF_MEMORY
@@ -25,6 +26,7 @@ EVENT_DRAINED = KIND_DRAINED
 EVENT_PRESSURE = KIND_PRESSURE
 EVENT_LINK_SPENT = KIND_LINK_SPENT
 EVENT_LINK_LOAD = KIND_LINK_LOAD
+EVENT_REQUESTS_OPEN = KIND_REQUESTS_OPEN
 LOG_REUSED = 1
 LOG_RETRIED = 2
 LOG_ABORTED = 4
@@ -47,6 +49,10 @@ cdef bytes raw(const uint8_t *source, uint32_t size):
     return <bytes>(<const char *>source)[:size]
 
 
+cdef tuple certificate_names(const uint8_t *source, uint32_t size):
+    return tuple(raw(source, size).decode("utf-8", "replace").splitlines())
+
+
 cdef tuple event_tuple(const uint8_t *place):
     cdef EventRecord record
     cdef const uint8_t *first = place + sizeof(EventRecord)
@@ -55,8 +61,9 @@ cdef tuple event_tuple(const uint8_t *place):
     second = first + record.first_size
     if record.kind == KIND_AUTH:
         return (
-            EVENT_AUTH, record.a, text(first, record.first_size),
+            EVENT_AUTH, record.a, text(first, <uint32_t>record.b),
             raw(second, record.second_size),
+            certificate_names(first + record.b, record.first_size - <uint32_t>record.b),
         )
     if record.kind == KIND_LINK_UP:
         return (
@@ -77,7 +84,10 @@ cdef tuple event_tuple(const uint8_t *place):
             raw(second + record.d, record.second_size - <uint32_t>record.d),
         )
     if record.kind == KIND_TARGET_FAILED:
-        return (EVENT_TARGET_FAILED, text(first, record.first_size), record.b)
+        return (
+            EVENT_TARGET_FAILED, text(first, record.first_size), record.b,
+            text(second, record.second_size),
+        )
     if record.kind == KIND_PRESSURE:
         return (
             EVENT_PRESSURE, record.b, record.c, record.d,
@@ -87,6 +97,8 @@ cdef tuple event_tuple(const uint8_t *place):
         return (EVENT_LINK_SPENT, record.a)
     if record.kind == KIND_LINK_LOAD:
         return (EVENT_LINK_LOAD, record.a, record.b)
+    if record.kind == KIND_REQUESTS_OPEN:
+        return (EVENT_REQUESTS_OPEN, record.a, raw(first, record.first_size), record.b != 0)
     return (EVENT_DRAINED,)
 
 

@@ -4,6 +4,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from proxy_engine_core.forward.log cimport LOG_RECORD_SIZE_MAX
 from proxy_engine_core.io.worker cimport Crew
 from proxy_engine_core.records cimport event_tuple, log_record
 from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
@@ -11,7 +12,6 @@ from proxy_engine_core.spsc cimport SpscRing, spsc_peek, spsc_pop, spsc_used
 
 cdef enum:
     RING_BATCH = 64                       # records of one worker before the next one's turn
-    LOG_RECORD_SIZE_MAX = 4096            # of one record in a log ring; more than there can be
 
 
 cdef list rings_events(Crew *crew, uint32_t *next_ring, int limit):

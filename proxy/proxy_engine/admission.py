@@ -47,6 +47,7 @@ class Ask(NamedTuple):
     ticket: int
     peer: str
     head: bytes
+    certificate: tuple[str, ...] = ()  # names of the one it has shown
 
 
 class _Request(NamedTuple):

@@ -25,6 +25,7 @@ from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
 from proxy_engine.metric_history import MetricHistory
+from proxy_engine.open_requests import OpenRequests
 from proxy_engine.ports import Ports
 from proxy_engine.redaction import Redactor
 from proxy_engine.request_log import RequestLog, retention
@@ -34,7 +35,7 @@ from proxy_engine.storage.opening import open_store
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine.values import Address
 from proxy_engine_core import log_batch
-from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP
+from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP, EVENT_REQUESTS_OPEN
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,6 +86,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.open_requests: OpenRequests | None = None
         self.events: LiveEvents
         self.listen: Address  # as bound
         self.admin: Address
@@ -156,6 +158,12 @@ class Server:
         self.cache = AccessCache(self.store, await self._shared_cache())
         self.watch = AccessWatch(self.store, self.cache)
         self._exit.push_async_callback(self.watch.close)
+        self.open_requests = OpenRequests(
+            self.engine,
+            tunnels=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            devices=self._device_names,
+            redact=Redactor(settings.request_redact),
+        )
         self.links = Links(
             self.engine,
             self.store,
@@ -202,6 +210,8 @@ class Server:
     def _on_event(self, event: Event) -> None:
         link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
         self.links.on_event(event)
+        if event[0] == EVENT_REQUESTS_OPEN and self.open_requests is not None:
+            self.open_requests.on_event(*event[1:])
         if event[0] == EVENT_LINK_UP:
             link = self.links.get(event[1])
         if link is not None:
@@ -215,6 +225,9 @@ class Server:
         self.links.registry.count(log_batch.totals(batch))
         self.request_log.put(batch)
         self.events.requests(batch)
+
+    def _device_names(self) -> dict[int, str]:
+        return {link.device_id: link.device for link in self.links}
 
     def _device_name(self, device_id: int) -> str | None:
         links = self.links.of_device(device_id)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -139,13 +140,23 @@ class Response(NamedTuple):
     body: bytes
 
 
+def connect(
+    port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+) -> socket.socket:
+    """A connection to the engine; over TLS it is to web.test, and an end must be announced."""
+    sock = socket.socket()
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.connect(("127.0.0.1", port))
+    if tls is None:
+        return sock
+    sock.settimeout(PATIENCE)
+    return tls.wrap_socket(sock, server_hostname="web.test", suppress_ragged_eofs=False)
+
+
 class Visitor(Wire):
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        sock = socket.socket()
-        if receive_buffer is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.connect(("127.0.0.1", port))
-        super().__init__(sock)
+    def __init__(self, port: int, **how: Any) -> None:
+        super().__init__(connect(port, **how))
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -192,7 +203,7 @@ class Visitor(Wire):
         """Wait for the end; True if it was a reset."""
         try:
             self.rest()
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             return True
         return False
 
@@ -410,19 +421,29 @@ class Server(Running):
     is_listening = True
 
     def __init__(
-        self, workers: int = WORKERS, trusted: tuple[str, ...] = (), /, **options: int
+        self,
+        workers: int = WORKERS,
+        trusted: tuple[str, ...] = (),
+        /,
+        *,
+        tls: core.TlsServer | None = None,
+        client: ssl.SSLContext | None = None,
+        **options: int,
     ) -> None:
+        """With `tls` its listener speaks that, and `client` is how visitors and devices do."""
         options = {**FIXED_WINDOWS, **options}
         super().__init__(Engine("server", workers=workers, **options))
         for network in trusted:
             self.engine.trust(network)
-        self.port = self.engine.listen("127.0.0.1", 0)
+        self.client = client
+        self.port = self.engine.listen("127.0.0.1", 0, tls=tls)
         self.engine.start()
         self.logs: list[Any] = []
         self.route_count = 0
+        self.asked: Any = None  # EVENT_AUTH of the last knock()
 
     def visitor(self, **how: Any) -> Visitor:
-        visitor = Visitor(self.port, **how)
+        visitor = Visitor(self.port, **{"tls": self.client, **how})
         self.wires.append(visitor)
         return visitor
 
@@ -438,14 +459,15 @@ class Server(Running):
 
     def knock(self, carrier: str = "raw", early: bytes = b"") -> tuple[socket.socket, int]:
         """A connection that has asked for a link: (socket, ticket)."""
-        sock = socket.create_connection(("127.0.0.1", self.port))
+        sock = connect(self.port, tls=self.client)
         upgrade = "websocket" if carrier == "websocket" else "proxy-engine-yamux"
         sock.sendall(
             f"GET /_proxy/link HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
             f"Upgrade: {upgrade}\r\n\r\n".encode()
             + early
         )
-        return sock, self.event(core.EVENT_AUTH)[1]
+        self.asked = self.event(core.EVENT_AUTH)
+        return sock, self.asked[1]
 
     def device(
         self,
@@ -506,7 +528,7 @@ class Server(Running):
 
 @contextmanager
 def serving(
-    workers: int = WORKERS, trusted: tuple[str, ...] = (), /, **options: int
+    workers: int = WORKERS, trusted: tuple[str, ...] = (), /, **options: Any
 ) -> Iterator[Server]:
     """A running server; at the end nothing may be lent out of its buffers any more."""
     server = Server(workers, trusted, **options)

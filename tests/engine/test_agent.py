@@ -186,7 +186,7 @@ def test_a_refusing_target_is_reported() -> None:
         open_stream(link, 2, WEB + b"hello")
         assert was_reset(link, 2) == REFUSED
         event = agent.event(core.EVENT_TARGET_FAILED)
-        assert event == (core.EVENT_TARGET_FAILED, "web", errno.ECONNREFUSED)
+        assert event == (core.EVENT_TARGET_FAILED, "web", errno.ECONNREFUSED, "")
 
 
 def test_the_next_address_gets_what_the_first_one_missed() -> None:

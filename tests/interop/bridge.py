@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pytest
 
@@ -169,7 +169,8 @@ class Link:
         self.running: Running
         given = ["--role", role, "--carrier", carrier, *arguments]
         if role == "device":
-            self.running = server = Server(**options)
+            how: dict[str, Any] = {**options}
+            self.running = server = Server(**how)
             self.target = Agent.listen()
             self.bridge = Bridge(
                 language, *given, "--connect", f"127.0.0.1:{server.port}", "--token", TOKEN,
@@ -190,7 +191,7 @@ class Link:
 
     def admit(self, server: Server) -> int:
         """Answer the device as the control plane does."""
-        _, ticket, _, head = server.event(core.EVENT_AUTH)
+        _, ticket, _, head, _ = server.event(core.EVENT_AUTH)
         method, target, fields = parse_request_head(head)
         assert dict(fields)["authorization"] == f"Bearer {TOKEN}".encode()
         offer = handshake.read_request(method, target, fields)

@@ -1,6 +1,6 @@
 # See dial.pxd.
 
-from libc.errno cimport EAGAIN, ENOMEM
+from libc.errno cimport EAGAIN, ENOMEM, EPROTO
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
@@ -17,9 +17,13 @@ from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_deadline, conn_flush_out, conn_recv,
 )
 from proxy_engine_core.io.crew cimport crew_drop_link
+from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
 from proxy_engine_core.io.socket cimport (
     ADDRESS_TEXT_SIZE, address_port, address_text, socket_close, socket_connect,
     socket_error, socket_tune,
+)
+from proxy_engine_core.io.tls_openssl cimport (
+    TlsContext, tls_context_drop, tls_context_hold,
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_DIAL, CONN_READABLE, CONN_WRITABLE, Conn, Worker, worker_emit,
@@ -39,6 +43,7 @@ cdef enum:
 cdef struct Dial:
     Conn conn
     Buffer input
+    TlsContext *tls                       # a reference; NULL: without
     uint64_t id
     uint32_t scanned
     uint32_t head_size                    # of a refusal, once its head is in
@@ -72,11 +77,18 @@ cdef void dial_not_started(Worker *worker, const DialMessage *message, int error
 
 
 cdef void dial_fail(Dial *dial, const char *reason, int error) noexcept nogil:
-    crew_drop_link(dial.conn.worker.crew, dial.conn.worker.index)
-    emit_failure(
-        dial.conn.worker, dial.id, reason, error, dial.status, buffer_head(&dial.input),
-        buffer_size(&dial.input), dial.head_size,
-    )
+    cdef Worker *worker = dial.conn.worker
+    cdef const char *text = tls_failure(&dial.conn)
+    crew_drop_link(worker.crew, worker.index)
+    if text != NULL and not dial.status:
+        emit_failure(
+            worker, dial.id, b"tls", EPROTO, 0, <const uint8_t *>text, <uint32_t>strlen(text), 0
+        )
+    else:
+        emit_failure(
+            worker, dial.id, reason, error, dial.status, buffer_head(&dial.input),
+            buffer_size(&dial.input), dial.head_size,
+        )
     conn_close(&dial.conn)
 
 
@@ -93,6 +105,7 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     buffer_init(&dial.input, &worker.pool, 0)
     dial.id = message.dial
     dial.carrier = message.carrier
+    dial.tls = tls_context_hold(message.tls)
     address_text(&message.address, text)
     snprintf(
         dial.peer, sizeof(dial.peer), "%s:%u", text, <unsigned int>address_port(&message.address)
@@ -106,7 +119,7 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
         fd = conn_attach(worker, &dial.conn, fd, CONN_DIAL)
     if fd < 0:
         dial_not_started(worker, message, -fd)
-        free(dial)
+        dial_release(&dial.conn)
         return
     if buffer_append(&dial.conn.out, <const uint8_t *>(message + 1), message.size) < 0:
         dial_fail(dial, b"connect", ENOMEM)
@@ -125,6 +138,10 @@ cdef void dial_ready(Conn *conn) noexcept nogil:
             dial_fail(dial, b"connect", error)
             return
         dial.is_connected = True
+        if dial.tls != NULL:
+            if not handshake_start(conn, dial.tls):
+                dial_fail(dial, b"connect", ENOMEM)
+            return                        # it comes here again when its handshake is over
     conn_flush_out(conn)
     read_answer(dial)
 
@@ -220,4 +237,5 @@ cdef void dial_sent(Conn *conn) noexcept nogil:
 cdef void dial_release(Conn *conn) noexcept nogil:
     cdef Dial *dial = <Dial *>conn
     buffer_free(&dial.input)
+    tls_context_drop(dial.tls)
     free(dial)

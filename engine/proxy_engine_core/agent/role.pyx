@@ -7,8 +7,10 @@ from libc.stdlib cimport calloc, free
 from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
 from proxy_engine_core.agent.target cimport target_init_worker, target_open
 from proxy_engine_core.io.crew cimport crew_settle
+from proxy_engine_core.io.handshake cimport handshake_init_worker
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport socket_close
+from proxy_engine_core.io.tls_openssl cimport tls_context_drop
 from proxy_engine_core.io.worker cimport CONN_LINK, Worker
 from proxy_engine_core.link.control cimport link_send_control
 from proxy_engine_core.link.end cimport link_close
@@ -16,7 +18,7 @@ from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_SEND, MESSAGE_TARGETS,
-    DialMessage, DrainMessage, LinkMessage, TargetsMessage,
+    DialMessage, DrainMessage, LinkMessage, TargetEntry, TargetsMessage,
 )
 
 
@@ -30,6 +32,7 @@ cdef int agent_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     dial_init_worker(worker)
     target_init_worker(worker)
+    handshake_init_worker(worker)
     role.host.opened = target_open
     role.host.housekeep = nothing
     role.host.closed = nothing
@@ -40,16 +43,27 @@ cdef void agent_free(Worker *worker) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     if role == NULL:
         return
-    free(role.targets)
+    free_targets(role.targets, role.target_count)
     free(role)
     worker.role = NULL
 
 
 cdef void agent_discard(MailboxNode *message) noexcept nogil:
     if message.kind == MESSAGE_TARGETS:
-        free((<TargetsMessage *>message).targets)
-    elif message.kind == MESSAGE_DIAL and (<DialMessage *>message).fd >= 0:
-        socket_close((<DialMessage *>message).fd)
+        free_targets(
+            (<TargetsMessage *>message).targets, (<TargetsMessage *>message).target_count
+        )
+    elif message.kind == MESSAGE_DIAL:
+        tls_context_drop((<DialMessage *>message).tls)
+        if (<DialMessage *>message).fd >= 0:
+            socket_close((<DialMessage *>message).fd)
+
+
+cdef void free_targets(TargetEntry *targets, uint32_t target_count) noexcept nogil:
+    cdef uint32_t index
+    for index in range(target_count):
+        tls_context_drop(targets[index].tls)
+    free(targets)
 
 
 cdef void nothing(Link *link) noexcept nogil:
@@ -73,9 +87,10 @@ cdef bint agent_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef Link *link
     if message.kind == MESSAGE_DIAL:
         dial_start(worker, <const DialMessage *>message)
+        tls_context_drop((<DialMessage *>message).tls)
     elif message.kind == MESSAGE_TARGETS:
         targets = <TargetsMessage *>message
-        free(role.targets)
+        free_targets(role.targets, role.target_count)
         role.targets = targets.targets
         role.target_count = targets.target_count
         role.table_version += 1

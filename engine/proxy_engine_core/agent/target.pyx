@@ -3,11 +3,11 @@
 
 from libc.errno cimport (
     EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EMFILE, ENETUNREACH, ENFILE, ENOMEM,
-    ETIMEDOUT,
+    EPROTO, ETIMEDOUT,
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp
+from libc.string cimport memcmp, strlen
 
 from proxy_engine_core.agent.role cimport AgentRole, agent_of
 from proxy_engine_core.buffer cimport (
@@ -20,11 +20,15 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.events cimport EVENT_TARGET_FAILED
 from proxy_engine_core.io.conn cimport (
-    conn_attach, conn_close, conn_deadline, conn_finish_writing, conn_flush_out, conn_gather,
-    conn_recv, conn_requeue, conn_wait, gather_flush,
+    conn_abort, conn_attach, conn_close, conn_deadline, conn_finish_writing, conn_flush_out,
+    conn_gather, conn_owed, conn_recv, conn_requeue, conn_wait, gather_flush,
 )
+from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
-from proxy_engine_core.io.socket cimport socket_connect, socket_error, socket_reset_on_close
+from proxy_engine_core.io.socket cimport socket_connect, socket_error
+from proxy_engine_core.io.tls_openssl cimport (
+    TlsContext, tls_context_drop, tls_context_hold,
+)
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
 )
@@ -57,6 +61,7 @@ cdef struct Target:
     Conn conn
     Buffer preamble                       # a split one
     YamuxStream *stream                   # NULL: given back
+    TlsContext *tls                       # a reference, until the handshake begins; NULL: none
     uint32_t entry                        # of the role's table: the address being tried
     uint32_t table_version                # ... of this version
     uint8_t flags                         # of the entry
@@ -130,6 +135,7 @@ cdef void target_release(Conn *conn) noexcept nogil:
     agent_of(conn.worker).open_targets -= 1
     buffer_free(&conn.out)
     buffer_free(&target.preamble)
+    tls_context_drop(target.tls)
     free(target)
 
 
@@ -148,7 +154,7 @@ cdef int find_entry(
 cdef uint32_t reset_code(int error) noexcept nogil:
     if error == ETIMEDOUT:
         return YAMUX_RESET_TIMEOUT
-    if error in (EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL, EMFILE, ENFILE, ENOMEM):
+    if error in (EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL, EMFILE, ENFILE, ENOMEM, EPROTO):
         return YAMUX_RESET_UNREACHABLE
     return YAMUX_RESET_REFUSED
 
@@ -160,6 +166,7 @@ cdef void target_connect(Target *target) noexcept nogil:
     cdef int fd
     target.state = TARGET_CONNECTING
     target.table_version = role.table_version
+    target.tls = tls_context_hold(role.targets[target.entry].tls)
     fd = socket_connect(&role.targets[target.entry].address)
     if fd >= 0:
         fd = conn_attach(worker, &target.conn, fd, CONN_TARGET)
@@ -176,7 +183,10 @@ cdef void connect_failed(Target *target, int error) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     cdef const TargetEntry *entry
     cdef Target *successor
+    cdef const char *text = tls_failure(&target.conn)
     cdef int following = -1
+    if text == NULL:
+        text = b""
     count(worker.counters, COUNT_TARGETS_FAILED, 1)
     if target.table_version == role.table_version:
         entry = &role.targets[target.entry]
@@ -184,7 +194,7 @@ cdef void connect_failed(Target *target, int error) noexcept nogil:
         if following < 0:
             worker_emit(
                 worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name,
-                entry.name_size, NULL, 0,
+                entry.name_size, text, <uint32_t>strlen(text),
             )
     if following >= 0:
         successor = target_new(worker, target.stream)
@@ -284,7 +294,7 @@ cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept 
     # streams end like this all the time.
     if target.flags & TARGET_TCP and target.conn.fd >= 0:
         gather_flush(link.conn.worker)
-        socket_reset_on_close(target.conn.fd)
+        conn_abort(&target.conn)
     target_end(target, YAMUX_RESET_CANCEL)
 
 
@@ -299,8 +309,13 @@ cdef void target_ready(Conn *conn) noexcept nogil:
         if not conn.flags & (CONN_WRITABLE | CONN_BROKEN):
             return
         error = -socket_error(conn.fd)
+        if tls_failure(conn) != NULL:
+            error = EPROTO
         if error or conn.flags & CONN_BROKEN:
             connect_failed(target, error if error else ECONNREFUSED)
+            return
+        if target.tls != NULL:
+            start_tls(target)
             return
         target.state = TARGET_OPEN
         conn_deadline(conn, 0)
@@ -310,15 +325,24 @@ cdef void target_ready(Conn *conn) noexcept nogil:
         link_touch(link)
     if buffer_size(&conn.out):
         conn_flush_out(conn)
-    if target.stream_done and buffer_size(&conn.out) == 0 and not conn.flags & CONN_BROKEN:
+    if target.stream_done and conn_owed(conn) == 0 and not conn.flags & CONN_BROKEN:
         conn_finish_writing(conn)
     read_target(target)
     if conn.flags & CONN_CLOSED:
         return
-    if target.target_done and target.stream_done and buffer_size(&conn.out) == 0:
+    if target.target_done and target.stream_done and conn_owed(conn) == 0:
         target_end(target, YAMUX_RESET_CANCEL)
     elif conn.flags & CONN_BROKEN and not conn.flags & CONN_READABLE:
         target_end(target, YAMUX_RESET_TARGET_LOST)
+
+
+cdef void start_tls(Target *target) noexcept nogil:
+    # target_ready() again when it is over.
+    cdef TlsContext *tls = target.tls
+    target.tls = NULL
+    if not handshake_start(&target.conn, tls):
+        connect_failed(target, ENOMEM)
+    tls_context_drop(tls)
 
 
 cdef void read_target(Target *target) noexcept nogil:
@@ -363,7 +387,7 @@ cdef void read_target(Target *target) noexcept nogil:
 
 cdef void target_sent(Conn *conn) noexcept nogil:
     cdef Target *target = <Target *>conn
-    cdef uint32_t owed = buffer_size(&conn.out)
+    cdef uint32_t owed = conn_owed(conn)
     if target.stream != NULL and target.stream.unconsumed > owed:
         yamux_stream_consume(target.stream, target.stream.unconsumed - owed)
         link_touch(link_of(target.stream))

@@ -17,7 +17,9 @@ from proxy_engine_core.http1.chunked cimport CHUNK_DATA, CHUNK_END, ChunkSpan, c
 from proxy_engine_core.http1.head cimport (
     BODY_CHUNKED, BODY_LENGTH, head_error_reason, head_error_status, head_error_text,
 )
-from proxy_engine_core.io.conn cimport conn_finish_writing, conn_recv, conn_requeue, conn_wait
+from proxy_engine_core.io.conn cimport (
+    conn_finish_writing, conn_owed, conn_recv, conn_requeue, conn_wait,
+)
 from proxy_engine_core.io.worker cimport CONN_READABLE, Conn, Worker
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
@@ -203,7 +205,7 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
         transaction.bytes_in += <uint64_t>received
         link_touch(transaction.link)
         transaction_deadline(visitor)
-    if transaction.tunnel_target_done and buffer_size(&conn.out) == 0:
+    if transaction.tunnel_target_done and conn_owed(conn) == 0:
         if transaction.tunnel_visitor_done:
             end_tunnel(visitor)
         else:

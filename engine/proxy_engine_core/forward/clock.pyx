@@ -1,13 +1,12 @@
 # See clock.pxd.
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from proxy_engine_core.buffer cimport buffer_size
 from proxy_engine_core.forward.transaction cimport (
     RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_HEAD, VISITOR_LINGER, VISITOR_TUNNEL, Transaction,
     Visitor,
 )
-from proxy_engine_core.io.conn cimport conn_deadline
+from proxy_engine_core.io.conn cimport conn_deadline, conn_owed
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.yamux.session cimport YAMUX_STREAM_ACK_RECEIVED
 
@@ -54,7 +53,7 @@ cdef void visitor_rest_deadline(Visitor *visitor) noexcept nogil:
     # the linger time runs before it has it all.
     cdef Worker *worker = visitor.conn.worker
     cdef uint64_t at_ms
-    cdef uint32_t owed = buffer_size(&visitor.conn.out)
+    cdef uint32_t owed = conn_owed(&visitor.conn)
     if owed:
         if visitor.reader_since_ms == 0:
             reader_moved(visitor, owed)   # kept without an attempt to send
@@ -138,13 +137,17 @@ cdef void reader_moved(Visitor *visitor, uint32_t owed) noexcept nogil:
 cdef uint64_t reader_limit_ms(const Visitor *visitor) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef uint64_t limit_ms = visitor.reader_moved_ms + worker.options.reader_timeout_ms
-    cdef uint64_t taken
+    cdef int64_t taken
     if worker.options.download_rate_min != 0:
-        taken = bytes_taken(visitor, buffer_size(&visitor.conn.out)) - visitor.reader_taken
+        # Encrypted it is a little more than it was, so what is owed may seem to grow.
+        taken = <int64_t>(
+            bytes_taken(visitor, conn_owed(&visitor.conn)) - visitor.reader_taken
+        )
+        taken = max(taken, <int64_t>0)
         limit_ms = earlier(
             limit_ms,
             visitor.reader_since_ms + worker.options.rate_grace_ms
-            + taken * 1000 // worker.options.download_rate_min,
+            + <uint64_t>taken * 1000 // worker.options.download_rate_min,
         )
     return limit_ms
 

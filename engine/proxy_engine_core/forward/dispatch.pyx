@@ -66,7 +66,7 @@ cdef HttpStream *take_stream(
     rewrite.address_size = visitor.address_size
     rewrite.request_id = transaction.request_id
     rewrite.request_id_size = transaction.request_id_size
-    rewrite.is_tls = False
+    rewrite.is_tls = visitor.conn.tls != NULL
     rewrite.is_trusted = visitor.address_key == CLIENT_KEY_TRUSTED
     if transaction.log_flags & LOG_RETRIED:
         idle_divisor = 0

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy
 
 from proxy_engine_core.buffer cimport buffer_consume, buffer_head, buffer_size
 from proxy_engine_core.counters cimport (
@@ -15,8 +15,9 @@ from proxy_engine_core.forward.transaction cimport (
     transaction_set_tcp, visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.head cimport Head
-from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue, conn_write
+from proxy_engine_core.io.conn cimport conn_deadline, conn_owed, conn_requeue, conn_write
 from proxy_engine_core.io.crew cimport crew_add_link, crew_drop_link, crew_least_linked
+from proxy_engine_core.io.tls_openssl cimport TLS_NAMES_SIZE_MAX, tls_session_names
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, Conn, Crew, Worker, conn_handle, worker_emit,
 )
@@ -26,6 +27,7 @@ from proxy_engine_core.quota cimport Quota, quota_hold
 cdef enum:
     LINK_PATH_SIZE = 12
     TCP_PATH_SIZE = 12
+    PEER_TEXT_SIZE = 64
 
 cdef const uint8_t *LINK_PATH = b"/_proxy/link"
 cdef const uint8_t *TCP_PATH = b"/_proxy/tcp/"      # then the device and the tunnel
@@ -44,27 +46,34 @@ cdef void ask_control_plane(
     Visitor *visitor, const uint8_t *bytes, uint32_t head_size
 ) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
-    cdef char peer[64]
+    cdef char who[PEER_TEXT_SIZE + TLS_NAMES_SIZE_MAX]
+    cdef uint32_t peer_size, names_size = 0
     if not visitor.transaction.request_done:
         transaction_fail(visitor, 400, b"bad_upgrade", b"A link request has no body.")
         return
-    peer_text(visitor, peer)
+    peer_size = peer_text(visitor, who)
+    if visitor.conn.tls != NULL:
+        names_size = tls_session_names(
+            &visitor.conn.tls.session, who + peer_size, TLS_NAMES_SIZE_MAX
+        )
     visitor.state = VISITOR_AUTH
     visitor.transaction.keep_alive = False
     count(worker.counters, COUNT_AUTH_ASKED, 1)
     worker_emit(
-        worker, EVENT_AUTH, conn_handle(&visitor.conn), 0, 0, 0, 0, peer, <uint32_t>strlen(peer),
-        bytes, head_size,
+        worker, EVENT_AUTH, conn_handle(&visitor.conn), peer_size, 0, 0, 0, who,
+        peer_size + names_size, bytes, head_size,
     )
     conn_deadline(&visitor.conn, worker.options.auth_timeout_ms)
 
 
-cdef void peer_text(const Visitor *visitor, char *target) noexcept nogil:
-    # "ip:port", an IPv6 address in brackets; `target` has 64 bytes.
+cdef uint32_t peer_text(const Visitor *visitor, char *target) noexcept nogil:
+    # "ip:port", an IPv6 address in brackets; `target` has PEER_TEXT_SIZE bytes. Its length.
     cdef const char *form = "%s:%u"
     if memchr(visitor.address, c':', visitor.address_size) != NULL:
         form = "[%s]:%u"
-    snprintf(target, 64, form, visitor.address, <unsigned int>visitor.port)
+    return <uint32_t>snprintf(
+        target, PEER_TEXT_SIZE, form, visitor.address, <unsigned int>visitor.port
+    )
 
 
 cdef void visitor_join_tunnel(
@@ -101,7 +110,7 @@ cdef void visitor_auth_reply(
     # The control plane logs and counts device logins itself: no request record.
     transaction_free(visitor)
     conn_write(conn, response, size)
-    if not accept or conn.flags & CONN_BROKEN or buffer_size(&conn.out):
+    if not accept or conn.flags & CONN_BROKEN or conn_owed(conn):
         count(conn.worker.counters, COUNT_AUTH_REFUSED, 1)
         visitor_finish(visitor)
         return
@@ -120,6 +129,6 @@ cdef void visitor_auth_reply(
 cdef void visitor_establish(
     Visitor *visitor, const LinkSetup *setup, uint8_t *early, uint32_t early_size
 ) noexcept nogil:
-    cdef char peer[64]
+    cdef char peer[PEER_TEXT_SIZE]
     peer_text(visitor, peer)
     link_establish(&visitor.conn, setup, peer, NULL, 0, early, early_size)

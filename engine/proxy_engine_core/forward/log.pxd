@@ -10,6 +10,7 @@ from proxy_engine_core.forward.transaction cimport Visitor
 
 cdef enum:
     LOG_FORMAT = 1
+    LOG_RECORD_SIZE_MAX = 4096            # of one record; more than there can be
 
 cdef struct LogHeader:
     uint64_t time_us                      # wall clock
@@ -37,3 +38,6 @@ cdef inline uint32_t log_size(const LogHeader *header) noexcept nogil:
     )
 
 cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil
+# The record of a request that has not finished, as it is by now, with LOG_OPEN; its size, at most
+# LOG_RECORD_SIZE_MAX.
+cdef uint32_t log_open(const Visitor *visitor, uint8_t *place) noexcept nogil

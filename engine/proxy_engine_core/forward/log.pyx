@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset, strlen
 from proxy_engine_core.counters cimport (
     COUNT_LOG_DROPPED, COUNT_LOG_RECORDS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
 )
-from proxy_engine_core.forward.transaction cimport Transaction, Visitor
+from proxy_engine_core.forward.transaction cimport LOG_OPEN, Transaction, Visitor
 from proxy_engine_core.io.sys cimport CLOCK_REALTIME, clock_gettime, timespec
 from proxy_engine_core.io.worker cimport Worker, worker_log_written
 from proxy_engine_core.spsc cimport spsc_publish, spsc_reserve
@@ -17,50 +17,70 @@ cdef inline uint8_t *put(uint8_t *place, const void *source, uint32_t size) noex
     return place + size
 
 
-cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
-    cdef Worker *worker = visitor.conn.worker
-    cdef Transaction *transaction = visitor.transaction
-    cdef LogHeader header
-    cdef const char *address = visitor.address
-    cdef timespec now
-    cdef uint8_t *place
-    cdef uint32_t size
-    count(worker.counters, COUNT_VISITOR_BYTES_IN, transaction.bytes_in)
-    count(worker.counters, COUNT_VISITOR_BYTES_OUT, transaction.bytes_out)
-    memset(&header, 0, sizeof(header))
+cdef uint32_t describe(
+    LogHeader *header, const Visitor *visitor, const char *reason, uint32_t more_flags
+) noexcept nogil:
+    """All of the header but its wall clock; the size of the record."""
+    cdef const Transaction *transaction = visitor.transaction
+    memset(header, 0, sizeof(LogHeader))
+    header.device = transaction.device
+    header.route = transaction.route
+    header.flags = transaction.log_flags | more_flags
+    header.status = transaction.status
+    header.bytes_in = transaction.bytes_in
+    header.bytes_out = transaction.bytes_out
+    header.total_us = visitor.conn.worker.now_us - transaction.started_us
+    if transaction.first_byte_us:
+        header.first_byte_us = transaction.first_byte_us - transaction.started_us
+        header.target_us = transaction.first_byte_us - transaction.sent_us
     header.reason_size = <uint8_t>strlen(reason)
     header.address_size = visitor.address_size
     if transaction.client_size:
         header.address_size = transaction.client_size
-        address = transaction.client
     header.method_size = transaction.method_size
     header.host_size = transaction.host_size
     header.path_size = transaction.path_size
     header.request_id_size = transaction.request_id_size
-    size = log_size(&header)
-    place = spsc_reserve(&worker.log_ring, size)
-    if place == NULL:
-        count(worker.counters, COUNT_LOG_DROPPED, 1)
-        return
+    return log_size(header)
+
+
+cdef void fill(
+    uint8_t *place, LogHeader *header, const Visitor *visitor, const char *reason
+) noexcept nogil:
+    cdef const Transaction *transaction = visitor.transaction
+    cdef const char *address = <const char *>visitor.address
+    cdef timespec now
+    if transaction.client_size:
+        address = <const char *>transaction.client
     clock_gettime(CLOCK_REALTIME, &now)
     header.time_us = <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000
-    header.device = transaction.device
-    header.route = transaction.route
-    header.flags = transaction.log_flags
-    header.status = transaction.status
-    header.bytes_in = transaction.bytes_in
-    header.bytes_out = transaction.bytes_out
-    header.total_us = worker.now_us - transaction.started_us
-    if transaction.first_byte_us:
-        header.first_byte_us = transaction.first_byte_us - transaction.started_us
-        header.target_us = transaction.first_byte_us - transaction.sent_us
-    place = put(place, &header, sizeof(LogHeader))
+    place = put(place, header, sizeof(LogHeader))
     place = put(place, transaction.request_id, header.request_id_size)
     place = put(place, address, header.address_size)
     place = put(place, transaction.method_name, header.method_size)
     place = put(place, transaction.host, header.host_size)
     place = put(place, transaction.path, header.path_size)
     put(place, reason, header.reason_size)
+
+
+cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
+    cdef Worker *worker = visitor.conn.worker
+    cdef LogHeader header
+    cdef uint32_t size = describe(&header, visitor, reason, 0)
+    cdef uint8_t *place = spsc_reserve(&worker.log_ring, size)
+    count(worker.counters, COUNT_VISITOR_BYTES_IN, visitor.transaction.bytes_in)
+    count(worker.counters, COUNT_VISITOR_BYTES_OUT, visitor.transaction.bytes_out)
+    if place == NULL:
+        count(worker.counters, COUNT_LOG_DROPPED, 1)
+        return
+    fill(place, &header, visitor, reason)
     spsc_publish(&worker.log_ring)
     count(worker.counters, COUNT_LOG_RECORDS, 1)
     worker_log_written(worker, size)
+
+
+cdef uint32_t log_open(const Visitor *visitor, uint8_t *place) noexcept nogil:
+    cdef LogHeader header
+    cdef uint32_t size = describe(&header, visitor, b"", LOG_OPEN)
+    fill(place, &header, visitor, b"")
+    return size

@@ -6,7 +6,7 @@
 #             that has gone meanwhile is found out there; it may move on, MOVES_MAX times.
 #   device    accepted here, but its link is to live elsewhere: moves behind its 101.
 #
-# Both at a message boundary: nothing of an answer may be left in conn.out.
+# Both at a message boundary: nothing of an answer may be owed any more.
 #
 # The route a visitor moves by may not have reached the other worker's table yet: the
 # message says how new the sender's table was, and waits there for the rest.
@@ -17,7 +17,7 @@ from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX
 from proxy_engine_core.forward.transaction cimport REQUEST_ID_MAX, ServerRole, Visitor
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
-from proxy_engine_core.io.worker cimport Worker
+from proxy_engine_core.io.worker cimport Tls, Worker
 from proxy_engine_core.link.establish cimport LinkSetup
 
 
@@ -36,6 +36,7 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     uint64_t bytes_passed
     uint32_t requests
     uint32_t log_flags
+    Tls *tls                              # owned, as the fd is; NULL: none
     int fd
     uint32_t size
     uint16_t port

@@ -22,6 +22,7 @@ from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_detach, 
 from proxy_engine_core.io.crew cimport crew_conn_arrived, crew_drop_link, crew_send_conn
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport socket_close
+from proxy_engine_core.io.tls cimport tls_free, tls_give, tls_take
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_HUP, CONN_READABLE, CONN_VISITOR, CONN_WRITABLE, Worker,
 )
@@ -104,6 +105,7 @@ cdef bint device_move(Visitor *visitor, uint32_t index, const LinkSetup *setup) 
 
 
 cdef void send(Visitor *visitor, uint32_t index, MoveMessage *message) noexcept nogil:
+    message.tls = tls_take(&visitor.conn)
     message.fd = conn_detach(&visitor.conn)
     buffer_free(&visitor.input)
     crew_send_conn(visitor.conn.worker.crew, index, &message.node)
@@ -148,9 +150,11 @@ cdef void arrive(Worker *worker, MoveMessage *message) noexcept nogil:
     visitor.address_size = message.address_size
     memcpy(visitor.address, message.address, sizeof(visitor.address))
     if conn_attach(worker, &visitor.conn, message.fd, CONN_VISITOR) < 0:
+        tls_free(message.tls)
         free(visitor)
         lost(worker, message)
         return
+    tls_give(&visitor.conn, message.tls)
     visitor.conn.flags |= message.flags
     admission_enter(visitor)
     if message.is_device:
@@ -201,4 +205,5 @@ cdef void lost(Worker *worker, const MoveMessage *message) noexcept nogil:
 
 
 cdef void move_discard(MoveMessage *message) noexcept nogil:
+    tls_free(message.tls)
     socket_close(message.fd)

@@ -2,10 +2,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from proxy_engine_core.buffer cimport buffer_size
 from proxy_engine_core.counters cimport COUNT_TOKEN_PAUSES, count
 from proxy_engine_core.forward.transaction cimport ServerRole, Visitor, server_of
-from proxy_engine_core.io.conn cimport conn_requeue
+from proxy_engine_core.io.conn cimport conn_owed, conn_requeue
 from proxy_engine_core.io.timer cimport (
     TIMER_TICK_MS, Timer, timer_remove, timer_set, timer_wheel_expire, timer_wheel_init,
     timer_wheel_wait_ms,
@@ -62,7 +61,7 @@ cdef void resume_due(Conn *pacer) noexcept nogil:
 
 cdef void go_on(Visitor *visitor) noexcept nogil:
     if visitor.transaction.http != NULL:
-        pace_credit(visitor, buffer_size(&visitor.conn.out))
+        pace_credit(visitor, conn_owed(&visitor.conn))
     conn_requeue(&visitor.conn)
 
 

@@ -40,7 +40,7 @@ from proxy_engine_core.http1.head cimport (
 )
 from proxy_engine_core.http1.rewrite cimport RequestRewrite
 from proxy_engine_core.io.conn cimport (
-    conn_deadline, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
+    conn_deadline, conn_owed, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.worker cimport CONN_BROKEN, CONN_READABLE, Conn, Worker, conn_handle
@@ -70,7 +70,7 @@ cdef void read_head(Visitor *visitor) noexcept nogil:
     if received <= 0:
         if visitor.transaction != NULL:
             transaction_fail(visitor, 0, b"visitor_gone", b"")
-        elif received == 0 and buffer_size(&conn.out):
+        elif received == 0 and conn_owed(conn):
             visitor_finish(visitor)       # it asks for no more, and still takes its answer
         else:
             visitor_close(visitor)
@@ -144,7 +144,7 @@ cdef bint move_on(
     conn_stop_waiting(conn)
     if worker.gather.conn == conn:
         gather_flush(worker)
-    if buffer_size(&conn.out):
+    if conn_owed(conn):
         visitor.state = VISITOR_WAITING   # for the socket: its edge makes us look again
         visitor_rest_deadline(visitor)
         return False

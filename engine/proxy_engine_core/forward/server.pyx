@@ -24,13 +24,14 @@ from proxy_engine_core.forward.transaction cimport (
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
 )
-from proxy_engine_core.forward.walk cimport walk_quota
+from proxy_engine_core.forward.walk cimport walk_open, walk_quota
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport socket_close
+from proxy_engine_core.io.tls_openssl cimport tls_context_drop
 from proxy_engine_core.io.worker cimport (
     CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listener, worker_close_listeners,
-    worker_conn, worker_listen, worker_random,
+    worker_conn, worker_listen, worker_random, worker_set_tls,
 )
 from proxy_engine_core.link.control cimport link_send_control
 from proxy_engine_core.link.end cimport link_close
@@ -39,9 +40,10 @@ from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE,
-    MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET,
-    MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, AuthReplyMessage, DrainMessage, LinkMessage,
-    QuotaMessage, RouteDeleteMessage, RouteMessage, TcpListenMessage,
+    MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE,
+    MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, AuthReplyMessage,
+    DrainMessage, LinkMessage, OpenMessage, QuotaMessage, RouteDeleteMessage, RouteMessage,
+    TcpListenMessage, TlsMessage,
 )
 from proxy_engine_core.quota cimport quota_drop
 
@@ -95,6 +97,8 @@ cdef void server_discard(MailboxNode *message) noexcept nogil:
         quota_drop((<MoveMessage *>message).setup.quota)
     elif message.kind == MESSAGE_TCP_LISTEN:
         socket_close((<TcpListenMessage *>message).fd)
+    elif message.kind == MESSAGE_TLS:
+        tls_context_drop((<TlsMessage *>message).context)
     elif message.kind == MESSAGE_AUTH_REPLY:
         quota_drop((<AuthReplyMessage *>message).setup.quota)
     elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
@@ -149,13 +153,20 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         if worker.is_draining:
             socket_close(listen.fd)
         else:
-            worker_listen(worker, listen.fd, listen.port)
+            worker_listen(worker, listen.fd, listen.port, 0, NULL)
+    elif message.kind == MESSAGE_TLS:
+        worker_set_tls(
+            worker, (<TlsMessage *>message).port, (<TlsMessage *>message).context
+        )
+        server_discard(message)
     elif message.kind == MESSAGE_TCP_CLOSE:
         worker_close_listener(worker, (<TcpListenMessage *>message).port)
     elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
         if walk_quota(worker, <QuotaMessage *>message):
             return True
         quota_drop((<QuotaMessage *>message).quota)
+    elif message.kind == MESSAGE_REQUESTS_OPEN:
+        return walk_open(worker, <OpenMessage *>message)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms

@@ -34,7 +34,7 @@ from proxy_engine_core.forward.transaction cimport (
     Visitor, server_of, transaction_begin, transaction_fail, transaction_set_tcp, visitor_close,
 )
 from proxy_engine_core.io.conn cimport (
-    conn_deadline, conn_recv, conn_requeue, conn_stop_waiting, conn_wait,
+    conn_deadline, conn_owed, conn_recv, conn_requeue, conn_stop_waiting, conn_wait,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.socket cimport (
@@ -157,7 +157,7 @@ cdef void move_on(Visitor *visitor, uint32_t other) noexcept nogil:
     """To the worker where the tunnel's link is."""
     pool_stop_waiting(visitor)
     conn_stop_waiting(&visitor.conn)
-    if buffer_size(&visitor.conn.out):
+    if conn_owed(&visitor.conn):
         return                            # a 101, once it is sent: its edge comes
     if not visitor_move(
         visitor, other, buffer_head(&visitor.input), buffer_size(&visitor.input)

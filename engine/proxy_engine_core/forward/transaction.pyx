@@ -18,10 +18,9 @@ from proxy_engine_core.forward.reply cimport Reply, reply_write
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
 from proxy_engine_core.http1.rewrite cimport REFRAME_CLOSE
 from proxy_engine_core.io.conn cimport (
-    conn_close, conn_finish_writing, conn_recv, conn_requeue, conn_stop_waiting,
-    gather_flush,
+    conn_abort, conn_close, conn_finish_writing, conn_owed, conn_recv, conn_requeue,
+    conn_stop_waiting, gather_flush,
 )
-from proxy_engine_core.io.socket cimport socket_reset_on_close
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
 )
@@ -186,7 +185,7 @@ cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil:
         if visitor.state == VISITOR_TUNNEL or transaction.is_tcp or transaction.head_sent and (
             transaction.reframe == REFRAME_CLOSE or transaction.response_framing == BODY_CLOSE
         ):
-            socket_reset_on_close(visitor.conn.fd)
+            conn_abort(&visitor.conn)
         transaction_free(visitor)
         visitor_close(visitor)
         return
@@ -240,7 +239,7 @@ cdef void visitor_linger(Visitor *visitor) noexcept nogil:
     if visitor.conn.flags & CONN_BROKEN:
         visitor_close(visitor)
         return
-    if buffer_size(&visitor.conn.out):
+    if conn_owed(&visitor.conn):
         return
     conn_finish_writing(&visitor.conn)
     while visitor.conn.flags & CONN_READABLE:

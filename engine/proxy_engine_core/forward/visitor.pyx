@@ -32,10 +32,16 @@ from proxy_engine_core.forward.transaction cimport (
     transaction_begin, transaction_fail, transaction_free, visitor_close, visitor_finish,
     visitor_linger,
 )
-from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_flush_out, conn_requeue
+from proxy_engine_core.io.conn cimport (
+    conn_attach, conn_deadline, conn_flush_out, conn_owed, conn_requeue,
+)
+from proxy_engine_core.io.handshake cimport (
+    handshake_admits, handshake_init_worker, handshake_start,
+)
 from proxy_engine_core.io.socket cimport (
     Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
 )
+from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_NEW, CONN_READABLE, CONN_VISITOR, Conn, Worker,
 )
@@ -51,6 +57,7 @@ cdef void visitor_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_VISITOR].flush = NULL
     worker.ops[<int>CONN_VISITOR].sent = visitor_sent
     worker.ops[<int>CONN_VISITOR].release = visitor_release
+    handshake_init_worker(worker)
 
 
 cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
@@ -63,10 +70,14 @@ cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
     return visitor
 
 
-cdef void visitor_accept(Worker *worker, int fd, Address *peer, uint16_t port) noexcept nogil:
+cdef void visitor_accept(
+    Worker *worker, int fd, Address *peer, uint16_t port, TlsContext *tls
+) noexcept nogil:
     cdef Visitor *visitor
     cdef bint is_trusted = is_trusted_peer(worker, peer)
-    if not is_trusted and not admit_connection(worker, peer):
+    if not is_trusted and not admit_connection(worker, peer) or (
+        tls != NULL and not handshake_admits(worker)
+    ):
         socket_reset_on_close(fd)         # no state is left behind for it, here or in the kernel
         socket_close(fd)
         return
@@ -87,6 +98,8 @@ cdef void visitor_accept(Worker *worker, int fd, Address *peer, uint16_t port) n
         return
     visitor.conn.flags |= CONN_NEW
     conn_deadline(&visitor.conn, worker.options.keepalive_timeout_ms)
+    if tls != NULL and not handshake_start(&visitor.conn, tls):
+        visitor_close(visitor)
 
 
 cdef void visitor_release(Conn *conn) noexcept nogil:
@@ -137,7 +150,7 @@ cdef void visitor_sent(Conn *conn) noexcept nogil:
     # What the visitor's socket has taken may come again from the target.
     cdef Visitor *visitor = <Visitor *>conn
     cdef YamuxStream *stream
-    cdef uint32_t owed = buffer_size(&conn.out)
+    cdef uint32_t owed = conn_owed(conn)
     reader_moved(visitor, owed)
     if visitor.transaction != NULL and visitor.transaction.http != NULL:
         stream = visitor.transaction.http.stream
@@ -164,7 +177,7 @@ cdef void visitor_timeout(Conn *conn) noexcept nogil:
             return
         count(counters, COUNT_TIMEOUTS, 1)
         request_timeout(visitor)
-    elif buffer_size(&conn.out):
+    elif conn_owed(conn):
         count(counters, COUNT_SLOW_READERS, 1)
         visitor_close(visitor)            # it does not take the last response
     elif visitor.state == VISITOR_LINGER:
@@ -243,7 +256,7 @@ cdef bint visitors_owed(Worker *worker) noexcept nogil:
     for slot in range(worker.slot_count):
         if (
             worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_VISITOR
-            and buffer_size(&worker.conns[slot].out)
+            and conn_owed(worker.conns[slot])
         ):
             return True
     return False

@@ -3,12 +3,16 @@
 from libc.stdint cimport uint32_t
 
 from proxy_engine_core.counters cimport COUNT_TOKEN_ENDED, count
+from proxy_engine_core.events cimport EVENT_REQUESTS_OPEN
+from proxy_engine_core.forward.log cimport LOG_RECORD_SIZE_MAX, log_open
 from proxy_engine_core.forward.pace cimport pace_resume
-from proxy_engine_core.forward.transaction cimport Transaction, Visitor, transaction_fail
+from proxy_engine_core.forward.transaction cimport (
+    VISITOR_AUTH, Transaction, Visitor, transaction_fail,
+)
 from proxy_engine_core.io.crew cimport crew_post
-from proxy_engine_core.io.worker cimport CONN_VISITOR, Worker
+from proxy_engine_core.io.worker cimport CONN_VISITOR, WORKER_SCRATCH_SIZE, Worker, worker_emit
 from proxy_engine_core.link.link cimport link_of
-from proxy_engine_core.messages cimport MESSAGE_QUOTA_CHANGED, QuotaMessage
+from proxy_engine_core.messages cimport MESSAGE_QUOTA_CHANGED, OpenMessage, QuotaMessage
 from proxy_engine_core.quota cimport Quota, quota_enter_anyway
 
 cdef enum:
@@ -59,3 +63,27 @@ cdef void count_in(Visitor *visitor, Quota *quota) noexcept nogil:
         transaction.is_quota_admitted = True
     if transaction.quota == quota:
         pace_resume(visitor)
+
+
+cdef bint walk_open(Worker *worker, OpenMessage *message) noexcept nogil:
+    # As many as go into the scratch, which is nobody's between two connections.
+    cdef uint32_t end = message.cursor + SLOTS_PER_TURN
+    cdef uint32_t size = 0
+    cdef bint is_last
+    cdef Visitor *visitor
+    while message.limit and size + LOG_RECORD_SIZE_MAX <= WORKER_SCRATCH_SIZE:
+        visitor = next_visitor(worker, &message.cursor, end)
+        if visitor == NULL:
+            break
+        if visitor.state != VISITOR_AUTH:       # the control plane logs those itself
+            size += log_open(visitor, worker.scratch + size)
+            message.limit -= 1
+    is_last = message.limit == 0 or message.cursor >= worker.slot_count
+    if size or is_last:
+        worker_emit(
+            worker, EVENT_REQUESTS_OPEN, message.query, is_last, 0, 0, 0, worker.scratch, size,
+            NULL, 0,
+        )
+    if not is_last:
+        crew_post(worker.crew, worker.index, &message.node)
+    return not is_last

@@ -8,6 +8,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from proxy_engine_core.buffer cimport buffer_size
 from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 
 
@@ -18,8 +19,11 @@ cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept 
 cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil
 cdef void conn_close(Conn *conn) noexcept nogil                  # idempotent
 # Take the open fd out of this worker, for another to attach; `conn` is released at the end
-# of the turn. Nothing may be waiting in conn.out or the gather.
+# of the turn. Nothing may be owed (conn_owed()) or in the gather.
+# Its TLS goes with the fd: tls_take() first.
 cdef int conn_detach(Conn *conn) noexcept nogil
+# What it said is not complete, nor shall it look so when it is closed.
+cdef void conn_abort(Conn *conn) noexcept nogil
 cdef void conn_requeue(Conn *conn) noexcept nogil                # ready() again this or next turn
 cdef void conn_mark_dirty(Conn *conn) noexcept nogil             # flush() at the end of the turn
 
@@ -37,8 +41,15 @@ cdef void conn_arena_trim(Worker *worker, const uint8_t *end) noexcept nogil
 cdef void gather_flush(Worker *worker) noexcept nogil
 # Gather and flush.
 cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept nogil
-cdef void conn_finish_writing(Conn *conn) noexcept nogil         # FIN; once conn.out is empty
+cdef void conn_finish_writing(Conn *conn) noexcept nogil         # FIN; once nothing is owed
 cdef void conn_flush_out(Conn *conn) noexcept nogil              # push conn.out; calls sent()
+cdef void conn_push(Conn *conn) noexcept nogil                   # TLS: push ciphertext; sent()
+
+cdef inline uint32_t conn_owed(const Conn *conn) noexcept nogil:
+    # Bytes of output that the socket did not take yet: encrypted ones count as they are.
+    if conn.tls == NULL:
+        return buffer_size(&conn.out)
+    return buffer_size(&conn.out) + buffer_size(&conn.tls.out)
 
 cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil  # 0: none
 

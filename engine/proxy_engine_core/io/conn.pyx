@@ -1,6 +1,6 @@
 # See conn.pxd.
 
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
@@ -14,12 +14,17 @@ from proxy_engine_core.counters cimport (
     COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, count,
 )
 from proxy_engine_core.io.pressure cimport pressure_may_keep
+from proxy_engine_core.io.raw cimport raw_recv, raw_send, raw_sent
 from proxy_engine_core.io.socket cimport socket_finish_writing, socket_reset_on_close
 from proxy_engine_core.io.sys cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_NOSIGNAL, close,
-    epoll_ctl, epoll_event, iovec, msghdr, recv, send, sendmsg,
+    epoll_ctl, epoll_event, iovec, msghdr, sendmsg,
 )
 from proxy_engine_core.io.timer cimport timer_cancel, timer_remove, timer_set
+from proxy_engine_core.io.tls cimport (
+    tls_close, tls_finish_writing, tls_flush, tls_give, tls_recv, tls_send, tls_send_spans,
+    tls_take,
+)
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
     CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
@@ -108,6 +113,7 @@ cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil
     successor.generation = conn.generation
     successor.kind = kind
     successor.flags = conn.flags & (CONN_READABLE | CONN_WRITABLE | CONN_HUP | CONN_BROKEN)
+    tls_give(successor, tls_take(conn))
     worker.conns[conn.slot] = successor
     conn.fd = -1
     buffer_free(&conn.out)
@@ -116,6 +122,7 @@ cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil
 
 cdef void conn_close(Conn *conn) noexcept nogil:
     cdef Worker *worker = conn.worker
+    cdef bint is_cut_off = False
     if conn.flags & CONN_CLOSED:
         return
     if worker.gather.conn == conn:
@@ -125,7 +132,9 @@ cdef void conn_close(Conn *conn) noexcept nogil:
             worker.gather.arena_used = 0
         else:
             gather_flush(worker)
-    if buffer_size(&conn.out) or conn.flags & CONN_BROKEN:
+    if conn.tls != NULL:
+        is_cut_off = tls_close(conn)
+    if buffer_size(&conn.out) or conn.flags & CONN_BROKEN or is_cut_off:
         # Cut off in the middle of what we had to say (keep() drops it once the connection is
         # broken): never by an end that looks complete.
         socket_reset_on_close(conn.fd)
@@ -137,10 +146,17 @@ cdef void conn_close(Conn *conn) noexcept nogil:
     count(worker.counters, COUNT_CONNECTIONS_CLOSED, 1)
 
 
+cdef void conn_abort(Conn *conn) noexcept nogil:
+    if conn.tls != NULL:
+        conn.tls.is_aborted = True
+    socket_reset_on_close(conn.fd)
+
+
 cdef int conn_detach(Conn *conn) noexcept nogil:
     cdef epoll_event unused
     cdef int fd = conn.fd
     CHECK(buffer_size(&conn.out) == 0)
+    CHECK(conn.tls == NULL)
     CHECK(conn.worker.gather.conn != conn)
     epoll_ctl(conn.worker.epoll_fd, EPOLL_CTL_DEL, fd, &unused)
     conn.fd = -1
@@ -173,60 +189,37 @@ cdef void conn_mark_dirty(Conn *conn) noexcept nogil:
 # --- reading and writing --------------------------------------------------------------
 
 cdef int64_t conn_recv(Conn *conn, uint8_t *target, size_t size) noexcept nogil:
-    cdef ssize_t received
-    while True:
-        received = recv(conn.fd, target, size, 0)
-        if received > 0:
-            # A short read means the socket is drained; with HUP seen there may be an
-            # end of file behind the bytes that raises no further edge.
-            if <size_t>received < size and not conn.flags & CONN_HUP:
-                conn.flags &= ~CONN_READABLE
-            return received
-        if received == 0:
-            conn.flags &= ~CONN_READABLE
-            conn.flags |= CONN_HUP
-            return 0
-        if errno == EINTR:
-            continue
-        conn.flags &= ~CONN_READABLE
-        if errno != EAGAIN:
-            conn.flags |= CONN_BROKEN
-        return -errno
+    if conn.tls != NULL:
+        return tls_recv(conn, target, size)
+    return raw_recv(conn, target, size)
 
 
 cdef int64_t conn_send(Conn *conn, const uint8_t *source, size_t size) noexcept nogil:
-    cdef int64_t outcome = -EINTR
-    while outcome == -EINTR:
-        outcome = send_outcome(conn, send(conn.fd, source, size, MSG_NOSIGNAL), size)
-    return outcome
+    cdef int64_t sent
+    if conn.tls != NULL:
+        sent = tls_send(conn, source, size)
+    else:
+        sent = raw_send(conn, source, size)
+    if sent < 0:
+        broken(conn)
+    return sent
 
 
 cdef int64_t send_spans(Conn *conn, iovec *spans, uint32_t span_count, size_t size) noexcept nogil:
     # conn_send() for several spans of `size` bytes in all.
     cdef msghdr message
     cdef int64_t outcome = -EINTR
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = spans
-    message.msg_iovlen = span_count
-    while outcome == -EINTR:
-        outcome = send_outcome(conn, sendmsg(conn.fd, &message, MSG_NOSIGNAL), size)
+    if conn.tls != NULL:
+        outcome = tls_send_spans(conn, spans, span_count)
+    else:
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = spans
+        message.msg_iovlen = span_count
+        while outcome == -EINTR:
+            outcome = raw_sent(conn, sendmsg(conn.fd, &message, MSG_NOSIGNAL), size)
+    if outcome < 0:
+        broken(conn)
     return outcome
-
-
-cdef int64_t send_outcome(Conn *conn, ssize_t sent, size_t size) noexcept nogil:
-    # What the call gave, as conn_send() tells it; -EINTR: call again.
-    cdef int error = errno
-    if sent >= 0:
-        if <size_t>sent < size:
-            conn.flags &= ~CONN_WRITABLE
-        return sent
-    if error == EINTR:
-        return -EINTR
-    conn.flags &= ~CONN_WRITABLE
-    if error == EAGAIN:
-        return 0
-    broken(conn)
-    return -error
 
 
 cdef void broken(Conn *conn) noexcept nogil:
@@ -342,10 +335,13 @@ cdef void conn_write(Conn *conn, const uint8_t *source, size_t size) noexcept no
 
 
 cdef void conn_finish_writing(Conn *conn) noexcept nogil:
-    CHECK(buffer_size(&conn.out) == 0)
+    CHECK(conn_owed(conn) == 0)
     if not conn.flags & (CONN_FINISHED | CONN_BROKEN):
         conn.flags |= CONN_FINISHED
-        socket_finish_writing(conn.fd)
+        if conn.tls != NULL:
+            tls_finish_writing(conn)
+        else:
+            socket_finish_writing(conn.fd)
 
 
 cdef void conn_flush_out(Conn *conn) noexcept nogil:
@@ -359,6 +355,17 @@ cdef void conn_flush_out(Conn *conn) noexcept nogil:
             buffer_consume(&conn.out, <uint32_t>sent)
             moved = True
     if moved:
+        conn.worker.ops[conn.kind].sent(conn)
+
+
+cdef void conn_push(Conn *conn) noexcept nogil:
+    cdef int64_t sent
+    if not buffer_size(&conn.tls.out):
+        return
+    sent = tls_flush(conn)
+    if sent < 0:
+        broken(conn)
+    elif sent > 0 and conn.worker.ops[conn.kind].sent != NULL:
         conn.worker.ops[conn.kind].sent(conn)
 
 

@@ -90,6 +90,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int SO_REUSEPORT
     int SHUT_WR
     int MSG_NOSIGNAL
+    int MSG_PEEK
 
 cdef extern from "<netinet/in.h>" nogil:
     cdef struct in_addr:

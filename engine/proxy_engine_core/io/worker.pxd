@@ -19,6 +19,7 @@ from proxy_engine_core.io.mailbox cimport Mailbox, MailboxNode
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.sys cimport clockid_t, epoll_event, iovec, pthread_t
 from proxy_engine_core.io.timer cimport Timer, TimerWheel
+from proxy_engine_core.io.tls_openssl cimport TLS_ERROR_SIZE, TlsContext, TlsSession
 from proxy_engine_core.networks cimport Networks
 from proxy_engine_core.options cimport Options
 from proxy_engine_core.spsc cimport SpscRing
@@ -43,6 +44,7 @@ cdef enum ConnKind:
     CONN_LINK                             # both: an established link
     CONN_DIAL                             # agent: a link being dialled
     CONN_TARGET                           # agent: a connection to a target
+    CONN_HANDSHAKE                        # any but a listener, until its TLS stands
     CONN_PACER                            # server: a timer only, forward/pace.pxd
     CONN_KIND_COUNT
 
@@ -61,6 +63,25 @@ cdef struct WaitList:                     # first come, first served
     Conn *first
     Conn *last
 
+cdef enum TlsState:
+    TLS_HANDSHAKE = 0
+    TLS_OPEN
+    TLS_FAILED
+
+cdef struct Tls:                          # of a connection: tls.pxd, handshake.pxd
+    TlsSession session                    # must be first
+    Conn *conn
+    Buffer out                            # ciphertext the socket did not take yet
+    uint64_t deadline_ms                  # that holds after the handshake; 0: none
+    uint32_t lingered                     # bytes read off after a failure
+    uint8_t state
+    uint8_t kind                          # ConnKind after the handshake
+    bint is_spoken                        # server: the first byte is there, and of TLS
+    bint has_ended                        # the socket's end of file was read
+    bint is_finishing                     # FIN as soon as `out` is empty
+    bint is_aborted                       # no close_notify: what was said is not complete
+    char error[TLS_ERROR_SIZE]            # why it has failed
+
 cdef struct Conn:
     Worker *worker
     Conn *next_ready
@@ -71,6 +92,7 @@ cdef struct Conn:
     Conn *wait_previous
     Timer timer
     Buffer out                            # what the socket did not take yet
+    Tls *tls                              # NULL: none
     int fd
     uint32_t slot
     uint32_t generation
@@ -80,6 +102,8 @@ cdef struct Conn:
 cdef struct Listener:
     Conn conn                             # must be first
     uint16_t port                         # of a TCP tunnel; 0: HTTP
+    uint16_t tls_port                     # bound to, with TLS; 0: without
+    TlsContext *tls_context               # a reference; NULL: without TLS
 
 cdef struct ConnOps:
     void (*ready)(Conn *conn) noexcept nogil       # flags changed, or requeued
@@ -132,8 +156,10 @@ cdef struct Worker:
     void *role                            # ServerWorker or AgentWorker
     # True: the role keeps the message and frees it.
     bint (*on_message)(Worker *worker, MailboxNode *message) noexcept nogil
-    # `port`: the listener's.
-    void (*on_accept)(Worker *worker, int fd, Address *peer, uint16_t port) noexcept nogil
+    # `port` and `tls`: the listener's.
+    void (*on_accept)(
+        Worker *worker, int fd, Address *peer, uint16_t port, TlsContext *tls
+    ) noexcept nogil
     void (*on_turn)(Worker *worker) noexcept nogil     # after the ready list; may be NULL
     void (*on_pressure)(Worker *worker) noexcept nogil  # the level changed; may be NULL
     int pressure                          # PressureLevel of memory
@@ -167,6 +193,9 @@ cdef struct Worker:
     bint control_news                     # Python must be woken at the end of this turn
     uint64_t log_news_since_us            # 0: Python knows of everything in the log ring
     uint64_t log_news_bytes
+    uint64_t handshake_turn               # of handshake_steps
+    uint32_t handshake_steps
+    uint32_t handshakes                   # of accepted connections, under way
     uint64_t random_state
     uint64_t counters[COUNTER_COUNT]
     pthread_t thread
@@ -193,7 +222,11 @@ cdef void worker_run(Worker *worker) noexcept nogil
 # CPU time of its thread, microseconds; 0: there is none. From any thread, also after the join.
 cdef uint64_t worker_cpu_us(const Worker *worker) noexcept nogil
 # Accept from a listening socket, which is taken over; `port` is a TCP tunnel's, else 0. 0, -errno.
-cdef int worker_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
+cdef int worker_listen(
+    Worker *worker, int fd, uint16_t port, uint16_t tls_port, TlsContext *tls
+) noexcept nogil
+# New connections to the TLS listeners on this port use `tls`.
+cdef void worker_set_tls(Worker *worker, uint16_t tls_port, TlsContext *tls) noexcept nogil
 cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil   # a TCP tunnel's
 cdef void worker_close_listeners(Worker *worker) noexcept nogil
 cdef uint64_t worker_random(Worker *worker) noexcept nogil    # not for secrets

@@ -11,7 +11,7 @@ from proxy_engine_core.counters cimport (
     COUNT_ACCEPT_ERRORS, COUNT_ACCEPTED, COUNT_MEMORY_ERRORS, COUNT_TURNS, count,
 )
 from proxy_engine_core.io.conn cimport (
-    conn_attach, conn_close, conn_deadline, conn_requeue, gather_flush,
+    conn_attach, conn_close, conn_deadline, conn_push, conn_requeue, gather_flush,
 )
 from proxy_engine_core.io.mailbox cimport (
     MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
@@ -30,6 +30,7 @@ from proxy_engine_core.io.sys cimport (
 from proxy_engine_core.io.timer cimport (
     Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
 )
+from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_drop, tls_context_hold
 from proxy_engine_core.options cimport Options
 from proxy_engine_core.spsc cimport spsc_free, spsc_init, spsc_publish, spsc_reserve
 
@@ -205,6 +206,8 @@ cdef int dispatch(Worker *worker, epoll_event *event) noexcept nogil:
         conn.flags |= CONN_READABLE
     if events & EPOLLOUT:
         conn.flags |= CONN_WRITABLE
+        if conn.tls != NULL:
+            conn_push(conn)                     # what is encrypted goes first
     if events & EPOLLRDHUP:
         conn.flags |= CONN_READABLE | CONN_HUP
     if events & (EPOLLHUP | EPOLLERR):
@@ -366,22 +369,27 @@ cdef void worker_run(Worker *worker) noexcept nogil:
 
 # --- listeners --------------------------------------------------------------------------
 
-cdef int worker_listen(Worker *worker, int fd, uint16_t port) noexcept nogil:
+cdef int worker_listen(
+    Worker *worker, int fd, uint16_t port, uint16_t tls_port, TlsContext *tls
+) noexcept nogil:
     cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
     cdef int error
     if listener == NULL:
         close(fd)
         return -ENOMEM
     listener.port = port
+    listener.tls_port = tls_port
+    listener.tls_context = tls_context_hold(tls)
     buffer_init(&listener.conn.out, &worker.pool, 0)
     error = conn_attach(worker, &listener.conn, fd, CONN_LISTENER)
     if error < 0:
-        free(listener)
+        listener_release(&listener.conn)
     return error
 
 
 cdef void listener_ready(Conn *conn) noexcept nogil:
     cdef Worker *worker = conn.worker
+    cdef Listener *listener = <Listener *>conn
     cdef Address peer
     cdef int fd, _accept
     for _accept in range(ACCEPT_BATCH):
@@ -401,12 +409,25 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
             return
         count(worker.counters, COUNT_ACCEPTED, 1)
         pressure_accepted(worker, fd)
-        worker.on_accept(worker, fd, &peer, (<Listener *>conn).port)
+        worker.on_accept(worker, fd, &peer, listener.port, listener.tls_context)
     conn_requeue(conn)          # more may be waiting, and the edge will not come again
 
 
 cdef void listener_release(Conn *conn) noexcept nogil:
+    tls_context_drop((<Listener *>conn).tls_context)
     free(conn)
+
+
+cdef void worker_set_tls(Worker *worker, uint16_t tls_port, TlsContext *tls) noexcept nogil:
+    cdef uint32_t slot
+    cdef Listener *listener
+    for slot in range(worker.slot_count):
+        if worker.conns[slot] == NULL or worker.conns[slot].kind != CONN_LISTENER:
+            continue
+        listener = <Listener *>worker.conns[slot]
+        if listener.tls_port == tls_port:
+            tls_context_drop(listener.tls_context)
+            listener.tls_context = tls_context_hold(tls)
 
 
 cdef void worker_close_listeners(Worker *worker) noexcept nogil:

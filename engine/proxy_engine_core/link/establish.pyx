@@ -28,7 +28,7 @@ cdef void link_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_LINK].ready = link_ready
     worker.ops[<int>CONN_LINK].timeout = link_timeout
     worker.ops[<int>CONN_LINK].flush = link_flush
-    worker.ops[<int>CONN_LINK].sent = NULL            # links never gather
+    worker.ops[<int>CONN_LINK].sent = link_sent
     worker.ops[<int>CONN_LINK].release = link_release
     worker.on_pressure = under_pressure
     host.windows.clock_us = &worker.now_us
@@ -36,6 +36,11 @@ cdef void link_init_worker(Worker *worker) noexcept nogil:
     host.windows.session_max = worker.options.window_link_max
     host.windows.stream_max = <uint32_t>worker.options.window_stream_max
     control_init_worker(&host.ops[<int>OWNER_CONTROL])
+
+
+cdef void link_sent(Conn *conn) noexcept nogil:
+    # Links never gather: it was ciphertext, which may be all that waits.
+    (<Link *>conn).progress_ms = conn.worker.now_ms
 
 
 cdef void under_pressure(Worker *worker) noexcept nogil:

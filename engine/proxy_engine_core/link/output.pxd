@@ -20,7 +20,7 @@
 from libc.stdint cimport uint32_t
 
 from proxy_engine_core.buffer cimport buffer_size
-from proxy_engine_core.io.conn cimport conn_mark_dirty
+from proxy_engine_core.io.conn cimport conn_mark_dirty, conn_owed
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.yamux.send cimport YAMUX_FRAME_PAYLOAD_MAX, yamux_stream_urgent_size
 from proxy_engine_core.yamux.session cimport YamuxStream
@@ -37,7 +37,7 @@ cdef inline void link_touch(Link *link) noexcept nogil:
     conn_mark_dirty(&link.conn)
 
 cdef inline uint32_t link_waiting_size(const Link *link) noexcept nogil:
-    return buffer_size(&link.conn.out) + buffer_size(&link.urgent)
+    return conn_owed(&link.conn) + buffer_size(&link.urgent)
 
 cdef inline bint link_is_full(const Link *link, const YamuxStream *stream) noexcept nogil:
     # Whether a source of this stream, or of a new one (NULL), must wait with more.

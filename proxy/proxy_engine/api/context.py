@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy_engine.links import Links
     from proxy_engine.live_events import LiveEvents
     from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.open_requests import OpenRequests
     from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
@@ -36,6 +37,7 @@ class Service(Protocol):
     links: Links
     table: TunnelTable
     request_log: RequestLog
+    open_requests: OpenRequests | None  # None: there is no engine
     events: LiveEvents
 
     async def access_changed(self) -> None:

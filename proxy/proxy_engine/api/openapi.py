@@ -25,7 +25,7 @@ _OF_API = {
     403: "the token does not allow this",
     429: "too many failed logins from this address",
     421: "a Host name the API does not answer to",
-    503: "the store can not be used now",
+    503: "the store can not be used now, or the engine does not answer",
 }
 _OF_BODY = {
     400: "not JSON, or a parameter that is wrong",

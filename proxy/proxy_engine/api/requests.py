@@ -10,6 +10,7 @@ import msgspec
 from proxy_engine.api.paging import PAGE_DEFAULT, Cursor, Limit, Page, cursor_of, key_of
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes, Stream
+from proxy_engine.errors import ProxyEngineError
 from proxy_engine.request_export import CSV_HEAD, csv_lines, json_lines
 from proxy_engine.request_query import matches, parse_status, parse_time, wanted
 from proxy_engine.storage import Request, RequestQuery, RequestSummary, Store
@@ -19,7 +20,7 @@ routes = Routes("requests", "The request log.")
 EXPORT_PAGE = 1000
 EXPORT_MAX = 1_000_000
 JSON_LINES, CSV = "application/x-ndjson", "text/csv"
-State = Literal["closed", "unavailable", "timeout", "aborted"]
+State = Literal["open", "closed", "unavailable", "timeout", "aborted"]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
@@ -32,7 +33,9 @@ class RequestsFilter(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     status: Annotated[
         Text | None, msgspec.Meta(description="502, 5xx, or 400-499; 0: nothing was sent")
     ] = None
-    state: State | None = None
+    state: Annotated[
+        State | None, msgspec.Meta(description='"open": not finished; only those are looked at')
+    ] = None
     method: Text | None = None
     host: Text | None = None
     path: Annotated[Text | None, msgspec.Meta(description="text in path or query, in any case")] = (
@@ -82,8 +85,15 @@ async def list_requests(call: Call, query: RequestsQuery) -> Page[Request]:
     The newest page, and the newest 100 if nothing is asked for; within a page the oldest comes
     first. A page may be empty although `next` is there: the log is searched for some seconds at a
     time.
+
+    With `state=open` it is not the log but what is under way: the newest `limit`, in one page, with
+    times and bytes as of now and without ids.
     """
     store = call.service.store
+    if query.state == "open":
+        if query.cursor or query.after is not None:
+            raise Problem(400, "bad_filter", "what is open has one page")
+        return Page(await _open(call, _wanted(query), query.limit), None)
     if query.after is not None:
         wanted = _wanted(query)
         found = await store.requests_after(key_of(query.cursor, int) or query.after, query.limit)
@@ -98,6 +108,8 @@ async def list_requests(call: Call, query: RequestsQuery) -> Page[Request]:
 @routes.get("/api/v1/requests/stats")
 async def read_request_stats(call: Call, query: SummaryQuery) -> RequestSummary:
     """Counts, percentiles of durations and the most frequent paths of what matches."""
+    if query.state == "open":
+        raise Problem(400, "bad_filter", "only what has finished is summed up")
     return await call.service.store.requests_summary(_wanted(query), paths=query.paths)
 
 
@@ -106,17 +118,24 @@ async def export_requests(call: Call, query: ExportQuery) -> Stream:
     """All that matches, the newest first, as JSON lines or CSV."""
     store, wanted = call.service.store, _wanted(query)
     media_type = CSV if query.format == "csv" else JSON_LINES
+    if query.state == "open":
+        found = await _open(call, wanted, query.limit)
+        return Stream(media_type, _whole(found[::-1], query.format))
     return Stream(media_type, _export(store, wanted, query.limit, query.format))
 
 
 @routes.get("/api/v1/requests/{id}", problems={404: "there is no such request"})
 async def read_request(call: Call, path: RequestName) -> Request:
-    """One request, by its number in the log or by the id that its response carried."""
+    """One request, by its number in the log or by the id that its response carried, also while it
+    is under way."""
     store = call.service.store
     if path.id.isascii() and path.id.isdigit() and 0 < int(path.id[:20]) < 2**53:
         page = await store.requests_search(RequestQuery(), limit=1, before=int(path.id) + 1)
         if page.requests and page.requests[0].id == int(path.id):
             return page.requests[0]
+    if call.service.open_requests is not None:
+        for request in await _open(call, RequestQuery(request_id=path.id), 1):
+            return request
     before: int | None = None
     while True:
         wanted_id = RequestQuery(request_id=path.id)
@@ -126,6 +145,16 @@ async def read_request(call: Call, path: RequestName) -> Request:
         if page.next is None:
             raise Problem(404, "unknown_request", "there is no such request in the log")
         before = page.next
+
+
+async def _open(call: Call, wanted: RequestQuery, limit: int) -> list[Request]:
+    if call.service.open_requests is None:
+        raise ProxyEngineError("only a running server knows what is open: give --admin URL")
+    try:
+        return await call.service.open_requests.find(wanted, limit)
+    except TimeoutError:
+        headers = {"Retry-After": "2"}
+        raise Problem(503, "engine_busy", "the engine does not answer", headers=headers) from None
 
 
 def _wanted(query: RequestsFilter) -> RequestQuery:
@@ -148,6 +177,10 @@ def _wanted(query: RequestsFilter) -> RequestQuery:
         )
     except ValueError as error:
         raise Problem(400, "bad_filter", str(error)) from None
+
+
+async def _whole(requests: list[Request], layout: Literal["jsonl", "csv"]) -> AsyncIterator[bytes]:
+    yield CSV_HEAD + csv_lines(requests) if layout == "csv" else json_lines(requests)
 
 
 async def _export(

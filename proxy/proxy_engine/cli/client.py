@@ -285,6 +285,7 @@ class LocalService:
         self.started_at = time.time()
         self.store = store
         self.links = NoLinks()
+        self.open_requests = None
         self.table = TunnelTable(domain=chosen.domain, port=chosen.listen.port)
 
     async def access_changed(self) -> None:

@@ -73,7 +73,9 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tunnel", metavar="NAME", help="of this tunnel")
     group.add_argument("--status", metavar="STATUS", type=_status, help="502, 5xx or 400-499")
     group.add_argument(
-        "--state", choices=("closed", "unavailable", "timeout", "aborted"), help="how it ended"
+        "--state",
+        choices=("open", "closed", "unavailable", "timeout", "aborted"),
+        help="how it ended; open: it has not",
     )
     group.add_argument("--method", metavar="METHOD")
     group.add_argument("--host", metavar="NAME")

@@ -43,7 +43,7 @@ class Server:
 
     async def ask(self, request: bytes, peer: str = "1.2.3.4:5") -> bytes:
         self._ticket += 1
-        self.links.on_event((1, self._ticket, peer, request))
+        self.links.on_event((1, self._ticket, peer, request, ()))
         await self.settle()
         ticket, response, _ = self.engine.replies[-1]
         assert ticket == self._ticket
@@ -679,7 +679,7 @@ async def test_many_devices_at_once_need_few_looks_into_the_store(
     monkeypatch.setattr(store, "tokens_by_digest", count)
     for number, secret in enumerate(secrets):
         request = head(Authorization=f"Bearer {secret}", **AGENT)
-        server.links.on_event((1, number, f"1.2.3.4:{number}", request))
+        server.links.on_event((1, number, f"1.2.3.4:{number}", request, ()))
     await server.settle()
     assert looks == [64, 64, 64, 64, 44]
     devices = [options["device"] for _, _, options in server.engine.replies]
@@ -927,7 +927,7 @@ async def test_known_devices_come_back_while_the_store_hangs_or_fails(
     monkeypatch.setattr(store, "tokens_by_digest", hangs)
     for ticket, each in enumerate((other, secret, secret), 101):
         request = head(Authorization=f"Bearer {each}", Proxy_Engine_Instance="i", **AGENT)
-        server.links.on_event((1, ticket, "1.2.3.4:9", request))
+        server.links.on_event((1, ticket, "1.2.3.4:9", request, ()))
     for _ in range(20):
         await asyncio.sleep(0)
     told = {ticket: status(response) for ticket, response, _ in server.engine.replies}

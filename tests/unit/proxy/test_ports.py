@@ -57,7 +57,7 @@ class Site:
             Proxy_Engine_Link=str(number % 10),
             **AGENT,
         )
-        self.links.on_event((1, self.ticket, "1.2.3.4:5", request))
+        self.links.on_event((1, self.ticket, "1.2.3.4:5", request, ()))
         await self.links.settle()
         assert status(self.engine.replies[-1][1]) == 101
         device = self.engine.replies[-1][2]["device"]
@@ -245,7 +245,7 @@ async def join(site: Site, secret: str, target: str = "pi/db", **fields: str) ->
     site.ticket += 1
     how = {**JOIN, **fields}
     request = head(f"/_proxy/tcp/{target}", Authorization=f"Bearer {secret}", **how)
-    site.links.on_event((1, site.ticket, "1.2.3.4:5", request))
+    site.links.on_event((1, site.ticket, "1.2.3.4:5", request, ()))
     await site.links.settle()
     ticket, response, options = site.engine.replies[-1]
     assert ticket == site.ticket
@@ -311,7 +311,7 @@ async def test_a_stock_device_serves_the_tcp_tunnel_of_its_name(site: Site) -> N
     site.ticket += 1
     fields = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux"}
     site.links.on_event(
-        (1, site.ticket, "1.2.3.4:5", head(Authorization=f"Bearer {secret}", **fields))
+        (1, site.ticket, "1.2.3.4:5", head(Authorization=f"Bearer {secret}", **fields), ())
     )
     await site.links.settle()
     site.links.on_event((2, 2, site.engine.replies[-1][2]["device"], "1.2.3.4:5", b""))
