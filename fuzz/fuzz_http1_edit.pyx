@@ -1,11 +1,11 @@
 # Heads that a tunnel's options change, parsed again.
 #
-# Input: one byte of choices (bit 0: a response; bit 1: behind a trusted peer; bit 2: with a prefix;
-# bit 3: with another host; bit 4: with rules), then the head, whose end is where the input ends.
-# Permitted: refused, or written within its bound and accepted again with the same method, framing
-# and upgrade. The path is what it was without the prefix, and has no dot segments then; the host is
-# the tunnel's; the fields that go are gone in any spelling, those that come are there; a Location
-# that was changed begins with one slash.
+# Input: one byte of choices (bit 0: a response; bit 1: behind a trusted peer, or https; bit 2: with
+# a prefix; bit 3: with another host; bit 4: with rules), then the head, which ends where the input
+# does. Permitted: refused, or written within its bound and accepted again with the same method,
+# framing and upgrade. The path is what it was without the prefix, and has no dot segments then; the
+# host is the tunnel's; the fields that go are gone in any spelling, those that come are there; a
+# Location that was changed begins with one slash.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
@@ -42,12 +42,10 @@ cdef Head second_head
 
 
 cdef void set_rules(HeadEdit *edit, uint8_t choice) noexcept nogil:
-    memset(edit, 0, sizeof(HeadEdit))
-    if choice & 16:
-        edit.names = NAMES
-        edit.names_size = NAMES_SIZE
-        edit.lines = LINES
-        edit.lines_size = LINES_SIZE
+    edit.names = NAMES
+    edit.names_size = NAMES_SIZE if choice & 16 else 0
+    edit.lines = LINES
+    edit.lines_size = LINES_SIZE if choice & 16 else 0
 
 
 cdef void check_rules(const Head *again) noexcept nogil:
@@ -167,8 +165,10 @@ cdef void check_response(uint8_t *bytes, uint32_t size, uint8_t choice) noexcept
     memset(&edit, 0, sizeof(ResponseEdit))
     set_rules(&edit.head, choice)
     edit_fields(head, &edit.head)
-    if choice & 8:
-        edit_location(head, &edit, HOST, HOST_SIZE)
+    edit_location(
+        head, &edit, HOST, HOST_SIZE if choice & 8 else 0, PREFIX, PREFIX_SIZE if choice & 4 else 0,
+        (choice & 2) != 0,
+    )
     rewrite.request_id = ADDRESS
     rewrite.request_id_size = 0
     rewrite.reframe = REFRAME_NONE

@@ -58,8 +58,11 @@ cdef bytes policy_pack(dict options, bint is_tcp):
         or policy.prefix.size
     ):
         policy.flags |= POLICY_EDITS_REQUEST
-    # A target that is told another host names it in its redirects.
-    if policy.response.names.size or policy.response.lines.size or policy.host.size:
+    # A target that is told another host or path names it in its redirects.
+    if (
+        policy.response.names.size or policy.response.lines.size or policy.host.size
+        or policy.prefix.size
+    ):
         policy.flags |= POLICY_EDITS_RESPONSE
     policy.size = <uint32_t>(sizeof(Policy) + len(tail))
     return (<const uint8_t *>&policy)[:sizeof(Policy)] + bytes(tail)

@@ -7,7 +7,7 @@ from typing import Any
 import h11
 import pytest
 
-from tests.engine.harness import DATA, OK_HELLO, REFUSED, Device, Visitor, serving
+from tests.engine.harness import DATA, OK_HELLO, REFUSED, WORKERS, Device, Visitor, serving
 from tests.engine.test_gate import refused, serve_one, set_policy
 
 EVERYTHING: Any = {
@@ -40,7 +40,7 @@ def test_both_directions_and_a_log_of_what_the_visitor_asked_for() -> None:
         answer(device, stream, "302 F\r\nLocation: http://app.internal/x\r\nX-Powered-By: y")
         response = visitor.response()
         assert (response.status, response.body) == (302, b"hello")
-        assert (response.fields["location"], response.fields["server"]) == ("/x", "shed")
+        assert (response.fields["location"], response.fields["server"]) == ("/api/x", "shed")
         assert "x-powered-by" not in response.fields
         record = server.log()
         assert (record.path, record.host, record.reason) == ("/api/jobs?n=1", "web.test", "")
@@ -50,6 +50,20 @@ def test_both_directions_and_a_log_of_what_the_visitor_asked_for() -> None:
         _, text = serve_one(device, stream)
         assert text.startswith("GET /api/jobs?n=1 HTTP/1.1\r\nHost: web.test\r\nCookie: a=b\r\n")
         assert "server" not in visitor.response().fields
+
+
+@pytest.mark.parametrize(("proto", "moved"), [("http", False), ("https", True)])
+def test_a_redirect_to_https_behind_a_trusted_proxy(proto: str, moved: bool) -> None:
+    with serving(WORKERS, ("127.0.0.1",)) as server:
+        device = server.device(tunnel=None)
+        set_policy(server, [device], {"host": "app.internal"})
+        visitor = server.visitor()
+        visitor.get(fields=f"X-Forwarded-Proto: {proto}\r\n")
+        stream, _ = device.request()
+        answer(device, stream, "302 F\r\nLocation: https://app.internal/x")
+        assert visitor.response().fields["location"] == (
+            "/x" if moved else "https://app.internal/x"
+        )
 
 
 @pytest.mark.parametrize(

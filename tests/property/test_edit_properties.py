@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -136,12 +136,17 @@ locations = st.one_of(
 )
 
 
+def was_path(was: SplitResult) -> str:
+    return urlunsplit(("", "", was.path or "/", was.query, was.fragment))
+
+
 @settings(max_examples=400)
-@given(fields_lists, policies, st.none() | locations, st.sampled_from([200, 302, 204, 304]))
-@example([], {"host": "app.internal"}, "http://app.internal//evil", 302)
-@example([], {"host": "app.internal"}, "http://app.internal/", 302)
+@given(fields_lists, policies, st.none() | locations, st.sampled_from([200, 302]), st.booleans())
+@example([], {"host": "app.internal"}, "http://app.internal//evil", 302, True)
+@example([], {"host": "app.internal"}, "https://app.internal/", 302, True)
+@example([], {"strip_prefix": "/a"}, "/b?x", 302, False)
 def test_an_edited_response_is_the_same_response(
-    fields: Fields, policy: RoutePolicy, location: str | None, status: int
+    fields: Fields, policy: RoutePolicy, location: str | None, status: int, is_https: bool
 ) -> None:
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
     if location is not None:
@@ -150,7 +155,7 @@ def test_an_edited_response_is_the_same_response(
     head = http1.parse_response(source)
     if isinstance(head, str):
         return
-    written = edit_response(policy, source)
+    written = edit_response(policy, source, is_https=is_https)
     again = http1.parse_response(written)
     assert isinstance(again, dict)
     untouched = http1.parse_response(http1.rewrite_response(source))
@@ -169,9 +174,12 @@ def test_an_edited_response_is_the_same_response(
     assert sorted(ours) == sorted(expected)
     was = urlsplit(before.decode())
     now = urlsplit(urljoin("http://visitor.test/some/where", after.decode()))
-    assert was.netloc.lower() == policy["host"]
-    assert now.netloc == "visitor.test"
-    assert (now.path.lstrip("/"), now.query) == (was.path.lstrip("/"), was.query)
+    assert was.netloc.lower() in (policy.get("host"), "")
+    assert was.scheme in ("", "http") or is_https
+    assert (now.scheme, now.netloc) == ("http", "visitor.test")
+    prefix = policy.get("strip_prefix", "")
+    assert after.decode() in (was_path(was), prefix + was_path(was))
+    assert not prefix or re.match(re.escape(prefix) + "([/?#]|$)", after.decode())
     assert not re.match(rb"/[\\/]", after)
 
 

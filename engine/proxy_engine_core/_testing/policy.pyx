@@ -72,7 +72,7 @@ def edit_request(dict options, bytes source, *, bint is_trusted=False):
     return written(target, request_head_write(target.bytes, &head, &rewrite))
 
 
-def edit_response(dict options, bytes source):
+def edit_response(dict options, bytes source, *, bint is_https=False):
     """Likewise, towards a visitor of HTTP/1.1."""
     cdef Options policy = Options(options)
     cdef Block block = Block(source)
@@ -83,7 +83,7 @@ def edit_response(dict options, bytes source):
     cdef int code = response_head_parse(&head, block.bytes, block.size)
     if code < 0:
         raise ValueError((<bytes>head_error_reason(code)).decode())
-    policy_edit_response(policy.policy, &head, &edit)
+    policy_edit_response(policy.policy, &head, is_https, &edit)
     rewrite.request_id = b"id-1"
     rewrite.request_id_size = 4
     rewrite.reframe = REFRAME_NONE

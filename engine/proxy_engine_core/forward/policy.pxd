@@ -63,5 +63,8 @@ cdef void policy_release(Policy *policy) noexcept nogil            # NULL is non
 # Mark in `head` what changes, the rest into `edit`, which points into the policy. A PathFit, which
 # is PATH_FITS where no prefix is taken off.
 cdef int policy_edit_request(const Policy *policy, Head *head, RequestEdit *edit) noexcept nogil
-cdef void policy_edit_response(const Policy *policy, Head *head, ResponseEdit *edit) noexcept nogil
+# `is_https`: so the visitor came.
+cdef void policy_edit_response(
+    const Policy *policy, Head *head, bint is_https, ResponseEdit *edit
+) noexcept nogil
 cdef bint policy_equal(const Policy *one, const Policy *other) noexcept nogil     # or both NULL

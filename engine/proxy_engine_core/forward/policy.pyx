@@ -64,9 +64,12 @@ cdef int policy_edit_request(const Policy *policy, Head *head, RequestEdit *edit
 
 
 cdef void policy_edit_response(
-    const Policy *policy, Head *head, ResponseEdit *edit
+    const Policy *policy, Head *head, bint is_https, ResponseEdit *edit
 ) noexcept nogil:
     memset(edit, 0, sizeof(ResponseEdit))
     edit_head(policy, &policy.response, head, &edit.head)
-    if policy.host.size:
-        edit_location(head, edit, policy_bytes(policy, policy.host), policy.host.size)
+    if policy.host.size or policy.prefix.size:
+        edit_location(
+            head, edit, policy_bytes(policy, policy.host), policy.host.size,
+            policy_bytes(policy, policy.prefix), policy.prefix.size, is_https,
+        )

@@ -38,7 +38,7 @@ from proxy_engine_core.http1.head cimport (
     head_error_status, head_error_text, head_find_end, request_body_framing, request_head_parse,
     request_head_precheck,
 )
-from proxy_engine_core.http1.rewrite cimport RequestRewrite
+from proxy_engine_core.http1.rewrite cimport RequestRewrite, came_by_https
 from proxy_engine_core.io.conn cimport (
     conn_deadline, conn_owed, conn_recv, conn_requeue, conn_stop_waiting, conn_wait, gather_flush,
 )
@@ -273,6 +273,7 @@ cdef bint use_head(
     if route.policy != NULL and route.policy.flags & POLICY_EDITS_RESPONSE:
         policy_hold(route.policy)
         transaction.policy = route.policy
+        transaction.is_https = came_by_https(head, &rewrite)
     if not forward_head(visitor, http, head, &rewrite):
         return True
     take_head_off(visitor, bytes, head_size, size)

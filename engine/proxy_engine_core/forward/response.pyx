@@ -168,7 +168,7 @@ cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
     rewrite.visitor_minor_version = transaction.minor_version
     rewrite.edit = NULL
     if transaction.policy != NULL and head.status >= 200:
-        policy_edit_response(transaction.policy, head, &edit)
+        policy_edit_response(transaction.policy, head, transaction.is_https, &edit)
         rewrite.edit = &edit
     place = conn_arena(visitor.conn.worker, response_head_bound(head, &rewrite))
     if place == NULL:

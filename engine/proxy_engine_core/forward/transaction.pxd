@@ -113,6 +113,7 @@ cdef struct Transaction:
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
     bint is_tcp                           # no request: a TCP tunnel's connection
+    bint is_https                         # how the visitor came; only told where `policy` is held
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs
     bint is_admitted                      # by its address's rate, once
     bint is_device_admitted               # ... and by its device's

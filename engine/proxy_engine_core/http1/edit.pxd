@@ -33,6 +33,8 @@ cdef struct ResponseEdit:
     bint moves_location
     Span location                         # the new one, in the head
     bint needs_slash                      # before it
+    const uint8_t *prefix                 # before both; size 0: none
+    uint32_t prefix_size
 
 cdef enum PathFit:
     PATH_FITS = 0
@@ -44,8 +46,11 @@ cdef void edit_fields(Head *head, const HeadEdit *edit) noexcept nogil
 # Take edit.prefix off the path, on the border of a segment only. A PathFit; the path is as it was
 # unless it fits.
 cdef int edit_path(Head *head, RequestEdit *edit) noexcept nogil
-# A Location on `host`, where the target thinks it is, becomes the path on it: the visitor knows
-# better where it is. Only if the path can not be taken for another host's.
+# Where the target sends the visitor is where it thinks it is itself. A Location on `host` becomes
+# the path on it, and a path gets the prefix back unless it has it; either may be of size 0. What
+# could be taken for another host's path stays as it came, and so does https:// for a visitor
+# without it: without its scheme that would lead round and round.
 cdef void edit_location(
-    Head *head, ResponseEdit *edit, const uint8_t *host, uint32_t host_size
+    Head *head, ResponseEdit *edit, const uint8_t *host, uint32_t host_size,
+    const uint8_t *prefix, uint32_t prefix_size, bint is_https
 ) noexcept nogil

@@ -125,16 +125,16 @@ cdef Field *location_field(Head *head) noexcept nogil:
 
 
 cdef uint32_t size_of_origin(
-    const uint8_t *bytes, uint32_t size, const uint8_t *host, uint32_t host_size
+    const uint8_t *bytes, uint32_t size, const uint8_t *host, uint32_t host_size, bint is_https
 ) noexcept nogil:
     # Of "http://host" or "https://host" at the start; 0: another one stands there.
     cdef uint32_t start = 0
     cdef uint32_t index
     if size >= 7 and equals_lower(bytes, b"http://", 7):
         start = 7
-    elif size >= 8 and equals_lower(bytes, b"https://", 8):
+    elif is_https and size >= 8 and equals_lower(bytes, b"https://", 8):
         start = 8
-    if start == 0 or size - start < host_size:
+    if start == 0 or host_size == 0 or size - start < host_size:
         return 0
     for index in range(host_size):
         if lower(bytes[start + index]) != lower(host[index]):
@@ -143,8 +143,8 @@ cdef uint32_t size_of_origin(
 
 
 cdef bint stays_here(const uint8_t *rest, uint32_t size) noexcept nogil:
-    # Whether what followed an origin leads to this very host as a reference of its own: "//x"
-    # names a host, to browsers "/\\x" does, and they skip tabs on the way.
+    # Whether what may have followed an origin leads to this very host as a reference of its own:
+    # "//x" names a host, to browsers "/\\x" does, and they skip tabs on the way.
     cdef uint32_t index
     if size == 0:
         return True
@@ -158,21 +158,36 @@ cdef bint stays_here(const uint8_t *rest, uint32_t size) noexcept nogil:
     return True
 
 
+cdef bint is_below(
+    const uint8_t *path, uint32_t size, const uint8_t *prefix, uint32_t prefix_size
+) noexcept nogil:
+    if size < prefix_size or memcmp(path, prefix, prefix_size) != 0:
+        return False
+    return size == prefix_size or path[prefix_size] in (c'/', c'?', c'#')
+
+
 cdef void edit_location(
-    Head *head, ResponseEdit *edit, const uint8_t *host, uint32_t host_size
+    Head *head, ResponseEdit *edit, const uint8_t *host, uint32_t host_size,
+    const uint8_t *prefix, uint32_t prefix_size, bint is_https
 ) noexcept nogil:
     cdef Field *field = location_field(head)
-    cdef const uint8_t *value
+    cdef const uint8_t *rest
     cdef uint32_t origin, size
     if field == NULL:
         return
-    value = head.bytes + field.value.start
-    origin = size_of_origin(value, field.value.size, host, host_size)
+    rest = head.bytes + field.value.start
+    origin = size_of_origin(rest, field.value.size, host, host_size, is_https)
+    rest += origin
     size = field.value.size - origin
-    if origin == 0 or not stays_here(value + origin, size):
+    if origin == 0 and (size == 0 or rest[0] != c'/') or not stays_here(rest, size):
+        return
+    if prefix_size and not is_below(rest, size, prefix, prefix_size):
+        edit.prefix = prefix
+        edit.prefix_size = prefix_size
+    elif origin == 0:
         return
     field.is_dropped = True
     edit.moves_location = True
     edit.location.start = field.value.start + origin
     edit.location.size = size
-    edit.needs_slash = size == 0 or value[origin] != c'/'
+    edit.needs_slash = size == 0 or rest[0] != c'/'

@@ -37,6 +37,8 @@ cdef struct ResponseRewrite:
 # An upper bound of what request_head_write / response_head_write will write.
 cdef uint32_t request_head_bound(const Head *head, const RequestRewrite *rewrite) noexcept nogil
 cdef uint32_t response_head_bound(const Head *head, const ResponseRewrite *rewrite) noexcept nogil
+# Whether the target is told that the visitor came by https.
+cdef bint came_by_https(const Head *head, const RequestRewrite *rewrite) noexcept nogil
 # "METHOD path HTTP/1.1", Host (the canonical authority), kept fields, then
 # X-Forwarded-For/-Proto/-Host, X-Request-Id and, for HEAD_UPGRADE, Connection: Upgrade
 # with Upgrade. Returns the bytes written.

@@ -15,6 +15,7 @@ from proxy_engine_core.http1.head cimport (
     FIELD_X_FORWARDED_PROTO, FIELD_X_REAL_IP, HEAD_TE_TRAILERS, HEAD_UPGRADE, Field, Head,
     Span, head_field,
 )
+from proxy_engine_core.http1.scan cimport equals_lower
 
 
 cdef enum:
@@ -158,6 +159,15 @@ cdef uint8_t *put_forwarded(
     return target
 
 
+cdef bint came_by_https(const Head *head, const RequestRewrite *rewrite) noexcept nogil:
+    cdef const Field *told = head_field(head, FIELD_X_FORWARDED_PROTO)
+    if not rewrite.is_trusted or told == NULL:
+        return rewrite.is_tls
+    return told.value.size == 5 and equals_lower(
+        head.bytes + told.value.start, b"https", 5
+    )
+
+
 cdef uint32_t request_head_bound(
     const Head *head, const RequestRewrite *rewrite
 ) noexcept nogil:
@@ -178,7 +188,9 @@ cdef uint32_t response_head_bound(
         head.size + head.upgrade.size + rewrite.request_id_size + ADDED_SIZE_MAX
     )
     if rewrite.edit != NULL:
-        bound += rewrite.edit.head.lines_size + rewrite.edit.location.size
+        bound += (
+            rewrite.edit.head.lines_size + rewrite.edit.location.size + rewrite.edit.prefix_size
+        )
     return bound
 
 
@@ -195,6 +207,8 @@ cdef uint8_t *put_response_edit(
 ) noexcept nogil:
     if edit.moves_location:
         target = put(target, b"Location: ", 10)
+        if edit.prefix_size:
+            target = put(target, edit.prefix, edit.prefix_size)
         if edit.needs_slash:
             target = put(target, b"/", 1)
         target = put_span(target, head, edit.location)

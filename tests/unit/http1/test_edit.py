@@ -9,7 +9,7 @@ import pytest
 from proxy_engine_core._testing.policy import edit_request, edit_response
 
 if TYPE_CHECKING:
-    from proxy_engine_core.core import HeaderRule
+    from proxy_engine_core.core import HeaderRule, RoutePolicy
 
 
 def request(path: str = "/", fields: str = "") -> bytes:
@@ -119,7 +119,7 @@ def test_a_visitor_of_http_1_0_without_a_host() -> None:
     ("location", "moved"),
     [
         ("http://app.internal:8080/login?x#y", "/login?x#y"),
-        ("https://APP.internal:8080/", "/"),
+        ("http://APP.internal:8080/", "/"),
         ("HTTP://app.internal:8080", "/"),
         ("http://app.internal:8080?x", "/?x"),
         ("http://app.internal:8080#x", "/#x"),
@@ -148,6 +148,57 @@ def test_a_redirect_to_the_targets_host_stays_here(location: str, moved: str | N
     expected = location.strip() if moved is None else moved
     assert [line[9:].strip() for line in found if line.startswith("Location:")] == [expected]
     assert "Content-Length: 0" in found
+
+
+def location_of(policy: RoutePolicy, location: str, *, is_https: bool = False) -> str:
+    source = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\n\r\n".encode()
+    found = lines(edit_response(policy, source, is_https=is_https))
+    [line] = [line for line in found if line.startswith("Location: ")]
+    return line[10:]
+
+
+@pytest.mark.parametrize(
+    ("location", "http", "https"),
+    [
+        ("http://app/x", "/x", "/x"),
+        # Without its scheme it would lead a visitor of http where it came from, for ever.
+        ("https://app/x", "https://app/x", "/x"),
+    ],
+)
+def test_the_scheme_of_a_redirect(location: str, http: str, https: str) -> None:
+    assert location_of({"host": "app"}, location) == http
+    assert location_of({"host": "app"}, location, is_https=True) == https
+
+
+@pytest.mark.parametrize(
+    ("location", "moved"),
+    [
+        ("/", "/api/"),
+        ("/sub/?x", "/api/sub/?x"),
+        ("/apix", "/api/apix"),
+        ("/#top", "/api/#top"),
+        ("http://app", "/api/"),
+        ("http://app?x", "/api/?x"),
+        ("http://app/sub", "/api/sub"),
+        ("http://app/api/sub", "/api/sub"),
+        # A target that has been told the prefix puts it there itself.
+        ("/api", "/api"),
+        ("/api/sub", "/api/sub"),
+        ("/api?x", "/api?x"),
+        ("/api#x", "/api#x"),
+        # Relative to where the visitor is, or not here.
+        ("sub/", "sub/"),
+        ("../x", "../x"),
+        ("?x", "?x"),
+        ("//evil.test/", "//evil.test/"),
+        ("/\\evil.test/", "/\\evil.test/"),
+        ("/\t/evil.test/", "/\t/evil.test/"),
+        ("http://evil.test/", "http://evil.test/"),
+        ("http://app//evil.test/", "http://app//evil.test/"),
+    ],
+)
+def test_a_redirect_gets_the_prefix_back(location: str, moved: str) -> None:
+    assert location_of({"strip_prefix": "/api", "host": "app"}, location) == moved
 
 
 def test_two_locations_are_nothing_we_understand() -> None:
