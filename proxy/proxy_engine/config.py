@@ -23,6 +23,7 @@ from proxy_engine import setting_values as parse
 from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
+from proxy_engine.tunnel_config import TunnelConfig, shown, to_tunnels
 from proxy_engine.values import Address, PortTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
@@ -72,6 +73,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http: dict[str, Address] = {}
     tcp: dict[str, PortTunnel] = {}  # by what was written in front of the target
     udp: dict[str, PortTunnel] = {}
+    tunnels: tuple[TunnelConfig, ...] = ()  # with all their options
+    # Options of these tunnels, each "[NAME=]VALUE"; without a name: of all HTTP tunnels.
+    domains: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    basic_auth: str = ""  # lines of USER:PASSWORD
+    basic_auth_file: str = ""
+    strip_prefix: tuple[str, ...] = ()
+    host_header: tuple[str, ...] = ()
+    request_header: tuple[str, ...] = ()
+    response_header: tuple[str, ...] = ()
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
@@ -133,6 +145,16 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "http": parse.to_targets,
     "tcp": parse.to_tcp,
     "udp": parse.to_udp,
+    "tunnels": to_tunnels,
+    "domains": parse.to_words,
+    "allow": parse.to_words,
+    "deny": parse.to_words,
+    "basic_auth": lambda value: "\n".join(parse.to_texts(value)),
+    "basic_auth_file": parse.to_text,
+    "strip_prefix": parse.to_texts,
+    "host_header": parse.to_texts,
+    "request_header": parse.to_texts,
+    "response_header": parse.to_texts,
     "proxy_protocol": parse.to_names,
     "transport": parse.to_choice("auto", "ws", "tcp"),
     "links": parse.to_integer(0, LINKS_MAX),
@@ -149,7 +171,9 @@ CLIENT_KEYS = frozenset(
     {
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
         *("tcp", "udp", "proxy_protocol"),
-        *("allow_target", "allow_remote_config"),
+        *("allow_target", "allow_remote_config", "tunnels", "domains", "allow", "deny"),
+        *("basic_auth", "basic_auth_file", "strip_prefix", "host_header"),
+        *("request_header", "response_header"),
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )
@@ -180,6 +204,8 @@ def plain(settings: Settings, key: str) -> Any:
         return re.sub(r"//[^/]*@", f"//{REDACTED}@", value)
     if isinstance(value, (Address, Path)):
         return str(value)
+    if key == "tunnels":
+        return [shown(tunnel, REDACTED) for tunnel in value]
     if isinstance(value, tuple):
         return [str(x) for x in value]
     if isinstance(value, dict):

@@ -40,6 +40,11 @@ def to_boolean(value: Any) -> bool:
     raise ValueError(f'"{value}" is neither true nor false')
 
 
+def to_texts(value: Any) -> tuple[str, ...]:
+    """One text or several, each as it stands."""
+    return tuple(map(to_text, value if isinstance(value, list) else [value]))
+
+
 def to_words(value: Any) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
     words = [word.strip() for item in items for word in to_text(item).split(",")]

@@ -4,6 +4,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
+from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
@@ -157,8 +158,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         listen = <TcpListenMessage *>message
         if worker.is_draining:
             socket_close(listen.fd)
-        else:
-            worker_listen(worker, listen.fd, listen.port, 0, NULL)
+        elif worker_listen(worker, listen.fd, listen.port, 0, NULL) < 0:
+            count(worker.counters, COUNT_MEMORY_ERRORS, 1)     # the other workers' listeners stay
     elif message.kind == MESSAGE_TLS:
         worker_set_tls(
             worker, (<TlsMessage *>message).port, (<TlsMessage *>message).context

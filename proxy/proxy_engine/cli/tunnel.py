@@ -45,7 +45,7 @@ def add_parser(verbs: Any) -> None:
         help="the public port of a TCP or UDP tunnel [none: private, TCP]",
     )
     create.add_argument(
-        "--domain", dest="domains", metavar="DOMAIN", action="append", default=[],
+        "--domain", dest="new_domains", metavar="DOMAIN", action="append", default=[],
         help="a custom domain; repeatable",
     )  # fmt: skip
     create.add_argument("--disabled", action="store_true", help="let nobody in yet")
@@ -144,7 +144,7 @@ def _create(args: argparse.Namespace) -> int:
         "device": args.of_device,
         "kind": args.kind,
         "port": args.port,
-        "domains": args.domains,
+        "domains": args.new_domains,
         "is_enabled": not args.disabled,
         "options": given(args),
     }
