@@ -127,7 +127,8 @@ class TargetTls:
 
     def __init__(self, settings: Settings) -> None:
         """Raises UsageError."""
-        targets = {name: target for name, target in settings.http.items() if target.is_tls}
+        found = {**settings.http, **{each.name: each.where() for each in settings.tunnels}}
+        targets = {name: target for name, target in found.items() if target.is_tls}
         for setting in ("target_ca", "target_server_name", "target_insecure"):
             for name in getattr(settings, setting):
                 if name not in targets:

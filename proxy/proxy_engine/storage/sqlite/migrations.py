@@ -220,6 +220,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX tunnel_domains_by_tunnel ON tunnel_domains (tunnel_id)",
     ),
     (
+        # A port of TCP and the same one of UDP are two.
+        "DROP INDEX tunnels_port",
+        "CREATE UNIQUE INDEX tunnels_kind_port ON tunnels (kind, port)",
+    ),
+    (
         # Names that the certificates of devices have, as JSON. Caches elsewhere hold them too.
         "ALTER TABLE devices ADD COLUMN certificate_names TEXT NOT NULL DEFAULT '[]'",
         """
