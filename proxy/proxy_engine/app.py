@@ -280,6 +280,7 @@ class Server:
         self.webhook = Webhook(post, config.secret(settings, "webhook_secret"))
         sender = asyncio.create_task(self.webhook.run(), name="webhook")
         self._exit.callback(sender.cancel)
+        self._exit.push_async_callback(self.webhook.close)
         return self.webhook.put
 
     async def _shared_cache(self) -> SharedCache | None:

@@ -27,6 +27,7 @@ from proxy_engine import logs
 from proxy_engine.storage import DeviceEvent
 
 QUEUE_MAX = 1000  # events that wait
+CLOSE_SECONDS = 5.0  # for what waits, when the program ends
 TRIES_MAX = 8  # of one event; with the delays below about two minutes
 DELAY_FIRST, DELAY_MAX = 1.0, 60.0  # seconds between tries; doubled each time
 
@@ -58,6 +59,8 @@ class Webhook:
         self._sleep = sleep
         self._queue: deque[bytes] = deque()
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()  # nothing waits
+        self._idle.set()
         self.sent = 0
         self.failed = 0  # tries
         self.dropped = 0
@@ -79,6 +82,7 @@ class Webhook:
             self._queue.popleft()
             self.dropped += 1
         self._queue.append(body)
+        self._idle.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -88,6 +92,17 @@ class Webhook:
             while self._queue:
                 await self._deliver(self._queue.popleft())
             self._wake.clear()
+            self._idle.set()
+
+    async def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Give run() this long for what waits; the rest is dropped and counted."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            left = len(self._queue) + 1  # and the one that is being tried
+            self.dropped += left
+            _log.error("webhooks lost, the server ends", count=left)
 
     async def _deliver(self, body: bytes) -> None:
         delay = DELAY_FIRST

@@ -6,7 +6,7 @@ import datetime
 import re
 import time
 
-from proxy_engine.storage.requests import U63_MAX, RequestQuery
+from proxy_engine.storage.requests import U63_MAX, Request, RequestQuery
 from proxy_engine.values import parse_duration
 
 _STATUS = re.compile(r"([1-5])xx|(\d{1,3})(?:-(\d{1,3}))?", re.ASCII | re.IGNORECASE)
@@ -63,6 +63,18 @@ def wanted(
             U63_MAX if max_ms is None else _us(max_ms, 1e3),
         ),
         **texts,
+    )
+
+
+def matches(request: Request, query: RequestQuery) -> bool:
+    """Whether a search would find this request, which is at hand."""
+    texts = ("device", "tunnel", "state", "method", "host", "visitor", "reason", "request_id")
+    return (
+        all(getattr(query, name) in (None, getattr(request, name)) for name in texts)
+        and query.status[0] <= request.status <= query.status[1]
+        and query.since_us <= request.time_us <= query.until_us
+        and query.total_us[0] <= request.total_us <= query.total_us[1]
+        and (query.path is None or query.path.lower() in request.path.lower())
     )
 
 

@@ -230,6 +230,11 @@ def test_a_webhook_is_told_who_comes_and_goes(tmp_path: Path, target: Target) ->
         wait_until(lambda: site.stats()["webhooks_sent"] == 2)
         stats = site.stats()
         assert (stats["webhook_failures"], stats["webhooks_dropped"]) == (1, 0)
+        site.connect({"web": target.port})
+        wait_until(lambda: len(got) == 4)
+        site.server.signal()  # its own end is told too
+        site.server.popen.wait(60)
+        assert [each[0] for each in got[3:]] == ["device.online", "device.offline"]
         assert "s3cret" not in site.output()
     finally:
         site.close()

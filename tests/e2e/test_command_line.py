@@ -406,6 +406,18 @@ def test_requests_are_followed_until_interrupted(site: Site, service: int) -> No
     assert tail.err == []
 
 
+def test_only_requests_that_match_are_followed(site: Site, service: int) -> None:
+    site.connect(service).printed("connected")
+    tail = site.start("requests", "tail", "-f", "--path", "/YES", "--data-dir", str(site.data_dir))
+    for number in range(3):
+        site.get(f"/no/{number}")
+        site.get(f"/yes/{number}")
+        tail.wait_for(functools.partial(tail.has_printed, f"/yes/{number}"))
+    tail.signal(signal.SIGINT)
+    assert tail.exit_code() == 0
+    assert len(tail.out) == 3 and tail.err == []
+
+
 def test_a_config_file_does_what_flags_do(
     site: Site, service: int, start: Callable[..., Process], tmp_path: Path
 ) -> None:

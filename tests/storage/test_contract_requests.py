@@ -171,6 +171,42 @@ async def test_pages_of_a_search_join_without_gaps(store: Store) -> None:
         assert pages[-1]
 
 
+async def test_pages_of_one_device_and_one_status_join_without_gaps(store: Store) -> None:
+    token = await store.token_add(
+        name="pi", kind="device", digest=b"d" * 32, device="pi", now=1.0, expires_at=None
+    )
+    device = token.device_id or 0
+    for start in range(0, 60, 10):  # many of one millisecond
+        made = [
+            record(start * 1000 + number, 0, device if number % 2 else 0, status=500 + number % 3)
+            for number in range(10)
+        ]
+        await store.requests_add(packed(*made))
+    for query, count in (({"device": "pi"}, 30), ({"status": (500, 501)}, 42)):
+        seen, before = [], None
+        while True:
+            page = await store.requests_search(RequestQuery(**query), limit=4, before=before)
+            seen += [request.id for request in page.requests]
+            before = page.next
+            if before is None:
+                break
+        assert len(seen) == count and seen == sorted(set(seen), reverse=True)
+
+
+async def test_a_summary_of_nothing_and_of_every_percentile(store: Store) -> None:
+    empty = await store.requests_summary(RequestQuery())
+    assert (empty.count, empty.max_us, empty.paths, empty.statuses) == (0, 0, [], {})
+    assert set(empty.percentiles_us.values()) == {0}
+    await store.requests_add(
+        packed(*(record(n, total_us=n * 1000, status=502, flags=16) for n in range(1, 201)))
+    )
+    summary = await store.requests_summary(RequestQuery(), paths=0)
+    assert (summary.count, summary.paths, summary.max_us) == (200, [], 200_000)
+    assert summary.states == {**empty.states, "unavailable": 200}
+    for percent, us in summary.percentiles_us.items():
+        assert us == pytest.approx(int(percent) * 2000, rel=0.04), percent
+
+
 async def test_a_summary_is_of_what_is_searched(store: Store) -> None:
     await store.requests_add(
         packed(

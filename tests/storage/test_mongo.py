@@ -65,8 +65,8 @@ async def test_indexes_are_what_is_searched_for(db: Documents, store: MongoStore
     await store.requests_add(packed(record(1)))
     await store.requests_trim(Retention(age=3600), time.time())
     requests = keys(db, "requests")
-    assert requests["device_ts"] == [("device", 1), ("ts", -1)]
-    assert requests["status_ts"] == [("status", 1), ("ts", -1)]
+    assert requests["device_ts_id"] == [("device", 1), ("ts", -1), ("_id", -1)]
+    assert requests["status_ts_id"] == [("status", 1), ("ts", -1), ("_id", -1)]
     assert requests["ts"] == [("ts", -1)]
     assert "text" in requests
     assert db.requests.index_information()["ts"]["expireAfterSeconds"] == 3600

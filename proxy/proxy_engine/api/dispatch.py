@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_origin, get_type_hints
@@ -127,10 +128,13 @@ def problem_answer(problem: Problem) -> Answer:
     return Answer(problem.status, {**HEADERS, **kind, **problem.headers}, problem.body())
 
 
+_hints = functools.cache(get_type_hints)  # of a route's structs; they take longer than the rest
+
+
 def _texts(wanted: type[msgspec.Struct], pairs: Sequence[tuple[str, str]], code: str) -> Any:
     """Parameters as a struct: numbers and booleans are read from their text, and what may
     come more than once is a list."""
-    types = get_type_hints(wanted)
+    types = _hints(wanted)
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in types:

@@ -12,7 +12,7 @@ from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes, Stream
 from proxy_engine.errors import ProxyEngineError
 from proxy_engine.request_export import CSV_HEAD, csv_lines, json_lines
-from proxy_engine.request_query import parse_status, parse_time, wanted
+from proxy_engine.request_query import matches, parse_status, parse_time, wanted
 from proxy_engine.storage import Request, RequestQuery, RequestSummary, Store
 
 routes = Routes("requests", "The request log.")
@@ -59,7 +59,8 @@ class RequestsQuery(RequestsFilter, forbid_unknown_fields=True, kw_only=True):
     after: Annotated[
         Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None,
         msgspec.Meta(
-            description="the oldest with an id beyond this one, to follow the log; without filters"
+            description="to follow the log: of the oldest `limit` with an id beyond this one those "
+            "that match, and `next` (to be given as `cursor`) if there are more"
         ),
     ] = None
 
@@ -94,7 +95,11 @@ async def list_requests(call: Call, query: RequestsQuery) -> Page[Request]:
             raise Problem(400, "bad_filter", "what is open has one page")
         return Page(await _open(call, _wanted(query), query.limit), None)
     if query.after is not None:
-        return Page(await store.requests_after(query.after, query.limit))
+        wanted = _wanted(query)
+        found = await store.requests_after(key_of(query.cursor, int) or query.after, query.limit)
+        is_last = len(found) < query.limit
+        items = [request for request in found if matches(request, wanted)]
+        return Page(items, None if is_last else cursor_of(found[-1].id))
     before = key_of(query.cursor, int)
     page = await store.requests_search(_wanted(query), limit=query.limit, before=before)
     return Page(page.requests[::-1], None if page.next is None else cursor_of(page.next))

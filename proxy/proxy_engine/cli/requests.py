@@ -32,6 +32,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("requests", help="look at the request log")
     actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
     tail = actions.add_parser("tail", help="show the last requests")
+    _add_filters(tail)
     tail.add_argument("-f", "--follow", action="store_true", help="wait for more, until Ctrl-C")
     tail.add_argument(
         "-n", "--lines", metavar="N", type=count, default=20, help="how many at first [20]"
@@ -214,26 +215,24 @@ def _tail(args: argparse.Namespace) -> int:
 
 
 def _follow(args: argparse.Namespace, client: Client) -> None:
-    found = _read(client, limit=1)
-    last = found[-1].id if found else 0
+    newest = _requests(client.call("GET", "/requests", query={"limit": 1}))
+    last = newest[-1].id if newest else 0
     if args.lines > 0 and last > 0:
-        last = max(0, last - args.lines)  # ids follow each other
-        while found := _read(client, after=last, limit=BATCH):
-            last = found[-1].id
-            _print(found, args.json)
-            if len(found) < BATCH:
-                break
+        args.limit = args.lines
+        found = [request for page in _pages(args, client) for request in page]
+        last = max([last, *(request.id for request in found)])
+        _print(found[::-1], args.json)
     while args.follow:
-        found = _read(client, after=last, limit=BATCH)
-        if found:
-            last = found[-1].id
+        query: dict[str, Any] = {"after": last, "limit": BATCH, **_filters(args)}
+        answer = client.call("GET", "/requests", query=query)
+        while True:
+            found = _requests(answer)
             _print(found, args.json)
-        if len(found) < BATCH:
-            time.sleep(POLL_INTERVAL)
-
-
-def _read(client: Client, **query: int) -> list[Request]:
-    return _requests(client.call("GET", "/requests", query=query))
+            last = max([last, *(request.id for request in found)])
+            if answer["next"] is None:
+                break
+            answer = client.call("GET", "/requests", query={**query, "cursor": answer["next"]})
+        time.sleep(POLL_INTERVAL)
 
 
 def _requests(answer: Any) -> list[Request]:

@@ -216,6 +216,12 @@ async def test_requests_are_searched_counted_and_exported(
     assert second["next"] is None
     assert [item["id"] for item in (await get("?min_ms=29"))["items"]] == [29, 30]
     assert [item["id"] for item in (await get("?after=28"))["items"]] == [29, 30]
+    even = "?after=0&status=502&limit=4"  # of the oldest four those that match
+    page = await get(even)
+    assert [item["id"] for item in page["items"]] == [1, 3]
+    assert [item["id"] for item in (await get(f"{even}&cursor={page['next']}"))["items"]] == [5, 7]
+    page = await get("?after=27&status=502")
+    assert ([item["id"] for item in page["items"]], page["next"]) == ([29], None)
     assert (await get("?since=1h"))["items"] == []
     assert (await get("?status=9xx"))["code"] == "bad_filter"
     assert (await get("?stauts=5xx"))["code"] == "bad_query"

@@ -189,6 +189,10 @@ def test_requests_tail_prints_lines_and_json(tmp_path: Path) -> None:
     ]
     assert [item["request_id"] for item in parsed] == ["r1", "r2", "r3"]
     assert parsed[0]["path"] == "/a\x1b[2J\n"
+    for words, found in ((["--status", "5xx", "-n", "1"], ["r3"]), (["--request-id", "r1"], ["r1"]),
+                         (["--method", "POST"], [])):  # fmt: skip
+        lines = run("requests", "tail", "--json", *words, *where).stdout.splitlines()
+        assert [json.loads(line)["request_id"] for line in lines] == found
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

@@ -96,6 +96,28 @@ async def test_only_so_many_events_wait(monkeypatch: pytest.MonkeyPatch) -> None
     assert site.hook.dropped == 1
 
 
+async def test_what_waits_when_the_program_ends_is_sent() -> None:
+    site = Site(200)
+    task = asyncio.create_task(site.hook.run())
+    await site.hook.close()  # nothing waits: at once
+    for name in ("a", "b"):
+        site.hook.put(name, EVENT)
+    await site.hook.close()
+    assert (site.hook.sent, site.hook.dropped) == (2, 0)
+    task.cancel()
+
+
+async def test_what_can_not_be_sent_in_time_is_counted() -> None:
+    site = Site(503)
+    site.hook._sleep = asyncio.sleep
+    task = asyncio.create_task(site.hook.run())
+    for name in ("a", "b", "c"):
+        site.hook.put(name, EVENT)
+    await site.hook.close(0.05)
+    assert (site.hook.sent, site.hook.dropped) == (0, 3)
+    task.cancel()
+
+
 async def test_over_http_a_status_or_nothing_comes_back() -> None:
     got: list[bytes] = []
 

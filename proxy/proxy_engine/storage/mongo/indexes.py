@@ -8,7 +8,7 @@ from pymongo import ASCENDING, DESCENDING, TEXT, IndexModel
 
 TTL_INDEX = "ts"
 
-# By collection. Names are those of the fields, so that hint("device_ts") reads well.
+# By collection. Names are those of the fields, so that hint("device_ts_id") reads well.
 INDEXES: dict[str, list[IndexModel]] = {
     "tokens": [
         IndexModel("name", name="name", unique=True),
@@ -27,18 +27,32 @@ INDEXES: dict[str, list[IndexModel]] = {
     "audit": [IndexModel([("id", DESCENDING)], name="id", unique=True)],
     "tunnels": [
         IndexModel("name", name="name", unique=True),
-        # Sparse: only TCP tunnels with a public port have one.
-        IndexModel("port", name="port", unique=True, sparse=True),
+        # Only tunnels with a public port have one; one of TCP and the same of UDP are two.
+        IndexModel(
+            [("kind", ASCENDING), ("port", ASCENDING)],
+            name="kind_port",
+            unique=True,
+            partialFilterExpression={"port": {"$exists": True}},
+        ),
         # Sparse: only tunnels with domains have the field.
         IndexModel("domains.name", name="domains", unique=True, sparse=True),
     ],
     "metrics": [IndexModel([("ts", DESCENDING), ("type", ASCENDING)], name="ts_type")],
     "requests": [
-        IndexModel([("device", ASCENDING), ("ts", DESCENDING)], name="device_ts"),
-        IndexModel([("status", ASCENDING), ("ts", DESCENDING)], name="status_ts"),
+        # Their ends put those of one millisecond in order, for pages.
+        IndexModel(
+            [("device", ASCENDING), ("ts", DESCENDING), ("_id", DESCENDING)], name="device_ts_id"
+        ),
+        IndexModel(
+            [("status", ASCENDING), ("ts", DESCENDING), ("_id", DESCENDING)], name="status_ts_id"
+        ),
         IndexModel([("path", TEXT), ("method", TEXT)], name="text", default_language="none"),
     ],
 }
+
+
+# Of versions before.
+OBSOLETE = (("tunnels", "port"),)
 
 
 def by_time(age: float) -> IndexModel:

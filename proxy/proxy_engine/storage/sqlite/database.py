@@ -33,7 +33,10 @@ PAGE_SIZE = 16384
 JOURNAL_SIZE_MAX = 64 << 20  # bytes of the -wal file that stay when a checkpoint has emptied it
 # Small, and nothing works without them: a database whose tables are damaged is not used.
 CHECKED_TABLES = ("devices", "tokens", "tunnels")
-SCAN_MAPPED = 1 << 30  # bytes of the file that searches read through the page cache
+# Bytes of the file that searches read where they are: as many as SQLite allows. The newest
+# requests are at its end, and what is not mapped is copied, a page for each few bytes.
+SCAN_MAPPED = 0x7FFF0000
+SCAN_CACHE = 16 << 10  # KiB of pages of a larger file
 _T = TypeVar("_T")
 
 
@@ -152,6 +155,7 @@ class Database:
         self._scanner.execute("PRAGMA query_only = ON")
         # Reads of a few bytes from here and there, without copying pages.
         self._scanner.execute(f"PRAGMA mmap_size = {SCAN_MAPPED}")
+        self._scanner.execute(f"PRAGMA cache_size = -{SCAN_CACHE}")
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(

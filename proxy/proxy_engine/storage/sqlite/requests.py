@@ -6,6 +6,7 @@ with it, so that trimming reads from the oldest batch to the first that stays, a
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -146,6 +147,5 @@ def with_names(db: sqlite3.Connection, found: Sequence[Numbered]) -> list[Reques
 
 
 def _names(db: sqlite3.Connection, table: str, ids: Iterable[int]) -> dict[int, str]:
-    query = f"SELECT name FROM {table} WHERE id = ?"
-    rows = ((row_id, db.execute(query, (row_id,)).fetchone()) for row_id in ids)
-    return {row_id: row[0] for row_id, row in rows if row is not None}
+    query = f"SELECT id, name FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
+    return dict(db.execute(query, (json.dumps(list(ids)),)))
