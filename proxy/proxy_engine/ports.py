@@ -64,6 +64,11 @@ class Ports:
         self._closed: dict[int, float] = {}  # a moment ago
         self._again: set[int] = set()  # to be opened once their old listeners are gone
 
+    def allow(self, ranges: tuple[PortRange, ...]) -> None:
+        """Other ranges from now on. What is open stays open while it is served."""
+        self._ranges = ranges
+        self._order = array("H")
+
     def refusal(self, port: int, scopes: Scopes) -> Refusal | None:
         """Why no tunnel of these scopes can have this port."""
         if not any(first <= port <= last for first, last in self._ranges):
