@@ -23,7 +23,8 @@ from proxy_engine import setting_values as parse
 from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
-from proxy_engine.values import Address, TcpTunnel
+from proxy_engine.tunnel_config import TunnelConfig, shown, to_tunnels
+from proxy_engine.values import Address, PortTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
@@ -59,7 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_secret_file: str = ""
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
-    tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
+    tcp_ports: tuple[PortRange, ...] = (
+        PortRange(10000, 20000),
+    )  # that TCP and UDP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: tuple[str, ...] = ()  # several: the first that answers
@@ -68,7 +71,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
-    tcp: dict[str, TcpTunnel] = {}  # by what was written in front of the target
+    tcp: dict[str, PortTunnel] = {}  # by what was written in front of the target
+    udp: dict[str, PortTunnel] = {}
+    tunnels: tuple[TunnelConfig, ...] = ()  # with all their options
+    # Options of these tunnels, each "[NAME=]VALUE"; without a name: of all HTTP tunnels.
+    domains: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    basic_auth: str = ""  # lines of USER:PASSWORD
+    basic_auth_file: str = ""
+    strip_prefix: tuple[str, ...] = ()
+    host_header: tuple[str, ...] = ()
+    request_header: tuple[str, ...] = ()
+    response_header: tuple[str, ...] = ()
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
@@ -129,6 +144,17 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "device": parse.to_text,
     "http": parse.to_targets,
     "tcp": parse.to_tcp,
+    "udp": parse.to_udp,
+    "tunnels": to_tunnels,
+    "domains": parse.to_words,
+    "allow": parse.to_words,
+    "deny": parse.to_words,
+    "basic_auth": lambda value: "\n".join(parse.to_texts(value)),
+    "basic_auth_file": parse.to_text,
+    "strip_prefix": parse.to_texts,
+    "host_header": parse.to_texts,
+    "request_header": parse.to_texts,
+    "response_header": parse.to_texts,
     "proxy_protocol": parse.to_names,
     "transport": parse.to_choice("auto", "ws", "tcp"),
     "links": parse.to_integer(0, LINKS_MAX),
@@ -144,7 +170,10 @@ KEYS = tuple(_PARSERS)
 CLIENT_KEYS = frozenset(
     {
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
-        *("allow_target", "allow_remote_config"),
+        *("tcp", "udp", "proxy_protocol"),
+        *("allow_target", "allow_remote_config", "tunnels", "domains", "allow", "deny"),
+        *("basic_auth", "basic_auth_file", "strip_prefix", "host_header"),
+        *("request_header", "response_header"),
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )
@@ -175,11 +204,13 @@ def plain(settings: Settings, key: str) -> Any:
         return re.sub(r"//[^/]*@", f"//{REDACTED}@", value)
     if isinstance(value, (Address, Path)):
         return str(value)
+    if key == "tunnels":
+        return [shown(tunnel, REDACTED) for tunnel in value]
     if isinstance(value, tuple):
         return [str(x) for x in value]
     if isinstance(value, dict):
         return {
-            name: str(x) if isinstance(x, (Address, TcpTunnel)) else x for name, x in value.items()
+            name: str(x) if isinstance(x, (Address, PortTunnel)) else x for name, x in value.items()
         }
     return value
 

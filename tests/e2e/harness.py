@@ -212,7 +212,8 @@ class RecordingTarget:
         self.peers: list[Peer] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         self._server = self.call(self._listen())
         self.port = int(self._server.sockets[0].getsockname()[1])
 
@@ -273,6 +274,8 @@ class RecordingTarget:
     def close(self) -> None:
         self.call(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(TIMEOUT)
+        self._loop.close()
 
 
 # --- the visitor ------------------------------------------------------------------------------

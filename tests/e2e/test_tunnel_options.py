@@ -129,6 +129,73 @@ def test_passwords_over_one_connection(
     assert "horse" not in online.output() + shown
 
 
+def test_rewriting_over_one_connection(
+    online: Site, client: Client, target: RecordingTarget
+) -> None:
+    tunnel(
+        online, "set", "web", "--strip-prefix", "/api", "--host-header", "app.internal:8080",
+        "--request-header", "X-From: proxy", "--request-header", "Cookie:",
+        "--response-header", "+X-Tag: a", "--response-header", "Content-Type: text/x",
+    )  # fmt: skip
+    assert reason(client.until(404)) == "outside_prefix"
+    answer = client.get("/api/users?a=b", "Cookie: a=b", "X-From: me")
+    assert (answer.status, answer.body) == (200, b"one")
+    assert answer.values("x-tag") == ["a"]
+    assert answer.values("content-type") == ["text/x"]
+    seen = target.requests[-1]
+    assert seen.path == "/users?a=b"
+    assert seen.values("host") == ["app.internal:8080"]
+    assert seen.values("x-from") == ["proxy"]
+    assert seen.values("cookie") == []
+    unset = [f"--unset={name}" for name in ("strip-prefix", "host-header", "request-headers")]
+    tunnel(online, "set", "web", *unset)
+    client.until(200)
+    client.get("/api/users", "Cookie: a=b")
+    assert target.requests[-1].path == "/api/users"
+    assert target.requests[-1].values("cookie") == ["a=b"]
+
+
+def test_options_and_domains_that_the_agent_wants(
+    site: Site, target: RecordingTarget, tmp_path: Path
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        f"""
+        [[tunnels]]
+        name = "mine"
+        target = "127.0.0.1:{target.port}"
+        domains = ["mine.example.com"]
+        basic_auth = ["ann:correct horse"]
+        host_header = "rewrite"
+        """
+    )
+    token = site.make_token("owner", "--scope", "domain=*.example.com")
+    agent = site.connect({}, "--config", str(file), "--strip-prefix", "/v1", token=token)
+    try:
+        client = Client(site)
+        assert client.get("/v1/a", host="mine.example.com").status == 401
+        right = "Authorization: Basic " + base64.b64encode(b"ann:correct horse").decode()
+        assert client.get("/v1/a", right, host="mine.example.com").body == b"one"
+        assert target.requests[-1].path == "/a"
+        assert target.requests[-1].values("host") == [f"127.0.0.1:{target.port}"]
+        shown = tunnel(site, "show", "mine").stdout
+        assert "mine.example.com (agent)" in shown
+        assert "ann (agent)" in shown
+        tunnel(site, "set", "mine", "--basic-auth", "none")
+        assert client.until(404, host="mine.example.com").status == 404  # only the prefix is left
+        assert "horse" not in site.output() + tunnel(site, "show", "mine", "--json").stdout
+    finally:
+        agent.end()
+    thief = site.connect(
+        {"theirs": target.port, "other": target.port}, "--domain", "other=mine.example.com",
+        token=site.make_token("robber", "--scope", "domain=*"),
+    )  # fmt: skip
+    try:
+        assert thief.log("tunnel refused")["code"] == "domain_taken"
+    finally:
+        thief.end()
+
+
 def test_custom_domains_over_one_connection(online: Site, client: Client) -> None:
     for host in ("www.example.com", "any.example.com"):
         assert client.get(host=host).status == 404
@@ -137,7 +204,7 @@ def test_custom_domains_over_one_connection(online: Site, client: Client) -> Non
     assert client.get(host="any.example.com").status == 404
     tunnel(online, "domain", "add", "web", "*.example.com")
     assert client.until(200, host="any.example.com").body == b"one"
-    taken = tunnel(online, "create", "other", "--device", "default", "--domain", "www.example.com",
+    taken = tunnel(online, "create", "third", "--device", "default", "--domain", "www.example.com",
                    code=1)  # fmt: skip
     assert "another tunnel has the domain www.example.com" in taken.stderr
     tunnel(online, "domain", "remove", "web", "*.example.com")
@@ -181,7 +248,7 @@ def test_a_tunnel_made_ahead_is_waiting_for_its_device(site: Site, target: Recor
     client = Client(site)
     assert reason(client.get(host="ahead.localhost")) == "device_offline"
     other = site.make_token("thief")
-    thief = site.connect({"mine": target.port, "ahead": target.port}, token=other)
+    thief = site.connect({"loot": target.port, "ahead": target.port}, token=other)
     try:
         refused = thief.log("tunnel refused")
         assert (refused["tunnel"], refused["code"]) == ("ahead", "tunnel_taken")

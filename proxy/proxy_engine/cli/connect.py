@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from proxy_engine.cli.parser import add_common, add_process, add_servers, add_setting, settings
 
 if TYPE_CHECKING:
+    from proxy_engine.agent_tunnels import AgentTunnel
     from proxy_engine.config import Settings
     from proxy_engine.control import PublicTunnel
-    from proxy_engine.values import Address, TcpTunnel
 
 
 def add_parser(verbs: Any) -> None:
@@ -39,10 +39,18 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(
         parser,
+        "udp",
+        metavar="PORT=HOST:PORT",
+        action="append",
+        help="... a UDP service at a public port, 0: any; NAME:PORT= names it; repeatable",
+    )
+    add_setting(
+        parser,
         "proxy_protocol",
         metavar="NAMES",
         help="TCP tunnels (or their ports) whose targets get a PROXY protocol v2 header",
     )
+    _add_options(parser)
     add_setting(
         parser,
         "allow_target",
@@ -67,16 +75,40 @@ def add_parser(verbs: Any) -> None:
     add_common(parser, run)
 
 
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "options of the tunnels",
+        "Each for all HTTP tunnels, or with NAME= in front for one. All repeatable but the file; "
+        "[[tunnels]] of the --config file has the same for one tunnel.",
+    )
+    for name, metavar, text in (
+        ("domains", "DOMAIN", "a custom domain, if the token allows it"),
+        ("allow", "NETWORK", "only visitors from here, such as 192.0.2.0/24"),
+        ("deny", "NETWORK", "no visitors from here"),
+        ("basic_auth", "USER:PASSWORD", "only with a password (better: a file)"),
+        ("request_header", "HEADER", "set 'X-A: b' in requests; '+X-A: b' adds, 'X-A:' removes"),
+        ("response_header", "HEADER", "the same in responses"),
+        ("strip_prefix", "PATH", "take it off paths, such as /api"),
+        ("host_header", "HOST", "the Host that the target sees; rewrite: its own address"),
+    ):
+        flag = "--domain" if name == "domains" else ""
+        add_setting(group, name, flag=flag, metavar=f"[NAME=]{metavar}", action="append", help=text)
+    add_setting(group, "basic_auth_file", metavar="FILE", help="read lines of [NAME=]USER:PASSWORD")
+
+
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
+    from proxy_engine.agent_tunnels import tunnels_of
     from proxy_engine.errors import UsageError
 
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    if not chosen.http and not chosen.tcp:
-        raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
+    if not (chosen.http or chosen.tcp or chosen.udp or chosen.tunnels):
+        raise UsageError(
+            "which services? give --http NAME=HOST:PORT, --tcp PORT=HOST:PORT or --udp ..."
+        )
     token = read_token(chosen)
-    chosen = _named(chosen, token)
+    tunnels = tunnels_of(chosen, token)
     from proxy_engine import logs
     from proxy_engine.reach import proxy_for
     from proxy_engine.runner import run_async
@@ -86,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         proxy_for(parse_server(url), chosen.proxy)
     logs.setup(chosen.log_format)
     try:
-        return run_async(_connect(chosen, token))
+        return run_async(_connect(chosen, token, tunnels))
     finally:
         logs.flush()
 
@@ -104,59 +136,11 @@ def read_token(chosen: Settings) -> str:
     return token
 
 
-def _named(chosen: Settings, token: str) -> Settings:
-    """Every TCP tunnel with a name. One without any has the same at each start, so that it gets
-    the same port, and another than other devices'."""
-    import hashlib
-    from collections import Counter
-
-    import msgspec
-
-    from proxy_engine.control import TUNNELS_MAX
-    from proxy_engine.errors import UsageError
-
-    tcp = {}
-    for key, tunnel in chosen.tcp.items():
-        name = tunnel.name
-        if not name:
-            name = "tcp-" + hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
-        tcp[key] = tunnel._replace(name=name)
-    names = [*chosen.http, *(tunnel.name for tunnel in tcp.values())]
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UsageError(f'tunnel "{name}" is given twice')
-    if len(names) > TUNNELS_MAX:
-        raise UsageError(f"{len(names)} tunnels; an agent has at most {TUNNELS_MAX}")
-    for word in chosen.proxy_protocol:
-        if not any(_is_meant(word, key, tunnel) for key, tunnel in tcp.items()):
-            raise UsageError(f'--proxy-protocol: there is no TCP tunnel "{word}"')
-    return msgspec.structs.replace(chosen, tcp=tcp)
-
-
-def _is_meant(word: str, key: str, tunnel: TcpTunnel) -> bool:
-    return word in (key, tunnel.name, str(tunnel.port))
-
-
-def _targets(chosen: Settings) -> dict[str, Address]:
-    return {**chosen.http, **{tunnel.name: tunnel.target for tunnel in chosen.tcp.values()}}
-
-
-def _flags(chosen: Settings) -> dict[str, int]:
-    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP
-
-    flags = {}
-    for key, tunnel in chosen.tcp.items():
-        wants = any(_is_meant(word, key, tunnel) for word in chosen.proxy_protocol)
-        flags[tunnel.name] = TARGET_TCP | (TARGET_PROXY_HEADER if wants else 0)
-    return flags
-
-
-async def _connect(chosen: Settings, token: str) -> int:
+async def _connect(chosen: Settings, token: str, tunnels: list[AgentTunnel]) -> int:
     import asyncio
 
     from proxy_engine.agent import Agent
     from proxy_engine.cli.signals import Signals
-    from proxy_engine.control import TunnelSpec
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
     from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
@@ -170,14 +154,15 @@ async def _connect(chosen: Settings, token: str) -> int:
         servers=Servers([parse_server(url) for url in chosen.server], chosen.transport),
         token=token,
         targets=Targets(
-            engine, _targets(chosen), resolve, _flags(chosen), allowed=chosen.allow_target
+            engine,
+            {tunnel.name: tunnel.target for tunnel in tunnels},
+            resolve,
+            {tunnel.name: _flags(tunnel) for tunnel in tunnels},
+            allowed=chosen.allow_target,
         ),
-        tunnels=[
-            *(TunnelSpec(name) for name in chosen.http),
-            *(TunnelSpec(tunnel.name, "tcp", tunnel.port) for tunnel in chosen.tcp.values()),
-        ],
+        tunnels=[tunnel.spec() for tunnel in tunnels],
         reach=Reacher(resolve, proxy=chosen.proxy),
-        announce=lambda public: _announce(chosen, public),
+        announce=lambda public: _announce(chosen, tunnels, public),
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,
         links_max=chosen.links,
@@ -209,17 +194,36 @@ def _complain(line: str) -> None:
     print(f"proxy-engine: error: {scrub(escape(line))}", file=sys.stderr, flush=True)
 
 
-def _announce(chosen: Settings, public: list[PublicTunnel]) -> None:
+def _flags(tunnel: AgentTunnel) -> int:
+    """As the engine has them."""
+    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP
+
+    if tunnel.kind != "tcp":
+        return TARGET_UDP if tunnel.kind == "udp" else 0
+    return TARGET_TCP | (TARGET_PROXY_HEADER if tunnel.has_proxy_header else 0)
+
+
+def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicTunnel]) -> None:
     from proxy_engine.cli.output import box, is_terminal
     from proxy_engine.text import escape
 
-    targets = {name: str(target) for name, target in _targets(chosen).items()}
+    targets = {tunnel.name: str(tunnel.target) for tunnel in tunnels}
     if chosen.log_format == "json":
-        tunnels = [
-            {"name": x.name, "kind": x.kind, "url": x.url, "target": targets.get(x.name, "")}
+        found = [
+            {
+                "name": x.name,
+                "kind": x.kind,
+                "url": x.url,
+                "domains": x.domains,
+                "target": targets.get(x.name, ""),
+            }
             for x in public
         ]
-        print(json.dumps({"event": "connected", "tunnels": tunnels}), flush=True)
+        print(json.dumps({"event": "connected", "tunnels": found}), flush=True)
         return
-    lines = [escape(f"{x.url} -> {targets.get(x.name, '?')}") for x in public]
+    lines = [
+        escape(f"{url} -> {targets.get(x.name, '?')}")
+        for x in public
+        for url in (x.url, *x.domains)
+    ]
     box("connected" if is_terminal() else "", lines or ["no tunnels"])

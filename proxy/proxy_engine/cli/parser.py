@@ -47,7 +47,7 @@ class VersionAction(argparse.Action):
 
 
 def add_setting(
-    parser: argparse.ArgumentParser, name: str, *, flag: str = "", **options: Any
+    parser: argparse._ActionsContainer, name: str, *, flag: str = "", **options: Any
 ) -> None:
     """A setting as a flag. What is not given stays out, so that other layers can speak."""
     flag = flag or "--" + name.replace("_", "-")

@@ -37,12 +37,15 @@ def add_parser(verbs: Any) -> None:
     create.add_argument(
         "--device", dest="of_device", metavar="NAME", required=True, help="whose it is"
     )
-    create.add_argument("--kind", choices=("http", "tcp"), default="http", help="[http]")
+    create.add_argument("--kind", choices=("http", "tcp", "udp"), default="http", help="[http]")
     create.add_argument(
-        "--port", type=int, metavar="N", help="the public port of a TCP tunnel [none: private]"
+        "--port",
+        type=int,
+        metavar="N",
+        help="the public port of a TCP or UDP tunnel [none: private, TCP]",
     )
     create.add_argument(
-        "--domain", dest="domains", metavar="DOMAIN", action="append", default=[],
+        "--domain", dest="new_domains", metavar="DOMAIN", action="append", default=[],
         help="a custom domain; repeatable",
     )  # fmt: skip
     create.add_argument("--disabled", action="store_true", help="let nobody in yet")
@@ -141,7 +144,7 @@ def _create(args: argparse.Namespace) -> int:
         "device": args.of_device,
         "kind": args.kind,
         "port": args.port,
-        "domains": args.domains,
+        "domains": args.new_domains,
         "is_enabled": not args.disabled,
         "options": given(args),
     }

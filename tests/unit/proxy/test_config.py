@@ -66,6 +66,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "login_failures": "5",
         "links_per_agent": "3",
         "tcp_ports": "2000-2010",
+        "udp": "5353=127.0.0.1:53",
         "link_busy_share": "50",
         "server": "http://x,http://y",
         "proxy": "http://p:3128",
@@ -76,6 +77,16 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "device": "pi",
         "http": "web=127.0.0.1:3000",
         "tcp": "15432=127.0.0.1:5432",
+        "tunnels": '[{"name": "web", "target": "127.0.0.1:3000"}]',
+        "domains": "www.example.com",
+        "allow": "web=10.0.0.0/8",
+        "deny": "10.0.0.1",
+        "basic_auth": "ann:secret",
+        "basic_auth_file": "f",
+        "strip_prefix": "/api",
+        "host_header": "rewrite",
+        "request_header": "X-A: b, c",
+        "response_header": "web=X-A:",
         "proxy_protocol": "15432",
         "transport": "tcp",
         "links": "2",
@@ -210,6 +221,18 @@ def test_tcp_tunnels_are_ports_names_or_both() -> None:
         "ssh": ("ssh", None, ("localhost", 22)),
         "0": ("", 0, ("10.0.0.1", 1)),
     }
+
+
+def test_udp_tunnels_are_ports_perhaps_with_a_name() -> None:
+    tunnels = config.load({"udp": ["5353=127.0.0.1:53, dns:0=[::1]:53, 0=a:1"]}, {}).udp
+    assert {key: tuple(tunnel) for key, tunnel in tunnels.items()} == {
+        "5353": ("udp-5353", 5353, ("127.0.0.1", 53)),
+        "dns:0": ("dns", 0, ("::1", 53)),
+        "0": ("", 0, ("a", 1)),
+    }
+    for text in ("dns=127.0.0.1:53", "65536=a:1", "dns:=a:1"):
+        with pytest.raises(UsageError, match="--udp"):
+            config.load({"udp": [text]}, {})
 
 
 @pytest.mark.parametrize(
