@@ -33,7 +33,7 @@ class Service(Protocol):
     store: Store
     cache: AccessCache
     guard: LoginGuard
-    webhook: Webhook | None
+    webhook: Webhook
     engine: Engine
     tls: TlsKeeper
     links: Links
