@@ -87,10 +87,13 @@ LOG_TUNNEL: Final = 8       # became a byte tunnel (Upgrade)
 LOG_LOCAL: Final = 16       # answered by the proxy itself
 LOG_TCP: Final = 32         # a connection to a TCP tunnel: method "TCP", host ":PORT" or its name;
 #   first_byte_us and target_us to the target's accepting it, status 0
+LOG_UDP: Final = 128        # a visitor of a UDP tunnel, from its first datagram to its last: method
+#   "UDP", host ":PORT", bytes of payload; the times as of TCP
 LOG_OPEN: Final = 64        # not finished: in a list of what is under way
 
 # Flags of a target.
 TARGET_TCP: Final = 1           # of a TCP tunnel: what ends by a reset is reset
+TARGET_UDP: Final = 4           # of a UDP tunnel
 TARGET_PROXY_HEADER: Final = 2  # a connection begins with a PROXY protocol v2 header
 
 class BasicAuth(TypedDict):
@@ -133,7 +136,8 @@ class RoutePolicy(TypedDict, total=False):
 # ("delete", key). Keys: "host:web.example.com" (lower case, no port), "host:*.example.com" for
 # hosts with any other one label in its place, "name:web" for the
 # X-Proxy-Tunnel field, "default" for requests that match no other route; "tcp::15432" for what
-# comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply().
+# comes to the listener of a TCP tunnel, "tcp:db" for who joins one by auth_reply();
+# "udp::5353" for what comes to the port of a UDP tunnel.
 RouteOp: TypeAlias = (
     tuple[Literal["set"], str, int, Sequence[int], str]
     | tuple[Literal["set"], str, int, Sequence[int], str, RoutePolicy | None]
@@ -263,6 +267,16 @@ class Engine:
 
     def tcp_close(self, port: int) -> None:
         """Close that listener, soon; its connections go on. A port without one is no error."""
+
+    def udp_listen(self, host: str, port: int) -> int:
+        """Open the port of a UDP tunnel on an IP literal, at any time; returns the port bound.
+
+        Its datagrams go to the route "udp::PORT". One worker reads it, where a link of that
+        route is; it moves there when routes_apply() says so. Port 0: any. Raises: as listen().
+        """
+
+    def udp_close(self, port: int) -> None:
+        """Close that port, soon, and end its visitors. A port that is not open is no error."""
 
     def trust(self, network: str) -> None:
         """Server: believe X-Forwarded-* of proxies in this network ("192.0.2.0/24").
@@ -399,6 +413,6 @@ def check_policy(policy: RoutePolicy, *, is_tcp: bool = False) -> None:
     """What routes_apply() does with a policy before it applies it.
 
     Args:
-        is_tcp: of a "tcp:" route.
+        is_tcp: of a "tcp:" or "udp:" route.
     Raises: ValueError for a policy it would refuse.
     """

@@ -38,13 +38,14 @@ from proxy_engine_core.mail cimport (
 from proxy_engine_core.messages cimport (
     MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH, MESSAGE_LINK_SEND,
     MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED,
-    TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG,
+    TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG, TARGET_UDP as UDP_FLAG,
 )
 from proxy_engine_core.networks cimport networks_add
 from proxy_engine_core.options cimport Options, options_fit_memory, options_read
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_connections, quota_end, quota_set
 from proxy_engine_core.quota_table cimport QuotaTable
+from proxy_engine_core.udp_ports cimport UdpPorts
 from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
 
 from proxy_engine_core.tls cimport TlsClient as ClientTls, TlsServer as ServerTls
@@ -57,6 +58,7 @@ from proxy_engine_core.records import (
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
     EVENT_PRESSURE, EVENT_REQUESTS_OPEN, EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
+    LOG_UDP,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
 
@@ -66,6 +68,7 @@ from proxy_engine_core.tls import TlsServer, tls_certificate  # no-cython-lint
 CONTROL_RECORD_SIZE_MAX = RECORD_SIZE_MAX
 WORKERS_MAX = CREW_SIZE_MAX
 TARGET_TCP = TCP_FLAG
+TARGET_UDP = UDP_FLAG
 TARGET_PROXY_HEADER = PROXY_HEADER_FLAG
 
 cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
@@ -107,6 +110,7 @@ cdef class Engine:
     cdef set tls_ports
     cdef uint64_t dial_count
     cdef uint64_t routes_version
+    cdef UdpPorts udp
     cdef uint32_t next_ring               # whose turn it is in poll() and poll_logs()
 
     def __cinit__(self, role, *, int workers=1, **options):
@@ -126,6 +130,8 @@ cdef class Engine:
             self.crew = NULL
             raise MemoryError
         crew_init(self.crew, <uint32_t>workers)
+        self.udp = UdpPorts()
+        self.udp.crew = self.crew
         options_read(self.options, options)
         options_fit_memory(self.options, workers)
         self.python_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -167,6 +173,8 @@ cdef class Engine:
             for index in range(self.crew.worker_count):
                 if self.crew.workers[index] != NULL:
                     self.close_worker(self.crew.workers[index])
+        if self.udp is not None:
+            self.udp.close()
 
     cdef void close_worker(self, Worker *worker) noexcept nogil:
         cdef MailboxNode *node
@@ -274,6 +282,16 @@ cdef class Engine:
             raise ValueError(f"port takes 1 to 65535, not {port}")
         post_tcp_close(self.crew, <uint16_t>port)
 
+    def udp_listen(self, str host, int port):
+        self.check_role(True)
+        return self.udp.open(host, port)
+
+    def udp_close(self, int port):
+        self.check_role(True)
+        if not 0 < port <= 65535:
+            raise ValueError(f"port takes 1 to 65535, not {port}")
+        self.udp.close_port(port)
+
     def trust(self, str network):
         self.check_role(True)
         if self.is_started:
@@ -379,8 +397,10 @@ cdef class Engine:
                     self.crew, self.routes_version + 1, key, route_id, list(links), tunnel,
                     policy[0] if policy else None,
                 )
+                self.udp.routed(key, list(links))
             elif op[0] == "delete":
                 post_route_delete(self.crew, self.routes_version + 1, op[1])
+                self.udp.routed(op[1], [])
             else:
                 raise ValueError(f"unknown route operation {op[0]!r}")
             self.routes_version += 1

@@ -36,6 +36,9 @@ cdef int post_auth_reply(
     str tunnel
 ) except -1
 cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) except -1
+# Takes `fd` over; also when it fails.
+cdef int post_udp_listen(Crew *crew, uint32_t worker, uint16_t port, int fd) except -1
+cdef int post_udp_close(Crew *crew, uint32_t worker, uint16_t port) except -1
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
     uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls

@@ -19,9 +19,9 @@ from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_REQUESTS_OPEN,
     MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
-    MESSAGE_TLS, TARGET_PROXY_HEADER, TARGET_TCP, AuthReplyMessage, DialMessage, DrainMessage,
-    LinkMessage, OpenMessage, QuotaMessage, RouteDeleteMessage, RouteMessage, TargetEntry,
-    TargetsMessage, TcpListenMessage, TlsMessage,
+    MESSAGE_TLS, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN, TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP,
+    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, OpenMessage, QuotaMessage,
+    RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage, TlsMessage,
 )
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_hold
@@ -125,7 +125,7 @@ cdef int post_route(
     dict options
 ) except -1:
     cdef bytes key_bytes = key.encode()
-    cdef bytes packed = policy_pack(options, key.startswith("tcp:")) if options else b""
+    cdef bytes packed = policy_pack(options, key.startswith(("tcp:", "udp:"))) if options else b""
     cdef bytes name = tunnel_name(tunnel)
     cdef const char *key_start = key_bytes
     cdef const char *name_start = name
@@ -260,7 +260,7 @@ cdef int read_target(
     TargetEntry *entry, str tunnel, str host, int port, int flags, TlsClient tls
 ) except -1:
     cdef bytes name = tunnel_name(tunnel)
-    if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER):
+    if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER | TARGET_UDP):
         raise ValueError(f"unknown flags of a target: {flags}")
     address_read(&entry.address, host, port, 1)
     entry.flags = <uint8_t>flags
@@ -305,6 +305,28 @@ cdef int post_to_link(Crew *crew, uint32_t kind, uint64_t link, bytes content) e
     for_link.size = <uint32_t>size
     memcpy(for_link + 1, <const char *>content, size)
     crew_post(crew, handle_worker(link), &for_link.node)
+    return 0
+
+
+cdef int post_udp_listen(Crew *crew, uint32_t worker, uint16_t port, int fd) except -1:
+    cdef TcpListenMessage *listener
+    try:
+        listener = <TcpListenMessage *>new_message(sizeof(TcpListenMessage), MESSAGE_UDP_LISTEN)
+    except BaseException:
+        socket_close(fd)
+        raise
+    listener.fd = fd
+    listener.port = port
+    crew_post(crew, worker, &listener.node)
+    return 0
+
+
+cdef int post_udp_close(Crew *crew, uint32_t worker, uint16_t port) except -1:
+    cdef TcpListenMessage *listener = <TcpListenMessage *>new_message(
+        sizeof(TcpListenMessage), MESSAGE_UDP_CLOSE
+    )
+    listener.port = port
+    crew_post(crew, worker, &listener.node)
     return 0
 
 

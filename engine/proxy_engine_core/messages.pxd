@@ -25,6 +25,8 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_TCP_LISTEN
     MESSAGE_TCP_CLOSE
     MESSAGE_TLS
+    MESSAGE_UDP_LISTEN                    # to one worker, as CLOSE
+    MESSAGE_UDP_CLOSE
     MESSAGE_QUOTA_CHANGED                 # server
     MESSAGE_QUOTA_ENDED                   # server
     MESSAGE_REQUESTS_OPEN                 # server
@@ -52,7 +54,7 @@ cdef struct AuthReplyMessage:             # then the response bytes
     uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]
     uint32_t size
 
-cdef struct TcpListenMessage:             # LISTEN: the receiver takes `fd` over; CLOSE: no fd
+cdef struct TcpListenMessage:             # and of UDP. LISTEN: the receiver takes `fd`; CLOSE: none
     MailboxNode node
     int fd
     uint16_t port
@@ -97,6 +99,7 @@ cdef struct DialMessage:                  # then the request bytes
 cdef enum TargetFlag:                     # core.pyi TARGET_*
     TARGET_TCP = 1                        # a TCP tunnel's: a reset is passed on as a reset
     TARGET_PROXY_HEADER = 2               # it is told the visitor by a PROXY protocol v2 header
+    TARGET_UDP = 4                        # of a UDP tunnel: streams carry datagrams
 
 cdef struct TargetEntry:
     Address address

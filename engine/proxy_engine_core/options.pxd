@@ -37,6 +37,10 @@ cdef struct Options:
     uint64_t rate_burst_ms            # worth of tokens a rate limit saves up
     uint64_t bandwidth_burst_ms       # ... and a limit of bandwidth
     uint64_t address_table_size       # addresses a worker remembers
+    uint64_t udp_timeout_ms           # a UDP visitor that has sent several datagrams is silent
+    uint64_t udp_brief_timeout_ms     # ... one that has sent a single one
+    uint64_t udp_tunnel_visitors_max  # addresses at once, of one UDP tunnel
+    uint64_t udp_visitors_max         # ... of all, in all workers
     uint64_t tcp_proxy_protocol       # trusted proxies begin TCP connections with its header
     uint64_t link_pings_max           # of a device's link in a second: pings
     uint64_t link_opens_max           # ... streams it tries to open

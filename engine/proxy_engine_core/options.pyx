@@ -39,6 +39,12 @@ cdef dict TABLE = {
     "bandwidth_burst_ms": (250, 1, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
     "tcp_proxy_protocol": (0, 0, 1),
+    # What a NAT has to keep at least (RFC 4787); less for those who ask once: a resolver's every
+    # question comes from another port.
+    "udp_timeout_ms": (120_000, 1, 7 * 86_400_000),
+    "udp_brief_timeout_ms": (10_000, 1, 7 * 86_400_000),
+    "udp_tunnel_visitors_max": (4_096, 1, 1 << 20),
+    "udp_visitors_max": (16_384, 1, 1 << 20),
     "link_pings_max": (100, 1, 1 << 30),
     "link_opens_max": (2_000, 1, 1 << 30),
     "link_resets_max": (50_000, 1, 1 << 30),

@@ -16,6 +16,7 @@ cdef enum:
 cdef struct Preamble:
     const uint8_t *tunnel                 # NULL: none named
     uint32_t tunnel_size
+    bint is_datagram                      # a visitor of UDP
 
 # Writes a LOCAL header naming the tunnel (1..63 bytes); returns its size, at most 82.
 cdef uint32_t preamble_encode(
@@ -37,6 +38,11 @@ cdef struct ProxyHeader:                  # for whom a load balancer speaks
 # Likewise for a TCP tunnel's stream: PROXY with both ends, or LOCAL if one is not known. Its
 # size, at most PREAMBLE_TCP_SIZE_MAX.
 cdef uint32_t preamble_encode_tcp(
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
+    const ProxyEnd *listener
+) noexcept nogil
+# ... for a UDP tunnel's stream: always PROXY, with what is known of both ends.
+cdef uint32_t preamble_encode_udp(
     uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
     const ProxyEnd *listener
 ) noexcept nogil

@@ -8,8 +8,10 @@ from proxy_engine_core.wire cimport load_be16, store_be16
 cdef enum:
     VERSION_2_LOCAL = 0x20
     VERSION_2_PROXY = 0x21
-    FAMILY_TCP4 = 0x11
-    FAMILY_TCP6 = 0x21
+    FAMILY_IPV4 = 0x10
+    FAMILY_IPV6 = 0x20
+    TRANSPORT_STREAM = 1
+    TRANSPORT_DATAGRAM = 2
 
 cdef const uint8_t *SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 
@@ -46,17 +48,15 @@ cdef void store_end(uint8_t *target, const ProxyEnd *end, uint32_t size) noexcep
     memcpy(target + 12, end.bytes, 4)
 
 
-cdef uint32_t preamble_encode_tcp(
+cdef uint32_t encode(
     uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
-    const ProxyEnd *listener
+    const ProxyEnd *listener, uint8_t transport
 ) noexcept nogil:
     cdef uint32_t size = 4 if visitor.size == 4 and listener.size == 4 else 16
     cdef uint32_t place = PREAMBLE_FIXED_SIZE
-    if visitor.size == 0 or listener.size == 0:
-        return preamble_encode(target, tunnel, tunnel_size)
     memcpy(target, SIGNATURE, 12)
     target[12] = VERSION_2_PROXY
-    target[13] = FAMILY_TCP4 if size == 4 else FAMILY_TCP6
+    target[13] = (FAMILY_IPV4 if size == 4 else FAMILY_IPV6) | transport
     store_end(target + place, visitor, size)
     store_end(target + place + size, listener, size)
     place += 2 * size
@@ -65,10 +65,27 @@ cdef uint32_t preamble_encode_tcp(
     return finish(target, place + 4, tunnel, tunnel_size)
 
 
+cdef uint32_t preamble_encode_tcp(
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
+    const ProxyEnd *listener
+) noexcept nogil:
+    if visitor.size == 0 or listener.size == 0:
+        return preamble_encode(target, tunnel, tunnel_size)
+    return encode(target, tunnel, tunnel_size, visitor, listener, TRANSPORT_STREAM)
+
+
+cdef uint32_t preamble_encode_udp(
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
+    const ProxyEnd *listener
+) noexcept nogil:
+    return encode(target, tunnel, tunnel_size, visitor, listener, TRANSPORT_DATAGRAM)
+
+
 cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preamble) noexcept nogil:
     cdef uint32_t end, place, length
     preamble.tunnel = NULL
     preamble.tunnel_size = 0
+    preamble.is_datagram = False
     if memcmp(source, SIGNATURE, size if size < 12 else 12) != 0:
         return -1
     if size < PREAMBLE_FIXED_SIZE:
@@ -81,6 +98,7 @@ cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preambl
     if size < end:
         return 0
     place = PREAMBLE_FIXED_SIZE
+    preamble.is_datagram = source[13] & 0x0F == TRANSPORT_DATAGRAM
     if source[13] == 0x11 or source[13] == 0x12:
         place += 12                       # IPv4 addresses and ports
     elif source[13] == 0x21 or source[13] == 0x22:
@@ -120,9 +138,9 @@ cdef int decode_binary(const uint8_t *source, uint32_t size, ProxyHeader *header
     cdef int used = preamble_decode(source, size, &preamble)
     if used <= 0 or source[12] == VERSION_2_LOCAL:
         return used
-    if source[13] == FAMILY_TCP4:
+    if source[13] == FAMILY_IPV4 | TRANSPORT_STREAM:
         header.visitor.size = 4
-    elif source[13] == FAMILY_TCP6:
+    elif source[13] == FAMILY_IPV6 | TRANSPORT_STREAM:
         header.visitor.size = 16
     else:
         return used                       # UDP, or none named: nothing to learn

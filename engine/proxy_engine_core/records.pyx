@@ -34,6 +34,7 @@ LOG_TUNNEL = 8
 LOG_LOCAL = 16
 LOG_TCP = 32
 LOG_OPEN = 64
+LOG_UDP = 128
 
 LogRecord = namedtuple("LogRecord", (
     "time_us", "route", "device", "request_id", "visitor", "method", "host", "path", "status",

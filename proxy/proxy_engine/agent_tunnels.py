@@ -1,6 +1,6 @@
 """The tunnels of one run of the agent, of everything that flags, variables and the file say.
 
-Three ways to say it, which add up: `http` and `tcp` for name and target alone, `[[tunnels]]` of
+Three ways to say it, which add up: `http`, `tcp` and `udp` for name and target alone, `[[tunnels]]` of
 the file for everything, and options such as `allow` beside them, "[NAME=]VALUE", for one tunnel
 or, without a name, for all HTTP tunnels of the run.
 """
@@ -19,7 +19,7 @@ from proxy_engine.control import TUNNELS_MAX, TunnelSpec
 from proxy_engine.errors import UsageError, error_text
 from proxy_engine.option_texts import parse_headers, parse_users
 from proxy_engine.tunnel_options import NONE, Headers, Options, basic_auth, check
-from proxy_engine.values import Address, TcpTunnel, parse_address
+from proxy_engine.values import Address, PortTunnel, parse_address
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -31,7 +31,7 @@ REWRITE = "rewrite"  # as host_header: the target's own
 class AgentTunnel(NamedTuple):
     name: str
     kind: str
-    port: int | None  # public, of a TCP tunnel
+    port: int | None  # public, of a TCP or UDP tunnel
     target: Address
     has_proxy_header: bool = False  # its connections begin with a PROXY protocol header
     domains: tuple[str, ...] = ()
@@ -52,6 +52,10 @@ def tunnels_of(chosen: Settings, token: str) -> list[AgentTunnel]:
     """Raises UsageError."""
     found = [AgentTunnel(name, "http", None, target) for name, target in chosen.http.items()]
     found += _tcp(chosen, token)
+    found += [
+        AgentTunnel(_name("udp", tunnel, token), "udp", tunnel.port, tunnel.target)
+        for tunnel in chosen.udp.values()
+    ]
     for each in chosen.tunnels:
         with _place(f"tunnel {each.name}"):
             found.append(_of_file(each))
@@ -64,20 +68,23 @@ def tunnels_of(chosen: Settings, token: str) -> list[AgentTunnel]:
 
 
 def _tcp(chosen: Settings, token: str) -> Iterator[AgentTunnel]:
-    """Each with a name. One without any has the same at each start, so that it gets the same
-    port, and another than other devices'."""
     for word in chosen.proxy_protocol:
         if not any(_is_meant(word, key, tunnel) for key, tunnel in chosen.tcp.items()):
             raise UsageError(f'--proxy-protocol: there is no TCP tunnel "{word}"')
     for key, tunnel in chosen.tcp.items():
-        name = tunnel.name
-        if not name:
-            name = "tcp-" + hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
         wants = any(_is_meant(word, key, tunnel) for word in chosen.proxy_protocol)
-        yield AgentTunnel(name, "tcp", tunnel.port, tunnel.target, wants)
+        yield AgentTunnel(_name("tcp", tunnel, token), "tcp", tunnel.port, tunnel.target, wants)
 
 
-def _is_meant(word: str, key: str, tunnel: TcpTunnel) -> bool:
+def _name(kind: str, tunnel: PortTunnel, token: str) -> str:
+    """One without any has the same at each start, so that it gets the same port, and another
+    than other devices'."""
+    if tunnel.name:
+        return tunnel.name
+    return f"{kind}-" + hashlib.blake2s(f"{token} {tunnel.target}".encode()).hexdigest()[:12]
+
+
+def _is_meant(word: str, key: str, tunnel: PortTunnel) -> bool:
     return word in (key, tunnel.name, str(tunnel.port))
 
 

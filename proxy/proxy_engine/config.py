@@ -24,7 +24,7 @@ from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
 from proxy_engine.tunnel_config import TunnelConfig, shown, to_tunnels
-from proxy_engine.values import Address, TcpTunnel
+from proxy_engine.values import Address, PortTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
@@ -60,7 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_secret_file: str = ""
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
-    tcp_ports: tuple[PortRange, ...] = (PortRange(10000, 20000),)  # that TCP tunnels may have
+    tcp_ports: tuple[PortRange, ...] = (
+        PortRange(10000, 20000),
+    )  # that TCP and UDP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # connect
     server: tuple[str, ...] = ()  # several: the first that answers
@@ -69,7 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
     http: dict[str, Address] = {}
-    tcp: dict[str, TcpTunnel] = {}  # by what was written in front of the target
+    tcp: dict[str, PortTunnel] = {}  # by what was written in front of the target
+    udp: dict[str, PortTunnel] = {}
     tunnels: tuple[TunnelConfig, ...] = ()  # with all their options
     # Options of these tunnels, each "[NAME=]VALUE"; without a name: of all HTTP tunnels.
     domains: tuple[str, ...] = ()
@@ -141,6 +144,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "device": parse.to_text,
     "http": parse.to_targets,
     "tcp": parse.to_tcp,
+    "udp": parse.to_udp,
     "tunnels": to_tunnels,
     "domains": parse.to_words,
     "allow": parse.to_words,
@@ -166,6 +170,7 @@ KEYS = tuple(_PARSERS)
 CLIENT_KEYS = frozenset(
     {
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
+        *("tcp", "udp", "proxy_protocol"),
         *("allow_target", "allow_remote_config", "tunnels", "domains", "allow", "deny"),
         *("basic_auth", "basic_auth_file", "strip_prefix", "host_header"),
         *("request_header", "response_header"),
@@ -205,7 +210,7 @@ def plain(settings: Settings, key: str) -> Any:
         return [str(x) for x in value]
     if isinstance(value, dict):
         return {
-            name: str(x) if isinstance(x, (Address, TcpTunnel)) else x for name, x in value.items()
+            name: str(x) if isinstance(x, (Address, PortTunnel)) else x for name, x in value.items()
         }
     return value
 

@@ -32,7 +32,7 @@ class BadRecord(Exception):
 class TunnelSpec(msgspec.Struct, omit_defaults=True):
     name: str
     kind: str = "http"
-    port: int | None = None  # tcp: the public one, 0 for any; None: private
+    port: int | None = None  # tcp, udp: the public one, 0 for any; None: private, of tcp
     domains: list[str] = []  # http: of its own
     options: dict[str, Any] = {}  # tunnel_options.Options; one the server does not know is refused
 

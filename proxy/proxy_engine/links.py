@@ -217,7 +217,7 @@ class Links:
         links = [self._links.get(number) for number in self._table.links(tunnel)]
         self._engine.routes_apply(self._table.drop(tunnel))
         if tunnel.port is not None:
-            self._ports.close(tunnel.port)
+            self._ports.close(tunnel.kind, tunnel.port)
         message = f'the tunnel "{tunnel.name}" was deleted; connect again to have it anew'
         for link in links:
             if link is not None:

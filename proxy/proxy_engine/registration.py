@@ -21,7 +21,7 @@ from proxy_engine.link_table import Link, LinkTable
 from proxy_engine.ports import Ports, Refusal
 from proxy_engine.storage import DomainTaken, Store, Tunnel
 from proxy_engine.tasks import Tasks
-from proxy_engine.tunnels import TunnelTable, name_refusal
+from proxy_engine.tunnels import PORT_KINDS, TunnelTable, name_refusal
 from proxy_engine.wishes import NO_WISHES, Wishes
 
 if TYPE_CHECKING:
@@ -189,12 +189,12 @@ class Registration:
         return found
 
     def _has_port(self, spec: control.TunnelSpec, tunnel: Tunnel, link: Link) -> bool:
-        if spec.kind != "tcp" or spec.port is None or tunnel.port is None:
-            return spec.kind != "tcp" or spec.port is tunnel.port
+        if spec.kind not in PORT_KINDS or spec.port is None or tunnel.port is None:
+            return spec.kind not in PORT_KINDS or spec.port is tunnel.port
         return (
             spec.port in (0, tunnel.port)
-            and self._ports.refusal(tunnel.port, link.scopes) is None
-            and self._ports.open(tunnel.port) is None
+            and self._ports.refusal(spec.kind, tunnel.port, link.scopes) is None
+            and self._ports.open(spec.kind, tunnel.port) is None
         )
 
     async def _change(self, request: Request, failed: set[str]) -> dict[str, Refusal]:
@@ -205,8 +205,8 @@ class Registration:
             return refused
         for spec, tunnel in self._changes(request):
             port = None
-            if spec.kind == "tcp" and spec.port is not None:
-                found = self._ports.find(spec.port, tunnel, link.scopes)
+            if spec.kind in PORT_KINDS and spec.port is not None:
+                found = self._ports.find(spec.kind, spec.port, tunnel, link.scopes)
                 if not isinstance(found, int):
                     refused[spec.name] = found
                     continue
@@ -226,8 +226,8 @@ class Registration:
         changed = await self._store.tunnel_change(tunnel.id, kind=kind, port=port)
         if changed is not None:
             self._engine.routes_apply(self._tunnels.put(changed))
-        if tunnel.port is not None and tunnel.port != port:
-            self._ports.close(tunnel.port)
+        if tunnel.port is not None and (tunnel.kind, tunnel.port) != (kind, port):
+            self._ports.close(tunnel.kind, tunnel.port)
 
     async def _change_domains(self, name: str, wanted: tuple[str, ...]) -> None:
         """Give the tunnel the domains that its agent wants, and take those it wants no more."""
@@ -285,7 +285,7 @@ class Registration:
             elif reason is None:
                 reason = refused_for.get(spec.name)
             if reason is None and tunnel is not None and tunnel.port is not None:
-                reason = self._ports.open(tunnel.port)
+                reason = self._ports.open(tunnel.kind, tunnel.port)
             if reason is None and tunnel is not None:
                 granted.append(tunnel)
             elif reason is not None:
@@ -319,6 +319,8 @@ class Registration:
 
 
 def _port_refusal(spec: control.TunnelSpec) -> Refusal | None:
-    if spec.port is None or (spec.kind == "tcp" and 0 <= spec.port <= 65535):
+    if spec.kind == "udp" and spec.port is None:
+        return "bad_port", "a UDP tunnel has a public port"
+    if spec.port is None or (spec.kind in PORT_KINDS and 0 <= spec.port <= 65535):
         return None
-    return "bad_port", "a port is 0 to 65535, and of a TCP tunnel"
+    return "bad_port", "a port is 0 to 65535, and of a TCP or UDP tunnel"

@@ -16,12 +16,13 @@ from proxy_engine.grants import PortRange
 from proxy_engine.values import (
     LABEL,
     Address,
-    TcpTunnel,
+    PortTunnel,
     parse_address,
     parse_duration,
     parse_pairs,
     parse_size,
     parse_tcp,
+    parse_udp,
 )
 
 
@@ -196,8 +197,16 @@ def to_ports(value: Any) -> tuple[PortRange, ...]:
     return tuple(ranges)
 
 
-def to_tcp(value: Any) -> dict[str, TcpTunnel]:
-    tunnels = {key: parse_tcp(key, to_text(target)) for key, target in to_pairs(value).items()}
+def to_tcp(value: Any) -> dict[str, PortTunnel]:
+    return _port_tunnels(value, parse_tcp)
+
+
+def to_udp(value: Any) -> dict[str, PortTunnel]:
+    return _port_tunnels(value, parse_udp)
+
+
+def _port_tunnels(value: Any, parse: Callable[[str, str], PortTunnel]) -> dict[str, PortTunnel]:
+    tunnels = {key: parse(key, to_text(target)) for key, target in to_pairs(value).items()}
     if len(tunnels) > TUNNELS_MAX:
         raise ValueError(f"more than {TUNNELS_MAX} tunnels")
     return tunnels

@@ -18,8 +18,8 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     name: str
     target: str  # HOST:PORT
-    kind: Literal["http", "tcp"] = "http"
-    port: Port | None = None  # public, of a TCP tunnel; 0: any, None: private
+    kind: Literal["http", "tcp", "udp"] = "http"
+    port: Port | None = None  # public, of a TCP or UDP tunnel; 0: any, None: private (TCP)
     proxy_protocol: bool = False
     domains: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
@@ -50,8 +50,12 @@ def to_tunnels(value: Any) -> tuple[TunnelConfig, ...]:
         if not LABEL.fullmatch(tunnel.name):
             raise ValueError(f'"{tunnel.name}" is not a tunnel name: a-z, 0-9 and inner "-"')
         parse_address(tunnel.target, port_min=1)
-        if tunnel.kind != "tcp" and (tunnel.port is not None or tunnel.proxy_protocol):
-            raise ValueError(f"{tunnel.name}: port and proxy_protocol are of TCP tunnels")
+        if tunnel.kind != "tcp" and tunnel.proxy_protocol:
+            raise ValueError(f"{tunnel.name}: proxy_protocol is of TCP tunnels")
+        if tunnel.kind == "http" and tunnel.port is not None:
+            raise ValueError(f"{tunnel.name}: port is of TCP and UDP tunnels")
+        if tunnel.kind == "udp" and tunnel.port is None:
+            raise ValueError(f"{tunnel.name}: a UDP tunnel has a public port, 0 for any")
     return tunnels
 
 

@@ -269,7 +269,7 @@ def check_policy(options: Options, kind: str) -> None:
     from proxy_engine_core.core import check_policy
 
     try:
-        check_policy(policy_of(options, name="tunnel", kind=kind), is_tcp=kind == "tcp")
+        check_policy(policy_of(options, name="tunnel", kind=kind), is_tcp=kind != "http")
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -284,19 +284,19 @@ def policy_of(
 ) -> RoutePolicy:
     """What the engine is told; {} if there is nothing to say.
 
-    Of a TCP tunnel nobody can be shown a page: during maintenance it is as if it were disabled.
+    Of TCP and UDP tunnels nobody can be shown a page: during maintenance they are as if disabled.
 
     Args:
         name: of the tunnel, for a realm without a name.
     """
     policy: RoutePolicy = {}
-    if not is_enabled or (kind == "tcp" and maintenance is not None):
+    if not is_enabled or (kind != "http" and maintenance is not None):
         policy["disabled"] = True
     if options.allow:
         policy["allow"] = options.allow
     if options.deny:
         policy["deny"] = options.deny
-    if kind == "tcp":
+    if kind != "http":
         return policy
     if maintenance is not None:
         policy["maintenance"] = {"retry_after": maintenance.retry_after, "kind": maintenance.kind}

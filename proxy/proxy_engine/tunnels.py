@@ -20,7 +20,8 @@ from proxy_engine.values import LABEL
 if TYPE_CHECKING:
     from proxy_engine_core.core import RouteOp, RoutePolicy
 
-KINDS = ("http", "tcp")
+KINDS = ("http", "tcp", "udp")
+PORT_KINDS = ("tcp", "udp")  # those that have public ports
 Change = Literal["created", "changed", "deleted", "online", "offline"]
 
 
@@ -70,7 +71,7 @@ class TunnelTable:
         self._default_tunnel = default_tunnel
         self._notify = notify
         self._entries: dict[str, _Entry] = {}  # by name
-        self._ports: dict[int, str] = {}  # names of TCP tunnels
+        self._ports: dict[tuple[str, int], str] = {}  # names, by kind and port
         self._served: dict[int, tuple[str, ...]] = {}  # by link
         self._holders: dict[int, int] = {}  # tokens, by link
         self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
@@ -112,7 +113,7 @@ class TunnelTable:
     def _add(self, tunnel: Tunnel) -> _Entry:
         entry = self._entries[tunnel.name] = _Entry(tunnel, _policy(tunnel, NONE))
         if tunnel.port is not None:
-            self._ports.setdefault(tunnel.port, tunnel.name)
+            self._ports.setdefault((tunnel.kind, tunnel.port), tunnel.name)
         return entry
 
     def put(self, tunnel: Tunnel) -> list[RouteOp]:
@@ -138,8 +139,7 @@ class TunnelTable:
             return []
         del self._entries[tunnel.name]
         self._dropped.add(tunnel.id)
-        if entry.tunnel.port is not None and self._ports.get(entry.tunnel.port) == tunnel.name:
-            del self._ports[entry.tunnel.port]
+        self._leave_port(entry.tunnel)
         self._notify("deleted", entry.tunnel)
         return [("delete", key) for key in self._keys(entry.tunnel)]
 
@@ -157,23 +157,29 @@ class TunnelTable:
         # A domain may have gone from one tunnel to another.
         return sorted(ops, key=lambda op: op[0] != "delete")
 
-    def port_owner(self, port: int) -> Tunnel | None:
-        """The tunnel that has this public port, served or not."""
-        name = self._ports.get(port)
+    def _leave_port(self, tunnel: Tunnel) -> None:
+        if tunnel.port is None:
+            return
+        key = tunnel.kind, tunnel.port
+        if self._ports.get(key) == tunnel.name:
+            del self._ports[key]
+
+    def port_owner(self, kind: str, port: int) -> Tunnel | None:
+        """The tunnel of this kind that has this public port, served or not."""
+        name = self._ports.get((kind, port))
         return None if name is None else self.get(name)
 
     def change(self, tunnel: Tunnel) -> list[RouteOp]:
         """A known tunnel is this from now on. Whoever had its port has none any more."""
         entry = self._entries[tunnel.name]
-        owner = None if tunnel.port is None else self.port_owner(tunnel.port)
+        owner = None if tunnel.port is None else self.port_owner(tunnel.kind, tunnel.port)
         ops: list[RouteOp] = []
         if owner is not None and owner.name != tunnel.name:
             ops += self.change(msgspec.structs.replace(owner, port=None))
         before, after = self._keys(entry.tunnel), self._keys(tunnel)
-        if entry.tunnel.port is not None and self._ports.get(entry.tunnel.port) == tunnel.name:
-            del self._ports[entry.tunnel.port]
+        self._leave_port(entry.tunnel)
         if tunnel.port is not None:
-            self._ports[tunnel.port] = tunnel.name
+            self._ports[tunnel.kind, tunnel.port] = tunnel.name
         entry.tunnel = tunnel
         entry.policy = _policy(tunnel, entry.options)
         self._notify("changed", tunnel)
@@ -263,10 +269,10 @@ class TunnelTable:
 
     def url(self, tunnel: Tunnel, device: str) -> str:
         """Where it is; "private:DEVICE/NAME" for a TCP tunnel without a public port."""
-        if tunnel.kind == "tcp":
+        if tunnel.kind in PORT_KINDS:
             if tunnel.port is None:
                 return f"private:{device}/{tunnel.name}"
-            return f"tcp://{self._domain}:{tunnel.port}"
+            return f"{tunnel.kind}://{self._domain}:{tunnel.port}"
         return self.domain_url(f"{tunnel.name}.{self._domain}")
 
     def domain_url(self, domain: str) -> str:
@@ -274,6 +280,8 @@ class TunnelTable:
         return f"http://{domain}{port}/"
 
     def _keys(self, tunnel: Tunnel) -> list[str]:
+        if tunnel.kind == "udp":
+            return [] if tunnel.port is None else [f"udp::{tunnel.port}"]
         if tunnel.kind == "tcp":
             public = [] if tunnel.port is None else [f"tcp::{tunnel.port}"]
             return [f"tcp:{tunnel.name}", *public]

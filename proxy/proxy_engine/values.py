@@ -51,7 +51,9 @@ def parse_address(text: str, *, port_min: int = 0) -> Address:
     return Address(host or "0.0.0.0", int(port))
 
 
-class TcpTunnel(NamedTuple):
+class PortTunnel(NamedTuple):
+    """A TCP or UDP tunnel."""
+
     name: str  # "": to be made up
     port: int | None  # public; 0: any, None: a private tunnel
     target: Address
@@ -60,7 +62,15 @@ class TcpTunnel(NamedTuple):
         return str(self.target)
 
 
-def parse_tcp(key: str, target: str) -> TcpTunnel:
+def parse_udp(key: str, target: str) -> PortTunnel:
+    """A UDP tunnel from PORT or NAME:PORT, and its target. Raises ValueError."""
+    tunnel = parse_tcp(key, target, kind="udp")
+    if tunnel.port is None:
+        raise ValueError(f'"{key}" is not PORT or NAME:PORT')
+    return tunnel
+
+
+def parse_tcp(key: str, target: str, kind: str = "tcp") -> PortTunnel:
     """A TCP tunnel from PORT, NAME:PORT or NAME, and its target. Raises ValueError."""
     name, _, digits = key.rpartition(":")
     if ":" not in key and not key.isdigit():
@@ -73,8 +83,8 @@ def parse_tcp(key: str, target: str) -> TcpTunnel:
         raise ValueError(f'"{key}" is not PORT, NAME:PORT or NAME')
     port = int(digits) if digits else None
     if not name and port:
-        name = f"tcp-{port}"
-    return TcpTunnel(name, port, parse_address(target, port_min=1))
+        name = f"{kind}-{port}"
+    return PortTunnel(name, port, parse_address(target, port_min=1))
 
 
 def parse_duration(text: str | float) -> float:

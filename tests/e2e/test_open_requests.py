@@ -25,9 +25,14 @@ def target() -> Iterator[Target]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def engine() -> dict[str, int]:
+    return {}
+
+
+@pytest.fixture
+def site(tmp_path: Path, engine: dict[str, int]) -> Iterator[Site]:
     site = Site(
-        tmp_path / "data", engine={"response_timeout_ms": 3000},
+        tmp_path / "data", engine=engine,
         server_args=["--tcp-ports", "1024-65535", "--workers", "2"],
     )  # fmt: skip
     yield site
@@ -99,6 +104,7 @@ def test_what_runs_is_listed_found_and_gone_when_it_has_ended(site: Site, target
         assert call(site, "GET", "/api/v1/requests/mine")[1]["state"] == "aborted"
 
 
+@pytest.mark.parametrize("engine", [{"response_timeout_ms": 3000}])
 def test_how_requests_ended_is_searchable(site: Site, target: Target) -> None:
     agent = site.connect({"web": target.port, "none": 1})
     assert site.get("web", "/kib").status == 200

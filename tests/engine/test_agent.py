@@ -506,4 +506,4 @@ def test_a_target_is_told_the_visitor_if_it_wants_to_know() -> None:
 
 def test_unknown_flags_of_a_target_are_refused() -> None:
     with dialling() as agent, pytest.raises(ValueError, match="flags"):
-        agent.engine.targets_apply([("web", "127.0.0.1", 1, 4)])
+        agent.engine.targets_apply([("web", "127.0.0.1", 1, 8)])

@@ -63,6 +63,17 @@ async def test_a_tunnel_keeps_its_kind_and_port(store: Store) -> None:
     assert (other.name, other.kind, other.port) == ("web", "tcp", None)
 
 
+async def test_a_port_of_tcp_and_the_same_of_udp_are_two(store: Store) -> None:
+    one = await device(store, "one")
+    db, dns = await store.tunnels_claim([("db", "tcp", one), ("dns", "udp", one)], 1.0)
+    await store.tunnel_change(db.id, kind="tcp", port=10053)
+    await store.tunnel_change(dns.id, kind="udp", port=10053)
+    assert [(each.kind, each.port) for each in await store.tunnels()] == [
+        ("tcp", 10053),
+        ("udp", 10053),
+    ]
+
+
 async def test_a_port_is_never_of_two_tunnels(store: Store) -> None:
     one = await device(store, "one")
     db, web = await store.tunnels_claim([("db", "tcp", one), ("web", "tcp", one)], 1.0)

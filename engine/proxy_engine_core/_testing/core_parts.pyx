@@ -8,6 +8,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.bucket cimport *
+from proxy_engine_core.buffer cimport BufferPool, buffer_pool_free, buffer_pool_init
+from proxy_engine_core.datagram cimport *
 from proxy_engine_core.flood cimport *
 from proxy_engine_core.forward.addresses cimport *
 from proxy_engine_core.forward.idle cimport *
@@ -424,3 +426,35 @@ cdef class PingFlood:
             &self.flood, &self.session, pings, 0, now_ms, &self.options
         )
         return "" if kind < 0 else (<bytes>flood_reason(kind)).decode()
+
+
+def datagrams(list pieces):
+    """The datagrams of these pieces of a stream, and what ended it: 0, or an error."""
+    cdef BufferPool pool
+    cdef DatagramReader reader
+    cdef uint8_t *cursor
+    cdef uint8_t *block
+    cdef uint8_t *end
+    cdef uint8_t *payload
+    cdef uint32_t size
+    cdef int status = 0
+    cdef list found = []
+    buffer_pool_init(&pool)
+    datagram_reader_init(&reader, &pool)
+    for piece in pieces:
+        block = <uint8_t *>malloc(len(piece) + 1)      # of its own, so that ASan sees its end
+        memcpy(block, <const uint8_t *><const char *>piece, len(piece))
+        cursor = block
+        end = block + len(piece)
+        while True:
+            status = datagram_next(&reader, &cursor, end, &payload, &size)
+            if status <= 0:
+                break
+            found.append(payload[:size])
+        free(block)
+        if status < 0:
+            break
+    datagram_reader_free(&reader)
+    assert pool.bytes_lent == 0
+    buffer_pool_free(&pool)
+    return found, status

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
 from proxy_engine_core.agent.target cimport target_init_worker, target_open
+from proxy_engine_core.agent.udp_target cimport udp_target_free, udp_target_init_worker
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.handshake cimport handshake_init_worker
 from proxy_engine_core.io.mailbox cimport MailboxNode
@@ -33,6 +34,7 @@ cdef int agent_init(Worker *worker) noexcept nogil:
     dial_init_worker(worker)
     target_init_worker(worker)
     handshake_init_worker(worker)
+    udp_target_init_worker(worker)
     role.host.opened = target_open
     role.host.housekeep = nothing
     role.host.closed = nothing
@@ -43,6 +45,7 @@ cdef void agent_free(Worker *worker) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     if role == NULL:
         return
+    udp_target_free(role)
     free_targets(role.targets, role.target_count)
     free(role)
     worker.role = NULL

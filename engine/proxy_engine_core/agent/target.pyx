@@ -7,9 +7,10 @@ from libc.errno cimport (
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, strlen
+from libc.string cimport strlen
 
-from proxy_engine_core.agent.role cimport AgentRole, agent_of
+from proxy_engine_core.agent.role cimport AgentRole, agent_of, find_entry
+from proxy_engine_core.agent.udp_target cimport udp_target_open
 from proxy_engine_core.buffer cimport (
     Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
 )
@@ -36,7 +37,7 @@ from proxy_engine_core.link.link cimport OWNER_TARGET, Link, LinkHost, link_host
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
-from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TARGET_TCP, TargetEntry
+from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP, TargetEntry
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.yamux.send cimport (
     yamux_stream_commit, yamux_stream_finish, yamux_stream_reserve, yamux_stream_rest,
@@ -139,18 +140,6 @@ cdef void target_release(Conn *conn) noexcept nogil:
     free(target)
 
 
-cdef int find_entry(
-    const AgentRole *role, const uint8_t *name, uint32_t size, uint32_t start
-) noexcept nogil:
-    cdef uint32_t index
-    for index in range(start, role.target_count):
-        if role.targets[index].name_size == size and memcmp(
-            role.targets[index].name, name, size
-        ) == 0:
-            return <int>index
-    return -1
-
-
 cdef uint32_t reset_code(int error) noexcept nogil:
     if error == ETIMEDOUT:
         return YAMUX_RESET_TIMEOUT
@@ -214,7 +203,8 @@ cdef void connect_failed(Target *target, int error) noexcept nogil:
 
 
 cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept nogil:
-    """Read the preamble off the front of [*bytes, *size); True: the target is connecting."""
+    """Read the preamble off the front of [*bytes, *size); True: the target is to be
+    connected, False: it is not, or the stream has another owner."""
     cdef Preamble preamble
     cdef Worker *worker = target.conn.worker
     cdef uint8_t *head = bytes[0]
@@ -241,6 +231,9 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
         return False
     target.entry = <uint32_t>entry
     target.flags = agent_of(worker).targets[entry].flags
+    if preamble.is_datagram != ((target.flags & TARGET_UDP) != 0):
+        target_end(target, YAMUX_RESET_PROTOCOL)
+        return False
     if target.flags & TARGET_PROXY_HEADER and buffer_append(
         &target.conn.out, head, <uint32_t>used
     ) < 0:
@@ -251,6 +244,11 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
     size[0] -= used - before
     buffer_free(&target.preamble)
     yamux_stream_consume(target.stream, <uint32_t>used)
+    if target.flags & TARGET_UDP:
+        udp_target_open(target.stream, target.entry, bytes[0], <uint32_t>size[0])
+        target.stream = NULL
+        target_end(target, 0)
+        return False
     return True
 
 

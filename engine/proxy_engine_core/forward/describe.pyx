@@ -1,34 +1,21 @@
 # See describe.pxd.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
 from proxy_engine_core.counters cimport COUNT_CONNECTIONS_USED_UP, count
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, find_client
+from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
 from proxy_engine_core.forward.transaction cimport (
-    LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, ServerRole, Transaction, Visitor,
-    server_of,
+    LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, Transaction, Visitor, server_of,
 )
 from proxy_engine_core.http1.head cimport HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, Head, Span
 from proxy_engine_core.io.worker cimport Worker
 
-cdef const char *HEX = "0123456789abcdef"
-
 
 cdef void new_request_id(Visitor *visitor) noexcept nogil:
-    # 128 bits: a random prefix of this worker and a counter, scattered.
-    cdef ServerRole *role = server_of(visitor.conn.worker)
-    cdef Transaction *transaction = visitor.transaction
-    cdef uint64_t halves[2]
-    cdef int index
-    role.request_id_next += 1
-    halves[0] = role.request_id_prefix
-    halves[1] = role.request_id_next * <uint64_t>0x9E3779B97F4A7C15
-    for index in range(32):
-        transaction.request_id[index] = HEX[
-            (halves[index >> 4] >> (60 - 4 * (index & 15))) & 15
-        ]
-    transaction.request_id_size = 32
+    request_id_write(server_of(visitor.conn.worker), visitor.transaction.request_id)
+    visitor.transaction.request_id_size = REQUEST_ID_SIZE
 
 
 cdef uint32_t copy_span(

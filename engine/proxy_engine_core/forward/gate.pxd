@@ -10,11 +10,17 @@ from proxy_engine_core.forward.reply cimport Reply
 from proxy_engine_core.forward.transaction cimport Visitor
 from proxy_engine_core.http1.edit cimport RequestEdit
 from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.io.socket cimport Address
+from proxy_engine_core.io.worker cimport Worker
 
 
 # Whether the visitor may use the tunnel at all. NULL: yes; else the reason (docs/errors.md), and
 # it is counted.
 cdef const char *gate_turns_away(Visitor *visitor, const Policy *policy) noexcept nogil
+# ... of a visitor who is only an address.
+cdef const char *gate_turns_address_away(
+    Worker *worker, const Address *address, const Policy *policy
+) noexcept nogil
 # Whether this request may pass, and then as what: `edit`, and `head` without what is dropped, the
 # credentials that were for us among it. False: the refusal is in `reply`, for
 # transaction_answer(). Both point into the policy.

@@ -17,6 +17,7 @@ from proxy_engine_core.http1.edit cimport PATH_FITS, PATH_OUTSIDE, RequestEdit
 from proxy_engine_core.http1.head cimport FIELD_AUTHORIZATION, Field, Head
 from proxy_engine_core.http1.scan cimport equals_lower
 from proxy_engine_core.io.socket cimport Address, address_bytes, address_parse
+from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.networks cimport Network, network_row_has
 from proxy_engine_core.sha256 cimport sha256
 
@@ -25,30 +26,37 @@ cdef enum:
     TOKEN_SIZE_MAX = 1024                 # base64 of a name and a password; longer fits nothing
 
 
-cdef bint is_denied(Visitor *visitor, const Policy *policy) noexcept nogil:
+cdef bint is_denied(const Address *address, const Policy *policy) noexcept nogil:
     cdef const Network *networks = <const Network *>policy_bytes(policy, policy.networks)
-    cdef Address address
     cdef uint8_t bytes[16]
-    cdef int size
-    cdef const char *text = visitor.address
-    if visitor.transaction.client_size:
-        text = visitor.transaction.client
-    if address_parse(&address, text, 0) < 0:
+    cdef int size = address_bytes(address, bytes)
+    if size == 0:
         return True
-    size = address_bytes(&address, bytes)
     if network_row_has(networks + policy.allow_count, policy.deny_count, bytes, size):
         return True
     return policy.allow_count and not network_row_has(networks, policy.allow_count, bytes, size)
 
 
-cdef const char *gate_turns_away(Visitor *visitor, const Policy *policy) noexcept nogil:
+cdef const char *gate_turns_address_away(
+    Worker *worker, const Address *address, const Policy *policy
+) noexcept nogil:
     if policy.flags & POLICY_DISABLED:
-        count(visitor.conn.worker.counters, COUNT_TUNNEL_DISABLED, 1)
+        count(worker.counters, COUNT_TUNNEL_DISABLED, 1)
         return b"tunnel_disabled"
-    if policy.networks.size and is_denied(visitor, policy):
-        count(visitor.conn.worker.counters, COUNT_ADDRESS_DENIED, 1)
+    if policy.networks.size and is_denied(address, policy):
+        count(worker.counters, COUNT_ADDRESS_DENIED, 1)
         return b"address_denied"
     return NULL
+
+
+cdef const char *gate_turns_away(Visitor *visitor, const Policy *policy) noexcept nogil:
+    cdef const char *text = visitor.address
+    cdef Address address
+    if visitor.transaction.client_size:
+        text = visitor.transaction.client
+    if address_parse(&address, text, 0) < 0:
+        address.storage.ss_family = 0     # nobody's, so in no network
+    return gate_turns_address_away(visitor.conn.worker, &address, policy)
 
 
 cdef Field *basic_field(Head *head) noexcept nogil:

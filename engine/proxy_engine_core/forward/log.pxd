@@ -6,6 +6,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.transaction cimport Visitor
+from proxy_engine_core.io.worker cimport Worker
 
 
 cdef enum:
@@ -37,7 +38,17 @@ cdef inline uint32_t log_size(const LogHeader *header) noexcept nogil:
         + header.method_size + header.host_size + header.path_size + header.reason_size
     )
 
+cdef struct LogTexts:                     # `reason` ends with a NUL, the others have their size
+    const uint8_t *request_id             # in the header
+    const char *address
+    const uint8_t *method
+    const uint8_t *host
+    const uint8_t *path
+    const char *reason
+
 cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil
 # The record of a request that has not finished, as it is by now, with LOG_OPEN; its size, at most
 # LOG_RECORD_SIZE_MAX.
 cdef uint32_t log_open(const Visitor *visitor, uint8_t *place) noexcept nogil
+# A record of what was no transaction. The time and reason_size are filled in.
+cdef void log_put(Worker *worker, LogHeader *header, const LogTexts *texts) noexcept nogil

@@ -44,36 +44,52 @@ cdef uint32_t describe(
     return log_size(header)
 
 
-cdef void fill(
-    uint8_t *place, LogHeader *header, const Visitor *visitor, const char *reason
-) noexcept nogil:
+cdef void texts_of(const Visitor *visitor, const char *reason, LogTexts *texts) noexcept nogil:
     cdef const Transaction *transaction = visitor.transaction
-    cdef const char *address = <const char *>visitor.address
-    cdef timespec now
+    texts.request_id = <const uint8_t *>transaction.request_id
+    texts.address = <const char *>visitor.address
     if transaction.client_size:
-        address = <const char *>transaction.client
+        texts.address = <const char *>transaction.client
+    texts.method = <const uint8_t *>transaction.method_name
+    texts.host = <const uint8_t *>transaction.host
+    texts.path = <const uint8_t *>transaction.path
+    texts.reason = reason
+
+
+cdef void fill(uint8_t *place, LogHeader *header, const LogTexts *texts) noexcept nogil:
+    cdef timespec now
     clock_gettime(CLOCK_REALTIME, &now)
     header.time_us = <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000
     place = put(place, header, sizeof(LogHeader))
-    place = put(place, transaction.request_id, header.request_id_size)
-    place = put(place, address, header.address_size)
-    place = put(place, transaction.method_name, header.method_size)
-    place = put(place, transaction.host, header.host_size)
-    place = put(place, transaction.path, header.path_size)
-    put(place, reason, header.reason_size)
+    place = put(place, texts.request_id, header.request_id_size)
+    place = put(place, texts.address, header.address_size)
+    place = put(place, texts.method, header.method_size)
+    place = put(place, texts.host, header.host_size)
+    place = put(place, texts.path, header.path_size)
+    put(place, texts.reason, header.reason_size)
 
 
 cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef LogHeader header
-    cdef uint32_t size = describe(&header, visitor, reason, 0)
-    cdef uint8_t *place = spsc_reserve(&worker.log_ring, size)
+    cdef LogTexts texts
     count(worker.counters, COUNT_VISITOR_BYTES_IN, visitor.transaction.bytes_in)
     count(worker.counters, COUNT_VISITOR_BYTES_OUT, visitor.transaction.bytes_out)
+    describe(&header, visitor, reason, 0)
+    texts_of(visitor, reason, &texts)
+    log_put(worker, &header, &texts)
+
+
+cdef void log_put(Worker *worker, LogHeader *header, const LogTexts *texts) noexcept nogil:
+    cdef uint32_t size
+    cdef uint8_t *place
+    header.reason_size = <uint8_t>strlen(texts.reason)
+    size = log_size(header)
+    place = spsc_reserve(&worker.log_ring, size)
     if place == NULL:
         count(worker.counters, COUNT_LOG_DROPPED, 1)
         return
-    fill(place, &header, visitor, reason)
+    fill(place, header, texts)
     spsc_publish(&worker.log_ring)
     count(worker.counters, COUNT_LOG_RECORDS, 1)
     worker_log_written(worker, size)
@@ -81,6 +97,8 @@ cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
 
 cdef uint32_t log_open(const Visitor *visitor, uint8_t *place) noexcept nogil:
     cdef LogHeader header
+    cdef LogTexts texts
     cdef uint32_t size = describe(&header, visitor, b"", LOG_OPEN)
-    fill(place, &header, visitor, b"")
+    texts_of(visitor, b"", &texts)
+    fill(place, &header, &texts)
     return size

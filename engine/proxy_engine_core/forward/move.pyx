@@ -21,7 +21,7 @@ from proxy_engine_core.forward.visitor cimport visitor_new
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_detach, conn_requeue
 from proxy_engine_core.io.crew cimport crew_conn_arrived, crew_drop_link, crew_send_conn
 from proxy_engine_core.io.mailbox cimport MailboxNode
-from proxy_engine_core.io.socket cimport socket_close
+from proxy_engine_core.io.socket cimport socket_close, socket_reset_on_close
 from proxy_engine_core.io.tls cimport tls_free, tls_give, tls_take
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_HUP, CONN_READABLE, CONN_VISITOR, CONN_WRITABLE, Worker,
@@ -162,11 +162,13 @@ cdef void arrive(Worker *worker, MoveMessage *message) noexcept nogil:
         return
     count(worker.counters, COUNT_VISITORS_MOVED_IN, 1)
     if transaction_new(visitor) == NULL:
+        socket_reset_on_close(visitor.conn.fd)
         visitor_close(visitor)
         lost(worker, message)
         return
     if buffer_append(&visitor.input, message + 1, message.size) < 0:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        socket_reset_on_close(visitor.conn.fd)
         visitor_close(visitor)
         lost(worker, message)
         return
@@ -206,4 +208,5 @@ cdef void lost(Worker *worker, const MoveMessage *message) noexcept nogil:
 
 cdef void move_discard(MoveMessage *message) noexcept nogil:
     tls_free(message.tls)
+    socket_reset_on_close(message.fd)     # never an end that looks as if all were well
     socket_close(message.fd)

@@ -130,19 +130,37 @@ cdef HttpStream *pool_open(
 ) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = pool_of(link, route.id)
-    cdef HttpStream *http
-    cdef YamuxStream *stream
-    cdef uint32_t window
-    if pool == NULL:
+    cdef HttpStream *http = NULL
+    cdef YamuxStream *stream = NULL
+    if pool != NULL:
+        http = <HttpStream *>calloc(1, sizeof(HttpStream))
+    if http == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
+    stream = pool_stream(link)
+    if stream == NULL:
+        free(http)
+        return NULL
+    link.requests += 1
+    http.stream = stream
+    http.pool = pool
+    http.flushes = pool.flushes
+    stream.owner = http
+    stream.owner_kind = OWNER_HTTP
+    if preamble_size and yamux_stream_send(stream, preamble, preamble_size) < 0:
+        http_stream_release(http, YAMUX_RESET_CANCEL)
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return NULL
+    return http
+
+
+cdef YamuxStream *pool_stream(Link *link) noexcept nogil:
+    cdef Worker *worker = link.conn.worker
+    cdef YamuxStream *stream
+    cdef uint32_t window
     if link.session.unacked_count < YAMUX_UNACKED_MAX and pool_is_full(link):
         make_room(link)
     if pool_is_full(link):
-        return NULL
-    http = <HttpStream *>calloc(1, sizeof(HttpStream))
-    if http == NULL:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
     window = link.session.window_start
     if quota_has_bandwidth(link.quota):
@@ -150,26 +168,15 @@ cdef HttpStream *pool_open(
     stream = yamux_stream_open(&link.session, window)
     if stream == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        free(http)
         return NULL
     if stream.id // 2 >= worker.options.link_streams_max and not link.is_spent:
         # Long before its ids run out: the device makes another link, and this one ends.
         link.is_spent = True
         count(worker.counters, COUNT_LINKS_SPENT, 1)
         worker_emit(worker, EVENT_LINK_SPENT, link.id, 0, 0, 0, 0, NULL, 0, NULL, 0)
-    link.requests += 1
-    http.stream = stream
-    http.pool = pool
-    http.flushes = pool.flushes
-    stream.owner = http
-    stream.owner_kind = OWNER_HTTP
     link_touch(link)
-    if preamble_size and yamux_stream_send(stream, preamble, preamble_size) < 0:
-        http_stream_release(http, YAMUX_RESET_CANCEL)
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        return NULL
     count(worker.counters, COUNT_STREAMS_OPENED, 1)
-    return http
+    return stream
 
 
 cdef void pool_put(HttpStream *http) noexcept nogil:

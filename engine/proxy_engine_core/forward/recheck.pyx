@@ -12,7 +12,9 @@ from proxy_engine_core.forward.route cimport Route, RouteTable
 from proxy_engine_core.forward.transaction cimport (
     VISITOR_TUNNEL, ServerRole, Visitor, transaction_fail,
 )
-from proxy_engine_core.io.worker cimport CONN_VISITOR, Worker
+from proxy_engine_core.forward.udp cimport udp_recheck
+from proxy_engine_core.forward.udp_table cimport UdpListener
+from proxy_engine_core.io.worker cimport CONN_UDP_LISTENER, CONN_VISITOR, Worker
 
 
 cdef void recheck_mark(ServerRole *role, Route *route, const Route *before) noexcept nogil:
@@ -63,6 +65,12 @@ cdef void recheck_tunnels(ServerRole *role) noexcept nogil:
     role.marked_routes = 0
     qsort(marked, route_count, sizeof(Route *), compare_ids)
     for slot in range(worker.slot_count):
+        if worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_UDP_LISTENER:
+            wanted.id = (<UdpListener *>worker.conns[slot]).route
+            route = <Route **>bsearch(&key, marked, route_count, sizeof(Route *), compare_ids)
+            if route != NULL:
+                udp_recheck(<UdpListener *>worker.conns[slot], route[0].policy)
+            continue
         if worker.conns[slot] == NULL or worker.conns[slot].kind != CONN_VISITOR:
             continue
         visitor = <Visitor *>worker.conns[slot]

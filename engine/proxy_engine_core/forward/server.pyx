@@ -4,6 +4,7 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 
+from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
@@ -20,6 +21,9 @@ from proxy_engine_core.forward.route cimport (
 )
 from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
+)
+from proxy_engine_core.forward.udp cimport (
+    udp_close, udp_close_all, udp_flush, udp_free, udp_init_worker, udp_listen,
 )
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
@@ -41,9 +45,9 @@ from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE,
     MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE,
-    MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, AuthReplyMessage,
-    DrainMessage, LinkMessage, OpenMessage, QuotaMessage, RouteDeleteMessage, RouteMessage,
-    TcpListenMessage, TlsMessage,
+    MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, MESSAGE_UDP_CLOSE,
+    MESSAGE_UDP_LISTEN, AuthReplyMessage, DrainMessage, LinkMessage, OpenMessage, QuotaMessage,
+    RouteDeleteMessage, RouteMessage, TcpListenMessage, TlsMessage,
 )
 from proxy_engine_core.quota cimport quota_drop
 
@@ -66,6 +70,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     visitor_init_worker(worker)
     response_init_worker(worker)
     pace_init_worker(worker)
+    udp_init_worker(worker)
     role.host.opened = NULL               # a device opens the control stream only
     role.host.housekeep = pool_housekeep
     role.host.closed = pools_close
@@ -85,6 +90,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
     route_table_free(&role.routes)
     admission_free(role)
     server_free_transactions(role)
+    udp_free(role)
     free(role)
     worker.role = NULL
 
@@ -95,7 +101,7 @@ cdef void server_discard(MailboxNode *message) noexcept nogil:
     elif message.kind == MESSAGE_MOVE:
         move_discard(<MoveMessage *>message)
         quota_drop((<MoveMessage *>message).setup.quota)
-    elif message.kind == MESSAGE_TCP_LISTEN:
+    elif message.kind in (MESSAGE_TCP_LISTEN, MESSAGE_UDP_LISTEN):
         socket_close((<TcpListenMessage *>message).fd)
     elif message.kind == MESSAGE_TLS:
         tls_context_drop((<TlsMessage *>message).context)
@@ -152,13 +158,21 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         listen = <TcpListenMessage *>message
         if worker.is_draining:
             socket_close(listen.fd)
-        else:
-            worker_listen(worker, listen.fd, listen.port, 0, NULL)
+        elif worker_listen(worker, listen.fd, listen.port, 0, NULL) < 0:
+            count(worker.counters, COUNT_MEMORY_ERRORS, 1)     # the other workers' listeners stay
     elif message.kind == MESSAGE_TLS:
         worker_set_tls(
             worker, (<TlsMessage *>message).port, (<TlsMessage *>message).context
         )
         server_discard(message)
+    elif message.kind == MESSAGE_UDP_LISTEN:
+        listen = <TcpListenMessage *>message
+        if worker.is_draining:
+            socket_close(listen.fd)
+        else:
+            udp_listen(worker, listen.fd, listen.port)
+    elif message.kind == MESSAGE_UDP_CLOSE:
+        udp_close(worker, (<TcpListenMessage *>message).port)
     elif message.kind == MESSAGE_TCP_CLOSE:
         worker_close_listener(worker, (<TcpListenMessage *>message).port)
     elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
@@ -171,6 +185,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
         worker_close_listeners(worker)
+        udp_close_all(worker)
         visitors_drain(worker)
     elif message.kind in (
         MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH
@@ -185,6 +200,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
             pools_drain(<Link *>conn, for_link.size > 0)
         elif message.kind == MESSAGE_LINK_FLUSH:
             pool_flush(<Link *>conn, (<const uint32_t *>(for_link + 1))[0])
+            udp_flush(<Link *>conn, (<const uint32_t *>(for_link + 1))[0])
         else:
             link_close(<Link *>conn, <const char *>(for_link + 1))
     return False

@@ -39,7 +39,7 @@ from proxy_engine_core.io.conn cimport (
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.socket cimport (
     ADDRESS_TEXT_SIZE, Address, address_bytes, address_parse, address_port, address_set,
-    address_text, socket_local_address,
+    address_text, socket_local_address, socket_reset_on_close,
 )
 from proxy_engine_core.io.worker cimport CONN_READABLE, Worker
 from proxy_engine_core.link.link cimport Link
@@ -56,6 +56,7 @@ cdef void tcp_begin(Visitor *visitor, uint16_t port) noexcept nogil:
     cdef char tunnel[8]
     cdef int size = snprintf(tunnel, sizeof(tunnel), ":%u", <unsigned int>port)
     if transaction_begin(visitor) == NULL:
+        socket_reset_on_close(visitor.conn.fd)
         visitor_close(visitor)
         return
     count(worker.counters, COUNT_TCP_CONNECTIONS, 1)

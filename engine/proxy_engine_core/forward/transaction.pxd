@@ -33,6 +33,7 @@ from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.timer cimport Timer, TimerWheel
+from proxy_engine_core.io.udp cimport UdpInput, UdpOutput
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.link.link cimport Link, LinkHost
 from proxy_engine_core.quota cimport Quota
@@ -62,6 +63,7 @@ cdef enum LogFlag:                        # core.pyi LOG_*
     LOG_LOCAL = 16
     LOG_TCP = 32
     LOG_OPEN = 64                         # not finished: in a list of what is under way
+    LOG_UDP = 128
 
 cdef enum:
     LOG_METHOD_SIZE_MAX = 24
@@ -192,6 +194,8 @@ cdef struct ServerRole:
     uint32_t active                       # visitors between head and last byte
     uint64_t request_id_prefix
     uint64_t request_id_next
+    UdpInput *udp_input                   # NULL until a UDP port is listened on
+    UdpOutput *udp_output
 
 cdef inline ServerRole *server_of(Worker *worker) noexcept nogil:
     return <ServerRole *>worker.role

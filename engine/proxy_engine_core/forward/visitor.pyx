@@ -83,6 +83,7 @@ cdef void visitor_accept(
         return
     visitor = visitor_new(worker)
     if visitor == NULL:
+        socket_reset_on_close(fd)         # of a TCP tunnel an end would say that all is well
         socket_close(fd)
         return
     visitor.address_size = <uint8_t>address_text(peer, visitor.address)

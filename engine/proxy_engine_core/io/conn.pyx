@@ -27,8 +27,8 @@ from proxy_engine_core.io.tls cimport (
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
-    CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather,
-    WaitList, Worker,
+    CONN_UDP_LISTENER, CONN_UDP_TARGET, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK,
+    WORKER_ARENA_SIZE, Conn, Gather, WaitList, Worker,
 )
 
 
@@ -63,7 +63,9 @@ cdef int grow_table(Worker *worker) noexcept nogil:
 cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil:
     cdef epoll_event event
     cdef uint32_t slot
+    cdef int error
     if worker.free_count == 0 and grow_table(worker) < 0:
+        socket_reset_on_close(fd)
         close(fd)
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return -12
@@ -74,10 +76,14 @@ cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept 
     conn.slot = slot
     conn.generation = worker.generations[slot]
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    if kind in (CONN_UDP_LISTENER, CONN_UDP_TARGET):
+        event.events = EPOLLIN | EPOLLET  # room is no news: every datagram sent makes some
     event.data.u64 = (<uint64_t>conn.generation << 32) | slot
     if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        error = errno
+        socket_reset_on_close(fd)         # never an end that looks as if all were well
         close(fd)
-        return -errno
+        return -error
     worker.free_count -= 1
     worker.conns[slot] = conn
     counter_add(&worker.conn_count, 1)

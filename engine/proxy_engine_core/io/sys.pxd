@@ -47,6 +47,15 @@ cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLERR
     uint32_t EPOLLET
 
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *value)
+    int CLOCK_MONOTONIC
+    int CLOCK_REALTIME
+    ctypedef int clockid_t
+
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
         void *iov_base
@@ -63,6 +72,21 @@ cdef extern from "<sys/socket.h>" nogil:
         socklen_t msg_namelen
         iovec *msg_iov
         size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    cdef struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    cmsghdr *CMSG_FIRSTHDR(const msghdr *message)
+    uint8_t *CMSG_DATA(cmsghdr *header)
+    size_t CMSG_LEN(size_t size)
+    size_t CMSG_SPACE(size_t size)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     int socket(int domain, int kind, int protocol)
     int bind(int fd, const sockaddr *address, socklen_t size)
     int listen(int fd, int backlog)
@@ -78,6 +102,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int AF_INET
     int AF_INET6
     int SOCK_STREAM
+    int SOCK_DGRAM
     int SOCK_NONBLOCK
     int SOCK_CLOEXEC
     int SOL_SOCKET
@@ -86,6 +111,9 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_linger
     int SO_ERROR
     int SO_LINGER
+    int SO_MEMINFO
+    int SO_RCVBUF
+    int SO_SNDBUF
     int SO_REUSEADDR
     int SO_REUSEPORT
     int SHUT_WR
@@ -105,9 +133,23 @@ cdef extern from "<netinet/in.h>" nogil:
         uint16_t sin6_family
         uint16_t sin6_port
         in6_addr sin6_addr
+    cdef struct in_pktinfo:
+        in_addr ipi_spec_dst
+    cdef struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
+    int IPPROTO_IP
     int IPPROTO_TCP
+    int IP_PKTINFO
+    int IPV6_PKTINFO
+    int IPV6_RECVPKTINFO
     int IPPROTO_IPV6
     int IPV6_V6ONLY
+
+cdef extern from "<linux/sock_diag.h>" nogil:
+    cdef enum:
+        SK_MEMINFO_DROPS
+        SK_MEMINFO_VARS
 
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY
@@ -119,15 +161,6 @@ cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int family, const void *source, char *target, socklen_t size)
     uint16_t htons(uint16_t value)
     uint16_t ntohs(uint16_t value)
-
-cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *value)
-    int CLOCK_MONOTONIC
-    int CLOCK_REALTIME
-    ctypedef int clockid_t
 
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *target, size_t size, unsigned int flags)

@@ -45,6 +45,8 @@ cdef enum ConnKind:
     CONN_DIAL                             # agent: a link being dialled
     CONN_TARGET                           # agent: a connection to a target
     CONN_HANDSHAKE                        # any but a listener, until its TLS stands
+    CONN_UDP_LISTENER                     # server: the port of a UDP tunnel
+    CONN_UDP_TARGET                       # agent: a UDP visitor's socket towards the target
     CONN_PACER                            # server: a timer only, forward/pace.pxd
     CONN_KIND_COUNT
 
@@ -139,6 +141,7 @@ cdef struct Crew:                         # what the workers of an engine share:
     int is_drained                        # atomic: EVENT_DRAINED went out
     uint64_t unsettled                    # atomic
     uint64_t links[WORKERS_MAX]           # atomic
+    uint64_t udp_visitors                 # atomic
     Networks trusted                      # proxies whose X-Forwarded-* are believed
 
 cdef struct Worker:

@@ -34,6 +34,8 @@ cdef enum OwnerKind:
     OWNER_CONTROL
     OWNER_HTTP                            # server: HttpStream
     OWNER_TARGET                          # agent: Target
+    OWNER_UDP                             # server: UdpVisitor
+    OWNER_UDP_TARGET                      # agent: UdpTarget
     OWNER_KIND_COUNT
 
 cdef struct StreamOps:

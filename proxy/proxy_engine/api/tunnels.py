@@ -29,7 +29,7 @@ from proxy_engine.tunnel_options import (
     domain_name,
     domain_names,
 )
-from proxy_engine.tunnels import name_refusal
+from proxy_engine.tunnels import PORT_KINDS, name_refusal
 from proxy_engine.values import parse_address
 
 routes = Routes("tunnels", "The public names, who serves them, and what is to happen there.")
@@ -46,7 +46,7 @@ class Tunnel(msgspec.Struct, kw_only=True):
     id: int
     name: str
     kind: str
-    port: Annotated[int | None, msgspec.Meta(description="public one of a TCP tunnel")]
+    port: Annotated[int | None, msgspec.Meta(description="public one of a TCP or UDP tunnel")]
     url: str
     domains: Annotated[list[str], msgspec.Meta(description="custom ones, beside that of `url`")]
     agent_domains: Annotated[
@@ -90,9 +90,9 @@ class NewTunnel(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         msgspec.Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="a DNS label"),
     ]
     device: Annotated[Name, msgspec.Meta(description="whose it is")]
-    kind: Literal["http", "tcp"] = "http"
+    kind: Literal["http", "tcp", "udp"] = "http"
     port: Annotated[
-        Port | None, msgspec.Meta(description="public, of a TCP tunnel; null: private")
+        Port | None, msgspec.Meta(description="public, of a TCP or UDP tunnel; null: private (TCP)")
     ] = None
     domains: Domains = []
     is_enabled: bool = True
@@ -338,9 +338,11 @@ def _domains(
 
 def _check_port(call: Call, body: NewTunnel) -> None:
     if body.port is None:
+        if body.kind == "udp":
+            raise UsageError("a UDP tunnel has a public port")
         return
-    if body.kind != "tcp":
-        raise UsageError("only TCP tunnels have a port")
+    if body.kind not in PORT_KINDS:
+        raise UsageError("only TCP and UDP tunnels have a port")
     ranges = call.service.settings.tcp_ports
     if not any(first <= body.port <= last for first, last in ranges):
         given = ", ".join(map(str, ranges)) or "none"

@@ -39,6 +39,13 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(
         parser,
+        "udp",
+        metavar="PORT=HOST:PORT",
+        action="append",
+        help="... a UDP service at a public port, 0: any; NAME:PORT= names it; repeatable",
+    )
+    add_setting(
+        parser,
         "proxy_protocol",
         metavar="NAMES",
         help="TCP tunnels (or their ports) whose targets get a PROXY protocol v2 header",
@@ -96,8 +103,10 @@ def run(args: argparse.Namespace) -> int:
 
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    if not chosen.http and not chosen.tcp and not chosen.tunnels:
-        raise UsageError("which services? give --http NAME=HOST:PORT or --tcp PORT=HOST:PORT")
+    if not (chosen.http or chosen.tcp or chosen.udp or chosen.tunnels):
+        raise UsageError(
+            "which services? give --http NAME=HOST:PORT, --tcp PORT=HOST:PORT or --udp ..."
+        )
     token = read_token(chosen)
     tunnels = tunnels_of(chosen, token)
     from proxy_engine import logs
@@ -187,10 +196,10 @@ def _complain(line: str) -> None:
 
 def _flags(tunnel: AgentTunnel) -> int:
     """As the engine has them."""
-    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP
+    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP
 
     if tunnel.kind != "tcp":
-        return 0
+        return TARGET_UDP if tunnel.kind == "udp" else 0
     return TARGET_TCP | (TARGET_PROXY_HEADER if tunnel.has_proxy_header else 0)
 
 

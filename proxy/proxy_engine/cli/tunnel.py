@@ -37,9 +37,12 @@ def add_parser(verbs: Any) -> None:
     create.add_argument(
         "--device", dest="of_device", metavar="NAME", required=True, help="whose it is"
     )
-    create.add_argument("--kind", choices=("http", "tcp"), default="http", help="[http]")
+    create.add_argument("--kind", choices=("http", "tcp", "udp"), default="http", help="[http]")
     create.add_argument(
-        "--port", type=int, metavar="N", help="the public port of a TCP tunnel [none: private]"
+        "--port",
+        type=int,
+        metavar="N",
+        help="the public port of a TCP or UDP tunnel [none: private, TCP]",
     )
     create.add_argument(
         "--domain", dest="new_domains", metavar="DOMAIN", action="append", default=[],

@@ -18,7 +18,7 @@ class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     device_id: int
     created_at: float
-    port: int | None = None  # of a TCP tunnel that has a public one
+    port: int | None = None  # of a TCP or UDP tunnel that has a public one
     version: int = 1  # one more with every change
     updated_at: float | None = None  # None: never by an operator
     is_enabled: bool = True
@@ -37,7 +37,7 @@ class DomainTaken(Exception):
 
 
 class PortTaken(Exception):
-    """Another tunnel has this public port: the text."""
+    """Another tunnel of the kind has this public port: the text."""
 
 
 class TunnelStore(Protocol):
@@ -56,8 +56,8 @@ class TunnelStore(Protocol):
         PortTaken."""
 
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> Tunnel | None:
-        """What it is from now on. A port that another tunnel has is taken from that one.
-        None: it is no more."""
+        """What it is from now on. A port that another tunnel of the kind has is taken from
+        that one. None: it is no more."""
 
     async def tunnel_update(self, tunnel: Tunnel) -> Tunnel | None:
         """Write what an operator can change (from updated_at on, and the domains) to the tunnel

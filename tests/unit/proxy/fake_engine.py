@@ -28,6 +28,8 @@ class FakeEngine:
         self.joined_closed: list[int] = []
         self.ports: set[int] = set()  # listened on
         self.ports_in_use: set[int] = set()  # by somebody else
+        self.udp_ports: set[int] = set()
+        self.udp_ports_in_use: set[int] = set()
 
     def auth_reply(self, ticket: int, response: bytes, **options: Any) -> bool:
         self.replies.append((ticket, response, options))
@@ -56,6 +58,16 @@ class FakeEngine:
             raise OSError(errno.EADDRINUSE, "Address already in use")
         self.ports.add(port)
         return port
+
+    def udp_listen(self, host: str, port: int) -> int:
+        assert port not in self.udp_ports
+        if port in self.udp_ports_in_use:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        self.udp_ports.add(port)
+        return port
+
+    def udp_close(self, port: int) -> None:
+        self.udp_ports.discard(port)
 
     def tcp_close(self, port: int) -> None:
         self.ports.discard(port)

@@ -66,6 +66,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "login_failures": "5",
         "links_per_agent": "3",
         "tcp_ports": "2000-2010",
+        "udp": "5353=127.0.0.1:53",
         "link_busy_share": "50",
         "server": "http://x,http://y",
         "proxy": "http://p:3128",
@@ -220,6 +221,18 @@ def test_tcp_tunnels_are_ports_names_or_both() -> None:
         "ssh": ("ssh", None, ("localhost", 22)),
         "0": ("", 0, ("10.0.0.1", 1)),
     }
+
+
+def test_udp_tunnels_are_ports_perhaps_with_a_name() -> None:
+    tunnels = config.load({"udp": ["5353=127.0.0.1:53, dns:0=[::1]:53, 0=a:1"]}, {}).udp
+    assert {key: tuple(tunnel) for key, tunnel in tunnels.items()} == {
+        "5353": ("udp-5353", 5353, ("127.0.0.1", 53)),
+        "dns:0": ("dns", 0, ("::1", 53)),
+        "0": ("", 0, ("a", 1)),
+    }
+    for text in ("dns=127.0.0.1:53", "65536=a:1", "dns:=a:1"):
+        with pytest.raises(UsageError, match="--udp"):
+            config.load({"udp": [text]}, {})
 
 
 @pytest.mark.parametrize(

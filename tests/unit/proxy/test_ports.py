@@ -63,9 +63,11 @@ class Site:
         device = self.engine.replies[-1][2]["device"]
         self.links.on_event((2, number, device, "1.2.3.4:5", b""))
 
-    async def register(self, link: int, *tunnels: tuple[str, int | None]) -> dict[str, str]:
+    async def register(
+        self, link: int, *tunnels: tuple[str, int | None], kind: str = "tcp"
+    ) -> dict[str, str]:
         """What each tunnel got: a URL, or the code of its refusal."""
-        specs = [{"name": name, "kind": "tcp", "port": port} for name, port in tunnels]
+        specs = [{"name": name, "kind": kind, "port": port} for name, port in tunnels]
         record = json.dumps({"type": "register", "tunnels": specs}).encode()
         self.links.on_event((4, link, record))
         await self.links.settle()
@@ -317,3 +319,39 @@ async def test_a_stock_device_serves_the_tcp_tunnel_of_its_name(site: Site) -> N
     site.links.on_event((2, 2, site.engine.replies[-1][2]["device"], "1.2.3.4:5", b""))
     await site.links.settle()
     assert site.engine.routes["tcp::10005"][1:] == ((2,), "pi")
+
+
+async def test_a_udp_tunnel_has_a_port_beside_that_of_tcp(site: Site) -> None:
+    await site.link(1, await site.token("pi"))
+    assert await site.register(1, ("dns", 10005), kind="udp") == {"dns": "udp://localhost:10005"}
+    assert (site.engine.udp_ports, site.engine.ports) == ({10005}, set())
+    assert site.engine.routes["udp::10005"][1:] == ((1,), "dns")
+    await site.link(2, await site.token("pi2"))
+    assert await site.register(2, ("db", 10005)) == {"db": "tcp://localhost:10005"}
+    assert (site.engine.udp_ports, site.engine.ports) == ({10005}, {10005})
+    assert await site.register(2, ("other", 10005), kind="udp") == {"other": "port_taken"}
+    await site.register(2, ("db", 10005))
+    site.down(1)
+    await site.later(GRACE + 2)
+    await site.later(GRACE + 2)
+    assert (site.engine.udp_ports, site.engine.ports) == (set(), {10005})
+
+
+async def test_a_tunnel_that_becomes_udp_leaves_its_tcp_port(site: Site) -> None:
+    await site.link(1, await site.token("pi"))
+    await site.register(1, ("dns", 10005))
+    assert await site.register(1, ("dns", 10005), kind="udp") == {"dns": "udp://localhost:10005"}
+    assert (site.engine.udp_ports, site.engine.ports) == ({10005}, set())
+    assert "tcp::10005" not in site.engine.routes
+    assert await site.register(1, ("dns", 10005)) == {"dns": "tcp://localhost:10005"}
+    assert (site.engine.udp_ports, site.engine.ports) == (set(), {10005})
+
+
+async def test_ports_of_udp_are_subject_to_the_tokens_scope_too(site: Site) -> None:
+    await site.link(1, await site.token("pi", "port=10003"))
+    assert await site.register(1, ("dns", 10005), kind="udp") == {"dns": "port_forbidden"}
+    assert await site.register(1, ("dns", 0), kind="udp") == {"dns": "udp://localhost:10003"}
+    assert await site.register(1, ("dns", None), kind="udp") == {"dns": "bad_port"}
+    site.engine.udp_ports_in_use.add(8080)
+    await site.link(2, await site.token("pi2"))
+    assert await site.register(2, ("own", 8080), kind="udp") == {"own": "port_taken"}

@@ -96,7 +96,8 @@ def test_urls_leave_out_the_port_of_http(table: TunnelTable) -> None:
         ("web", "http", None),
         ("Web", "http", "bad_name"),
         ("web", "tcp", None),
-        ("web", "udp", "bad_kind"),
+        ("web", "udp", None),
+        ("web", "sctp", "bad_kind"),
     ],
 )
 def test_which_tunnels_can_be(name: str, kind: str, code: str | None) -> None:

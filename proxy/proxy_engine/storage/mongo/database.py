@@ -20,7 +20,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
 
 from proxy_engine.errors import StorageError
 from proxy_engine.storage.mongo.client import Client, Driver, place
-from proxy_engine.storage.mongo.indexes import INDEXES
+from proxy_engine.storage.mongo.indexes import INDEXES, OBSOLETE
 
 SCHEMA = 1  # of the documents; a change that older versions can not read is a new number
 # Beyond what the driver promises, for a driver that does not keep it: an opening socket may
@@ -60,6 +60,9 @@ class Database:
                 f"MongoDB {self._place}, {self._db.name}: of a newer proxy-engine (schema "
                 f"{found['version']}, this version knows {SCHEMA}); upgrade proxy-engine"
             )
+        for collection, name in OBSOLETE:
+            if name in await self._call(self._db[collection].index_information()):
+                await self._call(self._db[collection].drop_index(name), INDEX_TIMEOUT)
         for collection, indexes in INDEXES.items():
             await self._call(self._db[collection].create_indexes(indexes), INDEX_TIMEOUT)
 

@@ -27,8 +27,13 @@ INDEXES: dict[str, list[IndexModel]] = {
     "audit": [IndexModel([("id", DESCENDING)], name="id", unique=True)],
     "tunnels": [
         IndexModel("name", name="name", unique=True),
-        # Sparse: only TCP tunnels with a public port have one.
-        IndexModel("port", name="port", unique=True, sparse=True),
+        # Only tunnels with a public port have one; one of TCP and the same of UDP are two.
+        IndexModel(
+            [("kind", ASCENDING), ("port", ASCENDING)],
+            name="kind_port",
+            unique=True,
+            partialFilterExpression={"port": {"$exists": True}},
+        ),
         # Sparse: only tunnels with domains have the field.
         IndexModel("domains.name", name="domains", unique=True, sparse=True),
     ],
@@ -44,6 +49,10 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("path", TEXT), ("method", TEXT)], name="text", default_language="none"),
     ],
 }
+
+
+# Of versions before.
+OBSOLETE = (("tunnels", "port"),)
 
 
 def by_time(age: float) -> IndexModel:

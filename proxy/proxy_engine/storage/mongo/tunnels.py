@@ -56,7 +56,7 @@ class MongoTunnels(Database):
         if port is None:
             change["$unset"] = {"port": ""}
         else:
-            others = {"port": port, "id": {"$ne": tunnel_id}}
+            others = {"kind": kind, "port": port, "id": {"$ne": tunnel_id}}
             taken = {"$unset": {"port": ""}, "$inc": {"version": 1}}
             await self._call(self._db.tunnels.update_many(others, taken))
             change["$set"]["port"] = port

@@ -219,4 +219,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX tunnel_domains_by_tunnel ON tunnel_domains (tunnel_id)",
     ),
+    (
+        # A port of TCP and the same one of UDP are two.
+        "DROP INDEX tunnels_port",
+        "CREATE UNIQUE INDEX tunnels_kind_port ON tunnels (kind, port)",
+    ),
 )

@@ -52,7 +52,8 @@ class SqliteTunnels(Database):
         def add(db: sqlite3.Connection) -> Tunnel:
             if db.execute("SELECT 1 FROM tunnels WHERE name = ?", (tunnel.name,)).fetchone():
                 raise NameTaken(tunnel.name)
-            if db.execute("SELECT 1 FROM tunnels WHERE port = ?", (tunnel.port,)).fetchone():
+            taken = "SELECT 1 FROM tunnels WHERE kind = ? AND port = ?"
+            if db.execute(taken, (tunnel.kind, tunnel.port)).fetchone():
                 raise PortTaken(tunnel.port)
             made = db.execute(
                 "INSERT INTO tunnels (name, kind, device_id, created_at, port)"
@@ -67,8 +68,9 @@ class SqliteTunnels(Database):
     async def tunnel_change(self, tunnel_id: int, *, kind: str, port: int | None) -> Tunnel | None:
         def change(db: sqlite3.Connection) -> Tunnel | None:
             db.execute(
-                "UPDATE tunnels SET port = NULL, version = version + 1 WHERE port = ? AND id != ?",
-                (port, tunnel_id),
+                "UPDATE tunnels SET port = NULL, version = version + 1"
+                " WHERE kind = ? AND port = ? AND id != ?",
+                (kind, port, tunnel_id),
             )
             changed = db.execute(
                 "UPDATE tunnels SET kind = ?, port = ?, version = version + 1 WHERE id = ?",
