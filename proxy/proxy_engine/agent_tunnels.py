@@ -1,8 +1,8 @@
 """The tunnels of one run of the agent, of everything that flags, variables and the file say.
 
-Three ways to say it, which add up: `http`, `tcp` and `udp` for name and target alone,
-`[[tunnels]]` of the file for everything, and options such as `allow` beside them, "[NAME=]VALUE",
-for one tunnel or, without a name, for all HTTP tunnels of the run.
+Three ways to say it, which add up: `http`, `tcp` and `udp` for name and target alone, `[[tunnels]]`
+of the file for everything, and options such as `allow` beside them, "[NAME=]VALUE", for one tunnel
+or, without a name, for all HTTP tunnels of the run.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -136,8 +136,9 @@ locations = st.one_of(
 )
 
 
-def was_path(was: SplitResult) -> str:
-    return urlunsplit(("", "", was.path or "/", was.query, was.fragment))
+def without_origin(location: str) -> str:
+    path = re.sub("^https?://[^/?#]*", "", location, flags=re.IGNORECASE)
+    return path if path.startswith("/") else "/" + path
 
 
 @settings(max_examples=400)
@@ -168,8 +169,8 @@ def test_an_edited_response_is_the_same_response(
     if sorted(ours) == sorted(expected):
         return
     # All else is a redirect that was brought back: it leads to the same path, here.
-    [before] = [value for name, value in expected if name == b"location"]
-    [after] = [value for name, value in ours if name == b"location"]
+    before, *_ = [value for name, value in expected if name == b"location"]
+    after, *_ = [value for name, value in ours if name == b"location"]
     expected[expected.index((b"location", before))] = (b"location", after)
     assert sorted(ours) == sorted(expected)
     was = urlsplit(before.decode())
@@ -178,7 +179,8 @@ def test_an_edited_response_is_the_same_response(
     assert was.scheme in ("", "http") or is_https
     assert (now.scheme, now.netloc) == ("http", "visitor.test")
     prefix = policy.get("strip_prefix", "")
-    assert after.decode() in (was_path(was), prefix + was_path(was))
+    path = without_origin(before.decode())
+    assert after.decode() in (path, prefix + path)
     assert not prefix or re.match(re.escape(prefix) + "([/?#]|$)", after.decode())
     assert not re.match(rb"/[\\/]", after)
 

@@ -130,6 +130,7 @@ def test_the_file_says_everything_of_a_tunnel(tmp_path: Path) -> None:
         ('name = "web"\ntarget = "a"', "HOST:PORT"),
         ('name = "web"\ntarget = "a:1"\ndomian = []', 'did you mean "domains"?'),
         ('name = "web"\ntarget = "a:1"\nport = 5', "TCP"),
+        ('name = "web"\ntarget = "a:1"\nkind = "udp"', "public port"),
         ('name = "web"\ntarget = "a:1"\nkind = "sctp"', "sctp"),
         ('name = "web"\ntarget = "a:1"\nallow = ["x"]', "not an address or a network"),
         ('name = "web"\ntarget = "a:1"\nbasic_auth = ["secretword"]', "USER:PASSWORD"),
