@@ -77,7 +77,9 @@ class Server:
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
-        self.webhook: Webhook | None = None
+        self.webhook: Webhook
+        self.ports: Ports
+        self.redactors: list[Redactor]
         self.store: Store
         self.engine: Engine
         self.cache: AccessCache
@@ -132,12 +134,13 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
+        self.redactors = [Redactor(settings.request_redact) for _ in range(3)]
         self.request_log = RequestLog(
             self.store,
             keep=retention(settings),
             journal=_journal(settings),
             sample=settings.request_sample,
-            redactor=Redactor(settings.request_redact),
+            redactor=self.redactors[0],
         )
         await self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
@@ -150,7 +153,7 @@ class Server:
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
         self.events = LiveEvents(
-            redact=Redactor(settings.request_redact),
+            redact=self.redactors[1],
             tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
             device_name=self._device_name,
         )
@@ -162,24 +165,26 @@ class Server:
             self.engine,
             tunnels=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
             devices=self._device_names,
-            redact=Redactor(settings.request_redact),
+            redact=self.redactors[2],
         )
+        self.ports = Ports(
+            self.engine,
+            self.table,
+            host=self.listen.host,
+            ranges=settings.tcp_ports,
+            reserved=(self.listen.port, self.admin.port),
+        )
+        await self._start_webhook()
         self.links = Links(
             self.engine,
             self.store,
             self.table,
             links_max=settings.links_per_agent,
-            ports=Ports(
-                self.engine,
-                self.table,
-                host=self.listen.host,
-                ranges=settings.tcp_ports,
-                reserved=(self.listen.port, self.admin.port),
-            ),
+            ports=self.ports,
             busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
-            notify=await self._start_webhook(),
+            notify=self._tell,
         )
         await self.watch.start(self.links)
         api = await start_api(admin_socket, self)
@@ -269,19 +274,19 @@ class Server:
         self.links.drain()
         await self._runner.drain(grace)
 
-    async def _start_webhook(self) -> Callable[[str, DeviceEvent], None]:
-        """What to tell of devices that come and go."""
-        settings = self.settings
-        if not settings.webhook_url:
-            return lambda name, event: None
+    async def _start_webhook(self) -> None:
         from proxy_engine.api.hook_client import poster
 
-        post = await self._exit.enter_async_context(poster(settings.webhook_url))
-        self.webhook = Webhook(post, config.secret(settings, "webhook_secret"))
+        post = await self._exit.enter_async_context(poster(lambda: self.settings.webhook_url))
+        self.webhook = Webhook(post, config.secret(self.settings, "webhook_secret"))
         sender = asyncio.create_task(self.webhook.run(), name="webhook")
         self._exit.callback(sender.cancel)
         self._exit.push_async_callback(self.webhook.close)
-        return self.webhook.put
+
+    def _tell(self, name: str, event: DeviceEvent) -> None:
+        """Of a device that came or went."""
+        if self.settings.webhook_url:
+            self.webhook.put(name, event)
 
     async def _shared_cache(self) -> SharedCache | None:
         settings = self.settings

@@ -54,7 +54,7 @@ class Webhook:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._post = post
-        self._secret = secret
+        self.secret = secret  # may change while it runs
         self._clock = clock
         self._sleep = sleep
         self._queue: deque[bytes] = deque()
@@ -109,7 +109,7 @@ class Webhook:
         for number in range(1, TRIES_MAX + 1):
             moment = int(self._clock())  # of this try: receivers refuse what is old
             headers = {"Content-Type": "application/json"}
-            signed = signature(self._secret, moment, body)
+            signed = signature(self.secret, moment, body)
             if signed:
                 headers["Proxy-Engine-Signature"] = signed
             status = await self._post(body, headers)

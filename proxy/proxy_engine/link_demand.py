@@ -64,13 +64,17 @@ class LinkDemand:
         self._engine = engine
         self._links = links
         self._clock = clock
-        self._high = busy_share / 100
-        self._low = self._high / 2
+        self.aim(busy_share)
         self._looked_at = clock()
         self._cpu_us = [0] * engine.workers
         self._shares: dict[int, float] = {}  # of its worker's bytes, by link, since the last tick
         self._loads: dict[int, float] = {}  # parts of a core, by link
         self._runs: dict[tuple[int, str | int], _Run] = {}  # who has, or had, several links
+
+    def aim(self, busy_share: int) -> None:
+        """Another share from now on."""
+        self._high = busy_share / 100  # parts of a core
+        self._low = self._high / 2
 
     def registered(self, link: Link) -> None:
         """A link serves."""

@@ -156,6 +156,10 @@ class Links:
         for link in self._links:
             self._engine.link_send(link.id, control.encode(control.Drain()))
 
+    def aim(self, busy_share: int) -> None:
+        """Another share that makes a worker busy, from now on."""
+        self._demand.aim(busy_share)
+
     async def settle(self) -> None:
         """Until every request and record so far has its answer."""
         await self._tasks.settle()

@@ -24,7 +24,7 @@ class LoginGuard:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._full: OrderedDict[str, float] = OrderedDict()  # when an address has all back
         self.on_failure: Callable[[str], None] = lambda key: None  # told of each, by address
         self.failed = 0  # logins, since the start
@@ -32,9 +32,9 @@ class LoginGuard:
 
     def wait(self, peer: str, now: float) -> float:
         """Seconds until this address may try again; 0: now. Counts those that have to wait."""
-        if not self._most:
+        if not self.most:
             return 0.0
-        excess = self._full.get(_key(peer), 0.0) - now + WINDOW / self._most - WINDOW
+        excess = self._full.get(_key(peer), 0.0) - now + WINDOW / self.most - WINDOW
         if excess <= 1e-6:
             return 0.0
         self.limited += 1
@@ -43,7 +43,7 @@ class LoginGuard:
     def fail(self, peer: str, now: float) -> None:
         """This address has failed to log in."""
         self.failed += 1
-        if not self._most:
+        if not self.most:
             return
         key = _key(peer)
         self._fill(key, 1, now)
@@ -51,11 +51,11 @@ class LoginGuard:
 
     def failed_elsewhere(self, key: str, times: int, now: float) -> None:
         """... as another node has told on_failure()'s."""
-        if self._most:
-            self._fill(key, min(times, self._most), now)
+        if self.most:
+            self._fill(key, min(times, self.most), now)
 
     def _fill(self, key: str, times: int, now: float) -> None:
-        self._full[key] = max(self._full.get(key, 0.0), now) + times * WINDOW / self._most
+        self._full[key] = max(self._full.get(key, 0.0), now) + times * WINDOW / self.most
         self._full.move_to_end(key)
         if len(self._full) > ADDRESSES_MAX:
             self._full.popitem(last=False)

@@ -66,6 +66,11 @@ class Ports:
         self._closed: dict[Port, float] = {}  # a moment ago
         self._again: set[Port] = set()  # to be opened once their old listeners are gone
 
+    def allow(self, ranges: tuple[PortRange, ...]) -> None:
+        """Other ranges from now on. What is open stays open while it is served."""
+        self._ranges = ranges
+        self._order = array("H")
+
     def refusal(self, kind: str, port: int, scopes: Scopes) -> Refusal | None:
         """Why no tunnel of this kind and these scopes can have this port."""
         if not any(first <= port <= last for first, last in self._ranges):

@@ -28,11 +28,15 @@ class Redactor:
     out of whole paths."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
+        self.redacted = 0  # paths that were changed
+        self.extend(more)
+
+    def extend(self, more: Iterable[str]) -> None:
+        """Other keys beside SECRET_KEYS, from now on."""
         self._keys = SECRET_KEYS | {key.strip().lower() for key in more}
         keys = "|".join(sorted(map(re.escape, self._keys)))
         # A pair whose key is secret as it stands, or may be when decoded: most queries have none.
         self._suspect = re.compile(rf"[?&;](?:(?:{keys})=|[^=&;]*[%+\s])", re.IGNORECASE)
-        self.redacted = 0  # paths that were changed
 
     def __call__(self, path: str) -> str:
         """The path and query as they may be stored."""

@@ -33,6 +33,27 @@ def _log_format(server: Server) -> None:
     logs.setup(server.settings.log_format)
 
 
+def _request_sample(server: Server) -> None:
+    server.request_log.sample = server.settings.request_sample
+
+
+def _request_redact(server: Server) -> None:
+    for redactor in server.redactors:
+        redactor.extend(server.settings.request_redact)
+
+
+def _login_failures(server: Server) -> None:
+    server.guard.most = server.settings.login_failures
+
+
+def _tcp_ports(server: Server) -> None:
+    server.ports.allow(server.settings.tcp_ports)
+
+
+def _link_busy_share(server: Server) -> None:
+    server.links.aim(server.settings.link_busy_share)
+
+
 def _nothing(server: Server) -> None:
     """It is looked up each time it is needed."""
 
@@ -45,7 +66,15 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "keep_requests": _keep_requests,
     "keep_requests_age": _keep_requests,
     "keep_requests_size": _keep_requests,
+    "link_busy_share": _link_busy_share,
     "log_format": _log_format,
+    "login_failures": _login_failures,
+    "request_redact": _request_redact,
+    "request_sample": _request_sample,
+    "tcp_ports": _tcp_ports,
+    "webhook_secret": _nothing,  # with its file, below
+    "webhook_secret_file": _nothing,
+    "webhook_url": _nothing,
 }
 
 
@@ -55,8 +84,10 @@ class Reloaded(NamedTuple):
 
 
 def check(settings: Settings) -> None:
-    """What config.load() can not see: the engine's options. Raises UsageError."""
+    """What config.load() can not see: the engine's options, and files. Raises UsageError."""
     make_engine("server", settings).stop()
+    if settings.webhook_secret_file != "-":
+        config.secret(settings, "webhook_secret")
 
 
 def apply(server: Server, settings: Settings) -> Reloaded:
@@ -71,4 +102,6 @@ def apply(server: Server, settings: Settings) -> Reloaded:
     server.settings = msgspec.structs.replace(server.settings, **news)
     for key in changed:
         LIVE[key](server)
+    if server.settings.webhook_secret_file != "-":  # standard input was read at the start
+        server.webhook.secret = config.secret(server.settings, "webhook_secret")  # may be new
     return Reloaded(changed, [key for key in different if key not in LIVE])

@@ -70,7 +70,7 @@ class RequestLog:
         self._store = store
         self.keep = keep
         self._journal = journal
-        self._sample = sample
+        self.sample = sample
         self._redactor = redactor or Redactor()
         self._memory_max = memory_max
         self._queue: deque[bytes] = deque()  # as the engine gave them
@@ -197,8 +197,8 @@ class RequestLog:
     def _prepare(self, pieces: list[bytes]) -> tuple[bytes, int]:
         batch = b"".join(pieces)
         sampled_out = 0
-        if self._sample < 1:
-            whole, batch = batch, log_index.thin(batch, self._sample)
+        if self.sample < 1:
+            whole, batch = batch, log_index.thin(batch, self.sample)
             sampled_out = log_batch.count(whole) - log_batch.count(batch)
         return log_batch.rewrite_paths(batch, MARKS, self._redactor), sampled_out
 

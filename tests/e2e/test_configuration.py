@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import signal
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.harness import wait_until
 from tests.e2e.processes import run
 from tests.e2e.site import Site
+from tests.e2e.target import Target
 
 
 def test_what_is_shown_is_a_file_that_gives_the_same(tmp_path: Path) -> None:
@@ -28,11 +32,15 @@ def test_what_is_shown_is_a_file_that_gives_the_same(tmp_path: Path) -> None:
     assert run("config", "show", "--config", str(again)).stdout == shown.stdout
     sources = run("config", "show", "--sources", "--json", PROXY_ENGINE_TOKEN="pe_secret")
     found = json.loads(sources.stdout)
-    assert found["token"] == {"value": "[redacted]", "source": "PROXY_ENGINE_TOKEN"}
+    assert found["token"] == {
+        "value": "[redacted]", "source": "PROXY_ENGINE_TOKEN", "is_live": False,
+    }  # fmt: skip
+    assert found["login_failures"]["is_live"]
     assert found["listen"]["source"] == "default"
     assert "pe_secret" not in sources.stdout
     table = run("config", "show", "--sources", "--config", str(file)).stdout
-    assert f"# {file}: domain" in table
+    assert f"# {file}: domain; restart to change" in table
+    assert table.count("admin_hosts =") == 1 and "admin_hosts; restart" not in table
     assert tomllib.loads(table)["engine"] == {"backlog": 9}
 
 
@@ -90,3 +98,50 @@ def test_sighup_takes_over_what_can_change_and_keeps_the_last_good(tmp_path: Pat
         assert site.server.popen.poll() is None
     finally:
         site.close()
+
+
+def test_what_changes_live_is_used_at_once(tmp_path: Path) -> None:
+    got: list[tuple[str, str]] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((json.loads(body)["type"], self.headers.get("Proxy-Engine-Signature", "")))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    receiver = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    file, secret = tmp_path / "a.toml", tmp_path / "secret"
+    file.write_text("")
+    secret.write_text("first\n")
+    site = Site(tmp_path / "data", server_args=("--config", str(file)))
+    try:
+        with Target() as target:
+            site.connect({"web": target.port}).end()
+            site.wait_online("web", False)
+            file.write_text(
+                f'webhook_url = "http://127.0.0.1:{receiver.server_port}/"\n'
+                f'webhook_secret_file = "{secret}"\n'
+                'login_failures = 1\nrequest_redact = ["pin"]\nrequest_sample = 1\n'
+                "tcp_ports = []\nlink_busy_share = 50\n"
+            )
+            site.server.signal(signal.SIGHUP)
+            changed = site.server.log("settings reloaded")["changed"].split(",")
+            assert {"webhook_url", "login_failures", "tcp_ports"} <= set(changed)
+            assert "wait for a restart" not in site.output()
+            site.connect({"web": target.port})
+            wait_until(lambda: [kind for kind, _ in got] == ["device.online"])
+            assert got[0][1].startswith("t=")
+            site.get("web", "/?pin=1234")
+            wait_until(lambda: [row["path"] for row in site.rows()] == ["/?pin=[redacted]"])
+            secret.unlink()  # a file that is gone: the last good ones stay
+            site.server.signal(signal.SIGHUP)
+            failed = site.server.log("settings not reloaded, the last good ones stay")
+            assert "webhook secret file" in failed["error"]
+    finally:
+        site.close()
+        receiver.shutdown()

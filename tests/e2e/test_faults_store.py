@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from proxy_engine.storage.sqlite import database_path
+from tests.e2e.faultproxy import FaultProxy
 from tests.e2e.fixtures import own_target
 from tests.e2e.harness import wait_until
 from tests.e2e.processes import ENVIRON, run
@@ -231,3 +232,25 @@ def test_clock_jumps_change_nothing_for_those_who_are_there(
         assert [row["id"] for row in rows] == list(range(1, 15))
         days = [round((row["time_us"] / 1e6 - time.time()) / 86400) for row in rows]
         assert days == [0] * 2 + [10] * 4 + [-10] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+def test_a_slow_mongodb_is_slow_for_admins_only(
+    tmp_path: Path, target: Target, mongo: MongoServer, driver: str
+) -> None:
+    """Every answer takes half a second, as over a bad line."""
+    with FaultProxy(int(mongo.uri.rpartition(":")[2])) as line:
+        uri = f"mongodb://127.0.0.1:{line.port}/e2e"
+        options = ("--mongodb-uri", uri, "--mongodb-driver", driver)
+        with site_with(tmp_path / "data", target, *options) as site:
+            visit(site, 3)
+            line.delay = 0.25  # each way
+            visit(site, 20)
+            reconnect(site, target)
+            visit(site, 3)
+            assert make_token(site)[0] == 201
+            assert ask(site, "/readyz")[0] == 200
+            line.delay = 0
+            wait_until(lambda: logged(site) >= 26, 30)
+            assert logged(site) == 26
+            assert site.stats()["request_log_dropped"] == 0

@@ -152,7 +152,8 @@ cdef int64_t tls_send(Conn *conn, const uint8_t *source, size_t size) noexcept n
                 return <int64_t>taken
         if taken == size:
             return <int64_t>taken
-        tls.out.first_size = TLS_BLOCK_SIZE if size - taken > RECORD_SIZE else 0
+        # Room for all of a block's records at once: growing would copy it.
+        tls.out.first_size = TLS_BLOCK_SIZE + RECORD_SIZE if size - taken > RECORD_SIZE else 0
         while taken < size and buffer_size(&tls.out) < TLS_BLOCK_SIZE:
             result = tls_session_write(
                 &tls.session, source + taken, min(size - taken, <size_t>RECORD_SIZE), tls.error

@@ -32,7 +32,7 @@ class Service(Protocol):
     store: Store
     cache: AccessCache
     guard: LoginGuard
-    webhook: Webhook | None
+    webhook: Webhook
     engine: Engine
     links: Links
     table: TunnelTable

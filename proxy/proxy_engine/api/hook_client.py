@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -13,15 +13,16 @@ TIMEOUT = 10.0  # seconds for one try
 
 
 @asynccontextmanager
-async def poster(url: str) -> AsyncIterator[Post]:
-    """What sends to this URL. Redirects are not followed: they would get the signature."""
+async def poster(url: Callable[[], str]) -> AsyncIterator[Post]:
+    """What sends to the URL of the moment. Redirects are not followed: they would get the
+    signature."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout) as session:
 
         async def post(body: bytes, headers: Mapping[str, str]) -> int:
             try:
                 async with session.post(
-                    url, data=body, headers=headers, allow_redirects=False
+                    url(), data=body, headers=headers, allow_redirects=False
                 ) as answer:
                     return answer.status
             except (aiohttp.ClientError, TimeoutError, OSError):

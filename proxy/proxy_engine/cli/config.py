@@ -15,7 +15,9 @@ def add_parser(verbs: Any) -> None:
         "show", help="print the settings as a TOML file, from variables and the file"
     )
     show.add_argument(
-        "--sources", action="store_true", help="with where each came from, defaults too"
+        "--sources",
+        action="store_true",
+        help="with where each came from and whether it changes live, defaults too",
     )
     show.add_argument("--json", action="store_true", help="one JSON object")
     add_common(show, _show)
@@ -25,6 +27,7 @@ def add_parser(verbs: Any) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     from proxy_engine import config
+    from proxy_engine.reload import LIVE
 
     chosen = loaded(args)
     rows = {
@@ -36,7 +39,9 @@ def _show(args: argparse.Namespace) -> int:
         import json
 
         found = {
-            key: {"value": value, "source": source} if args.sources else value
+            key: {"value": value, "source": source, "is_live": key in LIVE}
+            if args.sources
+            else value
             for key, (value, source) in rows.items()
         }
         print(json.dumps(found, indent=2))
@@ -44,7 +49,8 @@ def _show(args: argparse.Namespace) -> int:
     lines = {key: f"{key} = {_toml(value)}" for key, (value, _) in rows.items()}
     width = max(map(len, lines.values()), default=0)
     for key, (_, source) in rows.items():
-        print(f"{lines[key]:<{width}}  # {source}" if args.sources else lines[key])
+        note = "" if key in LIVE or key in config.CLIENT_KEYS else "; restart to change"
+        print(f"{lines[key]:<{width}}  # {source}{note}" if args.sources else lines[key])
     return 0
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from proxy_engine.api.server import create_app
 from proxy_engine.cache import AccessCache
 from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError, UsageError
+from proxy_engine.hooks import Webhook
 from proxy_engine.links import Links
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.login_guard import LoginGuard
@@ -27,6 +28,10 @@ from proxy_engine_core.core import LogRecord
 from tests.unit.proxy.fake_engine import FakeEngine
 
 
+async def no_post(body: bytes, headers: Mapping[str, str]) -> int:
+    raise AssertionError("nothing is to be told")
+
+
 class Service:
     def __init__(self, engine: Any, store: SqliteStore) -> None:
         self.settings = Settings(admin_hosts=("admin.example",))
@@ -37,7 +42,7 @@ class Service:
         self.engine = engine
         self.cache = AccessCache(store)
         self.guard = LoginGuard(5)
-        self.webhook = None
+        self.webhook = Webhook(no_post, "")
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.open_requests = None

@@ -129,9 +129,9 @@ async def test_over_http_a_status_or_nothing_comes_back() -> None:
     app.router.add_post("/hook", receive)
     async with TestServer(app) as server:
         url = str(server.make_url("/hook"))
-        async with poster(url) as post:
+        async with poster(lambda: url) as post:
             assert await post(b"one", {"X": "1"}) == 202
             assert await post(b"two", {"X": "2"}) == 302
-    async with poster(url) as post:  # nobody is there any more
+    async with poster(lambda: url) as post:  # nobody is there any more
         assert await post(b"three", {"X": "1"}) == 0
     assert got == [b"one", b"two"]
