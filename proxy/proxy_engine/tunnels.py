@@ -75,6 +75,7 @@ class TunnelTable:
         self._served: dict[int, tuple[str, ...]] = {}  # by link
         self._holders: dict[int, int] = {}  # tokens, by link
         self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
+        self._dropped: set[int] = set()  # ids; what the store said before may come in late
 
     @property
     def domain(self) -> str:
@@ -117,6 +118,8 @@ class TunnelTable:
 
     def put(self, tunnel: Tunnel) -> list[RouteOp]:
         """A tunnel is this from now on, new or known; an older state than the one known is not."""
+        if tunnel.id in self._dropped:
+            return []
         entry = self._entries.get(tunnel.name)
         if entry is not None and entry.tunnel.id != tunnel.id:
             ops = self.drop(entry.tunnel)
@@ -135,6 +138,7 @@ class TunnelTable:
         if entry is None or entry.tunnel.id != tunnel.id:
             return []
         del self._entries[tunnel.name]
+        self._dropped.add(tunnel.id)
         self._leave_port(entry.tunnel)
         self._notify("deleted", entry.tunnel)
         return [("delete", key) for key in self._keys(entry.tunnel)]
