@@ -27,7 +27,7 @@ def counts_of(notes: list[Path]) -> dict[str, dict[int, int]]:
                 continue
             for entry in json.loads(line)["files"]:
                 name = entry["file"]
-                if not name.endswith((".pyx", ".pxd", ".h")) or PACKAGE not in name:
+                if not name.endswith((".pyx", ".pxd", ".pxi", ".h")) or PACKAGE not in name:
                     continue
                 name = PACKAGE + name.rpartition(PACKAGE)[2]
                 if "/_testing/" in name:

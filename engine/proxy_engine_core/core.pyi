@@ -285,6 +285,12 @@ class Engine:
         addresses. Before start() only, at most 64. Raises: ValueError.
         """
 
+    def redirect(self, port: int) -> None:
+        """Server: answer what comes in plain with 308 to https on this port; 0: serve it.
+
+        Trusted proxies excepted. Before start() only. Raises: ValueError.
+        """
+
     def start(self) -> None: ...
     def drain(self, grace_ms: int) -> None:
         """Stop accepting, close idle connections, let requests in flight finish.

@@ -298,6 +298,14 @@ cdef class Engine:
             raise RuntimeError("trust() comes before start()")
         networks_add(&self.crew.trusted, network)
 
+    def redirect(self, int port):
+        self.check_role(True)
+        if self.is_started:
+            raise RuntimeError("redirect() comes before start()")
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port takes 0 to 65535, not {port}")
+        self.crew.https_port = <uint16_t>port
+
     def start(self):
         cdef uint32_t index
         cdef int error

@@ -106,6 +106,7 @@ cdef enum Counter:
     COUNT_TLS_HANDSHAKE_TIMEOUTS
     COUNT_TLS_HANDSHAKES_REFUSED
     COUNT_TLS_PLAIN_REQUESTS
+    COUNT_HTTPS_REDIRECTS
     COUNTER_COUNT
 
 cdef inline void count(uint64_t *counters, int which, uint64_t amount) noexcept nogil:

@@ -100,6 +100,7 @@ cdef tuple NAMES = (
     "tls_handshake_timeouts",
     "tls_handshakes_refused",
     "tls_plain_requests",
+    "https_redirects",
 )
 if len(NAMES) != COUNTER_COUNT:
     raise ImportError("counters.pyx and counters.pxd disagree")

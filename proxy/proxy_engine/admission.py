@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import handshake, joining, logs, tokens
+from proxy_engine import certificate_names, handshake, joining, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError
@@ -70,7 +70,12 @@ class Admission:
         table: TunnelTable,
         joined: Joined,
         clock: Callable[[], float] = time.time,
+        needs_certificate: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Args:
+        needs_certificate: whether every device has to show one.
+        """
+        self._needs_certificate = needs_certificate
         self._engine = engine
         self._registry = registry
         self._links = links
@@ -254,15 +259,29 @@ class Admission:
         offer = handshake.read_request(request.method, request.target, request.fields)
         if device is not None:
             token = msgspec.structs.replace(
-                token, device_id=device.id, device=device.name, is_blocked=device.is_blocked
+                token,
+                device_id=device.id,
+                device=device.name,
+                is_blocked=device.is_blocked,
+                certificate_names=device.certificate_names,
             )
         if token.is_blocked or token.device_id is None:
             raise Refusal(403, "blocked_device", "this device is blocked")
+        wrong = certificate_names.refusal(
+            token.device or "",
+            token.certificate_names,
+            ask.certificate,
+            is_required=self._needs_certificate(),
+        )
+        if wrong is not None:
+            raise Refusal(403, *wrong)
         if self.is_turned_away(token.device_id, offer.instance):
             raise Refusal(409, "replaced", "replaced by another agent run")
         now = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
-        link = self._links.accept(token.device_id, token, offer, ask.peer, now)
+        link = self._links.accept(
+            token.device_id, token, offer, ask.peer, now, certificate=ask.certificate
+        )
         link.version = version
         self._registry.token_used(token.id)
         self._engine.auth_reply(

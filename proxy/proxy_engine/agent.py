@@ -30,7 +30,7 @@ from proxy_engine.backoff import Backoff
 from proxy_engine.config import LINKS_MAX
 from proxy_engine.link_keeper import LinkKeeper, Run, Timer
 from proxy_engine.reach import Reach
-from proxy_engine.servers import Servers
+from proxy_engine.servers import Servers, ServerUrl
 from proxy_engine.targets import REFRESH_INTERVAL, NotTaken, Targets
 from proxy_engine.tasks import Tasks
 from proxy_engine.values import parse_address
@@ -43,7 +43,7 @@ from proxy_engine_core.core import (
 )
 
 if TYPE_CHECKING:
-    from proxy_engine_core.core import Engine, Event
+    from proxy_engine_core.core import Engine, Event, TlsClient
 
 TARGET_LOG_INTERVAL = 60.0  # seconds between log lines about one failing target
 TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
@@ -72,6 +72,7 @@ class Agent:
         targets: Targets,
         tunnels: list[control.TunnelSpec],
         reach: Reach,
+        tls: Callable[[ServerUrl], TlsClient | None] = lambda server: None,
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
         device: str = "",
@@ -102,6 +103,7 @@ class Agent:
             instance=os.urandom(16).hex(),
             register=control.encode_register(register),
             reach=reach,
+            tls=tls,
             call_later=call_later,
             monotonic=monotonic,
             wall=wall,
@@ -160,7 +162,7 @@ class Agent:
         if self._is_ending:
             return
         if event[0] == EVENT_TARGET_FAILED:
-            self._target_failed(event[1], event[2])
+            self._target_failed(event[1], event[3] or os.strerror(event[2]))
             return
         if len(event) == 1:  # the engine has drained
             return
@@ -286,14 +288,14 @@ class Agent:
 
     # Targets
 
-    def _target_failed(self, tunnel: str, errno: int) -> None:
+    def _target_failed(self, tunnel: str, reason: str) -> None:
         if tunnel in self._failed_targets:
             return
         self._failed_targets.add(tunnel)
         now = self._monotonic()
         if now - self._target_logged.get(tunnel, -TARGET_LOG_INTERVAL) >= TARGET_LOG_INTERVAL:
             self._target_logged[tunnel] = now
-            _log.warning("target can not be connected", tunnel=tunnel, error=os.strerror(errno))
+            _log.warning("target can not be connected", tunnel=tunnel, error=reason)
         self._tasks.spawn(self._targets.refresh())
         # Every failing request says so; one lookup a second is enough.
         self._call_later(TARGET_CHECK_INTERVAL, lambda: self._failed_targets.discard(tunnel))

@@ -19,7 +19,7 @@ from proxy_engine.control import TUNNELS_MAX, TunnelSpec
 from proxy_engine.errors import UsageError, error_text
 from proxy_engine.option_texts import parse_headers, parse_users
 from proxy_engine.tunnel_options import NONE, Headers, Options, basic_auth, check
-from proxy_engine.values import Address, PortTunnel, parse_address
+from proxy_engine.values import Address, HttpTarget, PortTunnel
 
 if TYPE_CHECKING:
     from proxy_engine.config import Settings
@@ -36,6 +36,10 @@ class AgentTunnel(NamedTuple):
     has_proxy_header: bool = False  # its connections begin with a PROXY protocol header
     domains: tuple[str, ...] = ()
     options: Options = NONE
+    is_tls: bool = False  # the target speaks it
+
+    def shown_target(self) -> str:
+        return str(HttpTarget(self.target, self.is_tls))
 
     def spec(self) -> TunnelSpec:
         """As it is registered."""
@@ -50,7 +54,10 @@ class AgentTunnel(NamedTuple):
 
 def tunnels_of(chosen: Settings, token: str) -> list[AgentTunnel]:
     """Raises UsageError."""
-    found = [AgentTunnel(name, "http", None, target) for name, target in chosen.http.items()]
+    found = [
+        AgentTunnel(name, "http", None, target.address, is_tls=target.is_tls)
+        for name, target in chosen.http.items()
+    ]
     found += _tcp(chosen, token)
     found += [
         AgentTunnel(_name("udp", tunnel, token), "udp", tunnel.port, tunnel.target)
@@ -90,7 +97,7 @@ def _is_meant(word: str, key: str, tunnel: PortTunnel) -> bool:
 
 def _of_file(config: TunnelConfig) -> AgentTunnel:
     """Raises UsageError, ValueError."""
-    target = parse_address(config.target, port_min=1)
+    target, is_tls = config.where()
     users = list(config.basic_auth)
     if config.basic_auth_file:
         users += read_users(config.basic_auth_file)
@@ -111,6 +118,7 @@ def _of_file(config: TunnelConfig) -> AgentTunnel:
         config.proxy_protocol,
         config.domains,
         check(options, config.kind),
+        is_tls,
     )
 
 

@@ -12,10 +12,12 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from proxy_engine import config, logs, tokens
+from proxy_engine import config, listeners, logs, tokens
 from proxy_engine.access_watch import AccessWatch
+from proxy_engine.admin_tls import admin_context, refresh
 from proxy_engine.cache import AccessCache
 from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
@@ -32,8 +34,9 @@ from proxy_engine.request_log import RequestLog, retention
 from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.storage.opening import open_store
+from proxy_engine.tls_keeper import TlsKeeper
 from proxy_engine.tunnels import TunnelTable
-from proxy_engine.values import Address
+from proxy_engine.values import Address, Listen
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP, EVENT_REQUESTS_OPEN
 
@@ -42,9 +45,10 @@ if TYPE_CHECKING:
 
     from proxy_engine.cache.shared import SharedCache
     from proxy_engine.reload import Reloaded
-    from proxy_engine_core.core import Engine, Event
+    from proxy_engine_core.core import Engine, Event, TlsServer
 
 JOURNAL_NAME = "request-journal"  # in the data dir
+TLS_LOOK = 2.0  # seconds between looks at the files of certificates
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
 _log = logs.get("server")
@@ -90,7 +94,8 @@ class Server:
         self.request_log: RequestLog
         self.open_requests: OpenRequests | None = None
         self.events: LiveEvents
-        self.listen: Address  # as bound
+        self.tls: TlsKeeper
+        self.listeners: list[Listen]  # as bound
         self.admin: Address
         self._runner: EngineRunner
         self._exit = contextlib.AsyncExitStack()
@@ -114,8 +119,14 @@ class Server:
     @property
     def url(self) -> str:
         """Where agents and visitors find this server."""
-        port = "" if self.listen.port == 80 else f":{self.listen.port}"
-        return f"http://{self.settings.domain}{port}"
+        return listeners.origin(
+            listeners.public(self.listeners).scheme, self.settings.domain, self.address.port
+        )
+
+    @property
+    def address(self) -> Address:
+        """Where visitors and agents find it on this machine."""
+        return listeners.public(self.listeners).address
 
     async def _start(self) -> None:
         from proxy_engine.api.server import start_api
@@ -125,7 +136,15 @@ class Server:
         self.engine = make_engine("server", settings)
         # Until the runner takes over; stop() is idempotent.
         self._exit.callback(self.engine.stop)
-        self.listen = _listen(self.engine, settings.listen)
+        self.tls = TlsKeeper(settings)
+        self.listeners = [
+            _listen(self.engine, each, self.tls.tls if each.scheme == "https" else None)
+            for each in listeners.chosen(settings)
+        ]
+        self.tls.apply = self._apply_tls
+        public = listeners.public(self.listeners)
+        if settings.https_redirect:
+            self.engine.redirect(public.address.port)
         admin_socket = _bind_admin(settings.admin)
         self._exit.callback(admin_socket.close)
         host, port = admin_socket.getsockname()[:2]
@@ -147,7 +166,8 @@ class Server:
 
         self.table = TunnelTable(
             domain=settings.domain,
-            port=self.listen.port,
+            port=public.address.port,
+            scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
             notify=lambda change, tunnel: self.events.tunnel(change, tunnel),
         )
@@ -170,9 +190,9 @@ class Server:
         self.ports = Ports(
             self.engine,
             self.table,
-            host=self.listen.host,
+            host=public.address.host,
             ranges=settings.tcp_ports,
-            reserved=(self.listen.port, self.admin.port),
+            reserved=(*(each.address.port for each in self.listeners), self.admin.port),
         )
         await self._start_webhook()
         self.links = Links(
@@ -185,9 +205,13 @@ class Server:
             cache=self.cache,
             guard=self.guard,
             notify=self._tell,
+            needs_certificate=lambda: self.settings.tls_client_required != "no",
         )
         await self.watch.start(self.links)
-        api = await start_api(admin_socket, self)
+        admin_tls = admin_context(settings)
+        if admin_tls is not None:
+            self.tls.apply_admin = partial(refresh, admin_tls)
+        api = await start_api(admin_socket, self, admin_tls)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
         self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
@@ -196,17 +220,24 @@ class Server:
         for work in (self._look, self.links.registry.write):
             ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
             self._exit.callback(ticker.cancel)
+        certificates = asyncio.create_task(_every(TLS_LOOK, self.tls.look), name="certificates")
+        self._exit.callback(certificates.cancel)
         history = MetricHistory(self.store, lambda: all_stats(self))
         keeper = asyncio.create_task(history.run(), name="metric-history")
         self._exit.callback(keeper.cancel)
         _log.info(
             "listening",
-            listen=self.listen,
+            listen=",".join(map(_shown, self.listeners)),
             admin=self.admin,
             domain=settings.domain,
             data_dir=settings.data_dir,
             tunnels=len(self.table),
         )
+
+    def _apply_tls(self, tls: TlsServer) -> None:
+        for each in self.listeners:
+            if each.scheme == "https":
+                self.engine.tls_apply(each.address.port, tls)
 
     async def access_changed(self) -> None:
         """Tokens or devices were written: nothing that was known of them counts any more."""
@@ -340,12 +371,18 @@ def _journal(settings: Settings) -> Journal | None:
     return Journal(settings.data_dir / JOURNAL_NAME, size_max=settings.request_journal_max)
 
 
-def _listen(engine: Engine, address: Address) -> Address:
+def _listen(engine: Engine, listener: Listen, tls: TlsServer | None) -> Listen:
+    address = listener.address
     host = _literal(address)
     try:
-        return Address(host, engine.listen(host, address.port))
+        port = engine.listen(host, address.port, tls=tls)
     except (OSError, ValueError) as error:
         raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+    return Listen(Address(host, port), listener.scheme)
+
+
+def _shown(listener: Listen) -> str:
+    return str(listener if listener.scheme == "https" else listener.address)
 
 
 def _bind_admin(address: Address) -> socket.socket:

@@ -24,7 +24,7 @@ from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
 from proxy_engine.tunnel_config import TunnelConfig, shown, to_tunnels
-from proxy_engine.values import Address, PortTunnel
+from proxy_engine.values import Address, HttpTarget, Listen, PortTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting of every verb, with its default."""
 
     # run
-    listen: Address = Address("0.0.0.0", 8080)
+    listen: tuple[Listen, ...] = (Listen(Address("0.0.0.0", 8080)),)
     admin: Address = Address("127.0.0.1", 8081)
     admin_hosts: tuple[str, ...] = ()  # Host names the API answers to, besides IPs and localhost
     domain: str = "localhost"
@@ -64,13 +64,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         PortRange(10000, 20000),
     )  # that TCP and UDP tunnels may have
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
+    # run, TLS: certificates and keys in the same order
+    tls_cert: tuple[str, ...] = ()
+    tls_key: tuple[str, ...] = ()  # (): in the files of the certificates
+    tls_min_version: Literal["1.2", "1.3"] = "1.3"
+    tls_client_ca: str = ""  # authorities of devices' certificates
+    tls_client_crl: str = ""  # what those have revoked
+    tls_client_required: Literal["no", "devices", "all"] = "no"  # who has to show one
+    https_redirect: bool = False  # what comes in plain is sent to https
+    admin_tls_cert: str = ""
+    admin_tls_key: str = ""
     # connect
     server: tuple[str, ...] = ()  # several: the first that answers
     proxy: str = ""  # on the way there: a URL, "none", or "": by HTTP_PROXY, NO_PROXY, ...
     token: str = ""
     token_file: str = ""
     device: str = ""  # the name of this device, for a token that is for several
-    http: dict[str, Address] = {}
+    http: dict[str, HttpTarget] = {}
     tcp: dict[str, PortTunnel] = {}  # by what was written in front of the target
     udp: dict[str, PortTunnel] = {}
     tunnels: tuple[TunnelConfig, ...] = ()  # with all their options
@@ -89,6 +99,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
     allow_remote_config: bool = False  # the server may change targets, among those
     links: int = 0  # links to the server at most; 0: as many as it offers
+    ca: str = ""  # authorities of the server's certificate; "": the system's
+    crl: str = ""  # what those have revoked
+    pin: tuple[str, ...] = ()  # public keys, of which its certificate has to have one
+    server_name: str = ""  # that its certificate has to be for; "": the URL's
+    cert: str = ""  # this device's certificate
+    key: str = ""  # "": in the file of the certificate
+    target_ca: dict[str, str] = {}  # files, by tunnel: authorities of targets' certificates
+    target_server_name: dict[str, str] = {}  # by tunnel: what they have to be for
+    target_insecure: tuple[str, ...] = ()  # tunnels whose targets may have any certificate
     # the verbs that ask a server
     admin_url: str = ""  # of its admin listener; "": the data dir on this machine
     admin_token: str = ""
@@ -107,7 +126,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "listen": parse.to_address,
+    "listen": parse.to_listen,
     "admin": parse.to_address,
     "admin_hosts": parse.to_names,
     "domain": parse.to_domain,
@@ -135,6 +154,15 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "links_per_agent": parse.to_integer(0, LINKS_MAX),
     "tcp_ports": parse.to_ports,
     "link_busy_share": parse.to_integer(0, 100),
+    "tls_cert": parse.to_words,
+    "tls_key": parse.to_words,
+    "tls_min_version": parse.to_choice("1.2", "1.3"),
+    "tls_client_ca": parse.to_text,
+    "tls_client_crl": parse.to_text,
+    "tls_client_required": parse.to_choice("no", "devices", "all"),
+    "https_redirect": parse.to_boolean,
+    "admin_tls_cert": parse.to_text,
+    "admin_tls_key": parse.to_text,
     "server": parse.to_words,
     "proxy": parse.to_text,
     "allow_target": parse.to_allowed,
@@ -158,6 +186,15 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "proxy_protocol": parse.to_names,
     "transport": parse.to_choice("auto", "ws", "tcp"),
     "links": parse.to_integer(0, LINKS_MAX),
+    "ca": parse.to_text,
+    "crl": parse.to_text,
+    "pin": parse.to_pins,
+    "server_name": parse.to_server_name,
+    "cert": parse.to_text,
+    "key": parse.to_text,
+    "target_ca": parse.to_files,
+    "target_server_name": parse.to_server_names,
+    "target_insecure": parse.to_names,
     "admin_url": parse.to_url,
     "admin_token": parse.to_text,
     "admin_token_file": parse.to_text,
@@ -174,6 +211,8 @@ CLIENT_KEYS = frozenset(
         *("allow_target", "allow_remote_config", "tunnels", "domains", "allow", "deny"),
         *("basic_auth", "basic_auth_file", "strip_prefix", "host_header"),
         *("request_header", "response_header"),
+        *("ca", "crl", "pin", "server_name", "cert", "key"),
+        *("target_ca", "target_server_name", "target_insecure"),
         *("admin_url", "admin_token", "admin_token_file"),
     }
 )
@@ -210,7 +249,8 @@ def plain(settings: Settings, key: str) -> Any:
         return [str(x) for x in value]
     if isinstance(value, dict):
         return {
-            name: str(x) if isinstance(x, (Address, PortTunnel)) else x for name, x in value.items()
+            name: str(x) if isinstance(x, (HttpTarget, PortTunnel)) else x
+            for name, x in value.items()
         }
     return value
 

@@ -38,5 +38,9 @@ def error_text(error: Exception) -> str:
     """What went wrong, without Python's [Errno ...] around it."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
+    if hasattr(error, "verify_message"):  # ssl.SSLCertVerificationError
+        return f"its certificate is refused: {error.verify_message}"
+    if hasattr(error, "reason"):  # ssl.SSLError, whose numbers are OpenSSL's
+        return f"TLS failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
     # Name lookups have negative numbers and texts of their own.
     return os.strerror(error.errno) if error.errno > 0 else error.strerror or str(error)

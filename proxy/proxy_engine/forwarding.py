@@ -1,27 +1,25 @@
 """The client of private access: a local port whose connections go to a TCP tunnel.
 
-Each connection gets one of its own to the server, which authorises it (joining.py). Bytes are
-passed on as they come, at most BUFFER of them waiting for a side that does not take them;
-each direction ends by itself, and a reset is passed on as a reset.
+Each connection gets one of its own to the server, which authorises it (joining.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy_engine import handshake, joining, logs
 from proxy_engine.errors import error_text
+from proxy_engine.pipe import HEAD_MAX, Pipe
+from proxy_engine.tls_pipe import TlsPipe, Trust
 
 if TYPE_CHECKING:
     from proxy_engine.reach import Reach
     from proxy_engine.servers import Servers, ServerUrl
 
-BUFFER = 256 * 1024  # bytes waiting in each direction
-HEAD_MAX = 16 * 1024
 TIMEOUT = 15.0  # seconds for connecting and the answer
 
 _log = logs.get("forward")
@@ -40,84 +38,9 @@ class Refused(Exception):
         self.is_final = status in (401, 403)
 
 
-class Pipe(asyncio.Protocol):
-    """One side of a forwarded connection; the other is `other`."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport
-        self.other: Pipe | None = None
-        self.early = b""  # what came before there was another side
-        self.is_ended = False
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.heard = asyncio.Event()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's does not inherit it
-        self.transport.set_write_buffer_limits(high=BUFFER)
-
-    def data_received(self, data: bytes) -> None:
-        if self.other is not None:
-            self.other.transport.write(data)
-            return
-        self.early += data
-        self.heard.set()
-        if len(self.early) > HEAD_MAX:
-            self.transport.pause_reading()
-
-    def eof_received(self) -> bool:
-        self.is_ended = True
-        self.heard.set()
-        if self.other is not None:
-            self.other.finish()
-        return True  # we may still write
-
-    def finish(self) -> None:
-        if not self.transport.is_closing() and self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._end_if_both()
-
-    def _end_if_both(self) -> None:
-        if self.other is not None and self.is_ended and self.other.is_ended:
-            self.transport.close()
-            self.other.transport.close()
-
-    def pause_writing(self) -> None:
-        if self.other is not None:
-            self.other.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self.other is not None:
-            self.other.transport.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.heard.set()
-        if self.other is not None and (error is not None or not self.is_ended):
-            self.other.reset()
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def reset(self) -> None:
-        """Never an end that looks complete."""
-        if self.transport.is_closing():
-            return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
-
-    def join(self, other: Pipe) -> None:
-        """Both sides are there: what came early goes on its way."""
-        self.other, other.other = other, self
-        for one in (self, other):
-            early, one.early = one.early, b""
-            if early:
-                one.other.transport.write(early)  # type: ignore[union-attr]
-            one.transport.resume_reading()
-            if one.is_ended:
-                one.other.finish()  # type: ignore[union-attr]
-
-
-async def open_tunnel(server: ServerUrl, reach: Reach, token: str, tunnel: Tunnel) -> Pipe:
+async def open_tunnel(
+    server: ServerUrl, reach: Reach, trust: Trust | None, token: str, tunnel: Tunnel
+) -> Pipe:
     """A connection to the tunnel. Raises Refused, OSError, TimeoutError."""
     request = joining.request(
         authority=server.authority, token=token, device=tunnel.device, tunnel=tunnel.name
@@ -125,9 +48,12 @@ async def open_tunnel(server: ServerUrl, reach: Reach, token: str, tunnel: Tunne
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(TIMEOUT):
         sock = socket.socket(fileno=(await reach(server)).fd)
-        _, pipe = await loop.create_connection(Pipe, sock=sock)
+        make = Pipe if trust is None else partial(TlsPipe, trust)
+        _, pipe = await loop.create_connection(make, sock=sock)
         try:
-            pipe.transport.write(request)
+            if isinstance(pipe, TlsPipe):
+                await pipe.ready
+            pipe.write(request)
             head = await _head(pipe)
             status = int(head.split(b" ", 2)[1]) if head.startswith(b"HTTP/1.1 ") else 0
             if status == 101:
@@ -165,12 +91,14 @@ class Forwarder:
         token: str,
         tunnel: Tunnel,
         refused: Callable[[str], None],
+        trust: Callable[[ServerUrl], Trust | None] = lambda server: None,
     ) -> None:
         self._servers = servers
         self._reach = reach
         self._token = token
         self._tunnel = tunnel
         self._refused = refused
+        self._trust = trust
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server
 
@@ -213,7 +141,8 @@ class Forwarder:
         while True:
             server = self._servers.server
             try:
-                pipe = await open_tunnel(server, self._reach, self._token, self._tunnel)
+                trust = self._trust(server)
+                pipe = await open_tunnel(server, self._reach, trust, self._token, self._tunnel)
             except OSError:
                 # Others may have gone on to the next one meanwhile.
                 if server == self._servers.server and not self._servers.failed(

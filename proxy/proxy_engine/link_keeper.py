@@ -30,7 +30,8 @@ from proxy_engine_core.websocket.handshake import new_key
 
 if TYPE_CHECKING:
     from proxy_engine.reach import Reach
-    from proxy_engine_core.core import Engine
+    from proxy_engine.servers import ServerUrl
+    from proxy_engine_core.core import Engine, TlsClient
 
 DIAL_TIMEOUT_MS = 10_000
 REGISTER_TIMEOUT = 15.0  # seconds for the answer to "register"
@@ -52,6 +53,7 @@ class Run(NamedTuple):
     instance: str
     register: list[bytes]  # the records that name the tunnels
     reach: Reach
+    tls: Callable[[ServerUrl], TlsClient | None]
     call_later: Callable[[float, Callable[[], None]], Timer]
     monotonic: Callable[[], float]
     wall: Callable[[], float]
@@ -188,6 +190,7 @@ class LinkKeeper:
             timeout_ms=DIAL_TIMEOUT_MS,
             worker=(self.number - 1) % run.engine.workers,
             fd=reached.fd,
+            tls=run.tls(server),
         )
         self._dial = (dial, key)
 
@@ -230,7 +233,8 @@ class LinkKeeper:
         has_other = may_be_carrier and self._run.servers.has_other_carrier
         if status in (401, 403) and not has_other:
             what = message or code or "no reason given"
-            self._owner.fail(f"the server refused the token: {what} ({status})")
+            subject = "this device" if "certificate" in code else "the token"
+            self._owner.fail(f"the server refused {subject}: {what} ({status})")
             return
         if status == 409 and self.number > 1:  # not this one, and asking again changes nothing
             self._is_dialling = False
@@ -238,6 +242,8 @@ class LinkKeeper:
             return
         if reason == "refused":
             text = f"answered {status} {code}".rstrip() + (f": {message}" if message else "")
+        elif reason == "tls":
+            text = body.decode("utf-8", "replace") or "TLS failed"
         elif reason == "connect":
             text = os.strerror(errno) if errno else "can not connect"
         elif reason == "timeout":

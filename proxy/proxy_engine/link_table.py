@@ -46,6 +46,7 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     may_have_more: bool  # its run may have several links, and knows of it
     worker: int
     since: float
+    certificate: tuple[str, ...] = ()  # names of the one it was opened with
     id: int = -1  # -1: accepted, not up yet
     version: int = 0  # of the cache, before the token was looked up
     agent: str = ""
@@ -94,7 +95,16 @@ class LinkTable:
         links = self.of_device(device_id)
         return [link for link in links if link.run == run and not link.is_leaving]
 
-    def accept(self, device_id: int, token: Token, offer: Offer, peer: str, now: float) -> Link:
+    def accept(
+        self,
+        device_id: int,
+        token: Token,
+        offer: Offer,
+        peer: str,
+        now: float,
+        *,
+        certificate: tuple[str, ...] = (),
+    ) -> Link:
         """Let a link in that has been authorised. Raises Refusal if it is one too many."""
         if offer.number > self.links_max:
             message = f"the links of a run have the numbers 1 to {self.links_max} here"
@@ -120,6 +130,7 @@ class LinkTable:
             may_have_more=offer.is_agent and offer.is_numbered and offer.instance != "",
             worker=self._place(present, offer),
             since=now,
+            certificate=certificate,
         )
         self._loads[link.worker] += 1
         never_came = self._accepted.pop((device_id, peer), None)

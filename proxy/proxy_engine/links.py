@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxy_engine import control, logs, tokens
+from proxy_engine import certificate_names, control, logs, tokens
 from proxy_engine.admission import Admission, Ask
 from proxy_engine.cache import AccessCache
 from proxy_engine.config import LINKS_MAX
@@ -67,6 +67,7 @@ class Links:
         links_max: links one run of an agent may have; 0: one for each worker.
         ports: those of TCP tunnels; None: there are none.
         busy_share: percent of a core that makes a worker busy (link_demand.py).
+        needs_certificate: whether every device has to show one.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class Links:
         cache: AccessCache | None = None,
         guard: LoginGuard | None = None,
         notify: Callable[[str, DeviceEvent], None] = lambda name, event: None,
+        needs_certificate: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
+        self._needs_certificate = needs_certificate
         self._store = store
         self._table = table
         self._clock = clock
@@ -107,6 +110,7 @@ class Links:
             table=table,
             joined=self._joined,
             clock=clock,
+            needs_certificate=needs_certificate,
         )
         self._ports = ports or Ports(engine, table)
         self.pushes = Pushes(engine, self._links, table)
@@ -206,6 +210,13 @@ class Links:
                 link.limits = token.limits
                 if device.kicked_at is not None and link.since < device.kicked_at:
                     self._close(link, "kicked", "an admin has ended the links of this device")
+                elif wrong := certificate_names.refusal(
+                    device.name,
+                    device.certificate_names,
+                    link.certificate,
+                    is_required=self._needs_certificate(),
+                ):
+                    self._close(link, *wrong)
 
     def put_tunnel(self, tunnel: Tunnel) -> None:
         """An operator has made or changed it: live traffic follows at once."""

@@ -73,15 +73,16 @@ def proxy_for(server: ServerUrl, chosen: str) -> ProxyUrl | None:
     if chosen:
         return None if chosen == "none" else parse_proxy(chosen)
     found: Mapping[str, str] = getproxies_environment()
-    url = found.get("http") or found.get("https")
-    if not url or _is_loopback(server.host):
+    order = ("https", "http") if server.is_tls else ("http", "https")
+    url = found.get(order[0]) or found.get(order[1])
+    if not url or is_loopback(server.host):
         return None
     if proxy_bypass(f"{server.host}:{server.port}"):  # NO_PROXY names it, with its port or without
         return None
     return parse_proxy(url)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

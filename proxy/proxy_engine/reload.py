@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import config, logs
+from proxy_engine import config, listeners, logs
 from proxy_engine.request_log import retention
 from proxy_engine.runner import make_engine
 
@@ -75,7 +75,24 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "webhook_secret": _nothing,  # with its file, below
     "webhook_secret_file": _nothing,
     "webhook_url": _nothing,
+    **dict.fromkeys(
+        (
+            *("tls_cert", "tls_key", "tls_min_version"),
+            *("tls_client_ca", "tls_client_crl", "tls_client_required"),
+            *("admin_tls_cert", "admin_tls_key"),
+        ),
+        _nothing,
+    ),
 }
+# Whether a listener has TLS at all does not change: what begins so waits if this one comes or goes.
+SWITCHES = {"tls_": "tls_cert", "admin_tls_": "admin_tls_cert"}
+
+
+def _is_live(key: str, old: Settings, new: Settings) -> bool:
+    switches = [switch for start, switch in SWITCHES.items() if key.startswith(start)]
+    return key in LIVE and all(
+        bool(getattr(old, switch)) == bool(getattr(new, switch)) for switch in switches
+    )
 
 
 class Reloaded(NamedTuple):
@@ -84,24 +101,31 @@ class Reloaded(NamedTuple):
 
 
 def check(settings: Settings) -> None:
-    """What config.load() can not see: the engine's options, and files. Raises UsageError."""
+    """What config.load() can not see: the engine's options, listeners, files. Raises UsageError."""
     make_engine("server", settings).stop()
     if settings.webhook_secret_file != "-":
         config.secret(settings, "webhook_secret")
+    listeners.chosen(settings)
 
 
 def apply(server: Server, settings: Settings) -> Reloaded:
-    """Take over what can change. The settings have been checked."""
+    """Take over what can change. The settings have been checked.
+
+    Raises: UsageError for certificates that are no good; then nothing has changed.
+    """
     different = [
         key
         for key in config.KEYS
         if key not in config.CLIENT_KEYS and getattr(settings, key) != getattr(server.settings, key)
     ]
-    changed = [key for key in different if key in LIVE]
+    changed = [key for key in different if _is_live(key, server.settings, settings)]
     news = {key: getattr(settings, key) for key in changed}
-    server.settings = msgspec.structs.replace(server.settings, **news)
+    new = msgspec.structs.replace(server.settings, **news)
+    certificates = server.tls.prepare(new)
+    server.settings = new
+    server.tls.use(certificates)
     for key in changed:
         LIVE[key](server)
     if server.settings.webhook_secret_file != "-":  # standard input was read at the start
         server.webhook.secret = config.secret(server.settings, "webhook_secret")  # may be new
-    return Reloaded(changed, [key for key in different if key not in LIVE])
+    return Reloaded(changed, [key for key in different if key not in changed])

@@ -27,6 +27,7 @@ class ServerUrl(NamedTuple):
     host: str
     port: int
     authority: str  # for the Host field
+    is_tls: bool = False
 
 
 def parse_server(url: str) -> ServerUrl:
@@ -36,15 +37,14 @@ def parse_server(url: str) -> ServerUrl:
         port = parts.port
     except ValueError as error:
         raise UsageError(f'server "{url}": {error}') from None
-    if parts.scheme in ("https", "wss"):
-        raise UsageError(f'server "{url}": TLS is not in this version yet; use http:// or ws://')
-    if parts.scheme not in ("http", "ws") or not parts.hostname:
-        raise UsageError(f'server "{url}" is not a URL such as http://proxy.example.com:8080')
+    if parts.scheme not in ("http", "ws", "https", "wss") or not parts.hostname:
+        raise UsageError(f'server "{url}" is not a URL such as https://proxy.example.com')
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
         raise UsageError(f'server "{url}": only scheme, host and port, please')
     if not parts.netloc.isascii() or any(c.isspace() for c in parts.netloc) or port == 0:
         raise UsageError(f'server "{url}" has no usable host and port')
-    return ServerUrl(parts.hostname, port or 80, parts.netloc)
+    is_tls = parts.scheme in ("https", "wss")
+    return ServerUrl(parts.hostname, port or (443 if is_tls else 80), parts.netloc, is_tls)
 
 
 class Servers:

@@ -6,6 +6,7 @@ Each function takes what was found and returns the setting's value; a ValueError
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,14 +17,20 @@ from proxy_engine.grants import PortRange
 from proxy_engine.values import (
     LABEL,
     Address,
+    HttpTarget,
+    Listen,
     PortTunnel,
     parse_address,
     parse_duration,
+    parse_http_target,
+    parse_listen,
     parse_pairs,
     parse_size,
     parse_tcp,
     parse_udp,
 )
+
+_PIN = re.compile(r"[A-Za-z0-9+/]{43}=", re.ASCII)
 
 
 def to_text(value: Any) -> str:
@@ -130,6 +137,40 @@ def to_address(value: Any) -> Address:
     return parse_address(to_text(value))
 
 
+def to_listen(value: Any) -> tuple[Listen, ...]:
+    found = tuple(parse_listen(word) for word in to_words(value))
+    if not found:
+        raise ValueError("expected HOST:PORT")
+    return found
+
+
+def to_pins(value: Any) -> tuple[str, ...]:
+    pins = to_words(value)
+    for pin in pins:
+        kind, _, digest = pin.partition("/")
+        if kind != "sha256" or not _PIN.fullmatch(digest):
+            raise ValueError(f'"{pin}" is not sha256/ and the 44 characters of a digest in base64')
+    return pins
+
+
+def to_files(value: Any) -> dict[str, str]:
+    return {to_label(name): to_text(item) for name, item in to_pairs(value).items()}
+
+
+def to_server_name(value: Any) -> str:
+    text = to_text(value).lower()
+    if not text:
+        return ""
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        return to_domain(text)
+
+
+def to_server_names(value: Any) -> dict[str, str]:
+    return {to_label(name): to_server_name(item) for name, item in to_pairs(value).items()}
+
+
 def to_names(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list):
@@ -174,12 +215,12 @@ def to_pairs(value: Any) -> dict[str, Any]:
     return value
 
 
-def to_targets(value: Any) -> dict[str, Address]:
+def to_targets(value: Any) -> dict[str, HttpTarget]:
     targets = {}
     for name, target in to_pairs(value).items():
         if not name:
             raise ValueError('"" is not a tunnel name')
-        targets[to_label(name)] = parse_address(to_text(target), port_min=1)
+        targets[to_label(name)] = parse_http_target(to_text(target))
     if len(targets) > TUNNELS_MAX:
         raise ValueError(f"more than {TUNNELS_MAX} tunnels")
     return targets

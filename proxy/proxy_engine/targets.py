@@ -18,7 +18,7 @@ from proxy_engine.errors import error_text
 from proxy_engine.values import Address
 
 if TYPE_CHECKING:
-    from proxy_engine_core.core import Engine
+    from proxy_engine_core.core import Engine, Target, TlsClient
 
 REFRESH_INTERVAL = 60.0  # seconds
 
@@ -53,6 +53,7 @@ class Targets:
 
     Args:
         allowed: where targets may be; (): anywhere. Others are unknown to the engine.
+        tls: how to speak to those that speak TLS, by tunnel.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Targets:
         flags: Mapping[str, int] | None = None,
         *,
         allowed: Sequence[Allowed] = (),
+        tls: Callable[[], Mapping[str, TlsClient]] = dict,
     ) -> None:
+        self._tls = tls
         self._allowed = allowed
         self._forbidden: dict[str, list[str]] = {}  # addresses that were found, by tunnel
         self._engine = engine
@@ -73,7 +76,7 @@ class Targets:
         self._resolve = resolve
         self._found: dict[str, list[str]] = {}
         self._unknown: set[str] = set()
-        self._applied: list[tuple[str, str, int, int]] | None = None
+        self._applied: list[Target] | None = None
         self._refreshing = asyncio.Lock()
 
     async def refresh(self) -> None:
@@ -129,11 +132,16 @@ class Targets:
         return permitted
 
     def _apply(self) -> None:
+        tls = self._tls()
         table = [
-            (tunnel, address, self._targets[tunnel].port, self._flags.get(tunnel, 0))
+            self._target(tunnel, address, tls.get(tunnel))
             for tunnel, found in self._found.items()
             for address in found
         ]
         if table != self._applied:
             self._applied = table
             self._engine.targets_apply(table)
+
+    def _target(self, tunnel: str, address: str, tls: TlsClient | None) -> Target:
+        port, flags = self._targets[tunnel].port, self._flags.get(tunnel, 0)
+        return (tunnel, address, port, flags, tls) if tls else (tunnel, address, port, flags)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from proxy_engine.values import LABEL, parse_address
+from proxy_engine.values import LABEL, HttpTarget, parse_address, parse_http_target
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -17,7 +17,7 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """As it stands in the file; agent_tunnels.py makes options of it."""
 
     name: str
-    target: str  # HOST:PORT
+    target: str  # HOST:PORT; of an HTTP tunnel https://HOST:PORT too
     kind: Literal["http", "tcp", "udp"] = "http"
     port: Port | None = None  # public, of a TCP or UDP tunnel; 0: any, None: private (TCP)
     proxy_protocol: bool = False
@@ -31,6 +31,12 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     response_headers: tuple[str, ...] | None = None
     strip_prefix: str | None = None
     host_header: str | None = None
+
+    def where(self) -> HttpTarget:
+        """Its target. Raises ValueError."""
+        if self.kind == "http":
+            return parse_http_target(self.target)
+        return HttpTarget(parse_address(self.target, port_min=1))
 
 
 def to_tunnels(value: Any) -> tuple[TunnelConfig, ...]:
@@ -49,7 +55,7 @@ def to_tunnels(value: Any) -> tuple[TunnelConfig, ...]:
     for tunnel in tunnels:
         if not LABEL.fullmatch(tunnel.name):
             raise ValueError(f'"{tunnel.name}" is not a tunnel name: a-z, 0-9 and inner "-"')
-        parse_address(tunnel.target, port_min=1)
+        tunnel.where()
         if tunnel.kind != "tcp" and tunnel.proxy_protocol:
             raise ValueError(f"{tunnel.name}: proxy_protocol is of TCP tunnels")
         if tunnel.kind == "http" and tunnel.port is not None:

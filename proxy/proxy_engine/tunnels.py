@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from proxy_engine.listeners import origin
 from proxy_engine.storage import Tunnel
 from proxy_engine.tunnel_options import NONE, Options, merged, policy_of
 from proxy_engine.values import LABEL
@@ -55,6 +56,7 @@ class TunnelTable:
     """Every known tunnel and the links that serve it. Methods return route operations.
 
     Args:
+        port, scheme: of the listener that public URLs name.
         notify: called with each change of a tunnel.
     """
 
@@ -63,11 +65,13 @@ class TunnelTable:
         *,
         domain: str,
         port: int,
+        scheme: str = "http",
         default_tunnel: str = "",
         notify: Callable[[Change, Tunnel], None] = lambda change, tunnel: None,
     ) -> None:
         self._domain = domain
         self._port = port
+        self._scheme = scheme
         self._default_tunnel = default_tunnel
         self._notify = notify
         self._entries: dict[str, _Entry] = {}  # by name
@@ -75,6 +79,7 @@ class TunnelTable:
         self._served: dict[int, tuple[str, ...]] = {}  # by link
         self._holders: dict[int, int] = {}  # tokens, by link
         self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
+        self._dropped: set[int] = set()  # ids; what the store said before may come in late
 
     @property
     def domain(self) -> str:
@@ -117,6 +122,8 @@ class TunnelTable:
 
     def put(self, tunnel: Tunnel) -> list[RouteOp]:
         """A tunnel is this from now on, new or known; an older state than the one known is not."""
+        if tunnel.id in self._dropped:
+            return []
         entry = self._entries.get(tunnel.name)
         if entry is not None and entry.tunnel.id != tunnel.id:
             ops = self.drop(entry.tunnel)
@@ -135,6 +142,7 @@ class TunnelTable:
         if entry is None or entry.tunnel.id != tunnel.id:
             return []
         del self._entries[tunnel.name]
+        self._dropped.add(tunnel.id)
         self._leave_port(entry.tunnel)
         self._notify("deleted", entry.tunnel)
         return [("delete", key) for key in self._keys(entry.tunnel)]
@@ -272,8 +280,7 @@ class TunnelTable:
         return self.domain_url(f"{tunnel.name}.{self._domain}")
 
     def domain_url(self, domain: str) -> str:
-        port = "" if self._port == 80 else f":{self._port}"
-        return f"http://{domain}{port}/"
+        return origin(self._scheme, domain, self._port) + "/"
 
     def _keys(self, tunnel: Tunnel) -> list[str]:
         if tunnel.kind == "udp":

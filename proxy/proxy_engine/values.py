@@ -51,6 +51,49 @@ def parse_address(text: str, *, port_min: int = 0) -> Address:
     return Address(host or "0.0.0.0", int(port))
 
 
+class Listen(NamedTuple):
+    """Where to listen, and whether with TLS."""
+
+    address: Address
+    scheme: str = ""  # "http", "https", or "": https where there is a certificate
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.address}" if self.scheme else str(self.address)
+
+
+def parse_listen(text: str) -> Listen:
+    """HOST:PORT, http://HOST:PORT or https://HOST:PORT. Raises ValueError."""
+    scheme, colon, rest = text.strip().partition("://")
+    if not colon:
+        return Listen(parse_address(text))
+    if scheme not in ("http", "https"):
+        raise ValueError(f'"{text}" is not HOST:PORT, http://HOST:PORT or https://HOST:PORT')
+    return Listen(parse_address(rest.rstrip("/")), scheme)
+
+
+class HttpTarget(NamedTuple):
+    """Where an HTTP tunnel's service is, and whether it speaks TLS."""
+
+    address: Address
+    is_tls: bool = False
+
+    def __str__(self) -> str:
+        return f"https://{self.address}" if self.is_tls else str(self.address)
+
+
+def parse_http_target(text: str) -> HttpTarget:
+    """HOST:PORT, http://HOST[:PORT] or https://HOST[:PORT]. Raises ValueError."""
+    scheme, colon, rest = text.strip().partition("://")
+    if not colon:
+        return HttpTarget(parse_address(text, port_min=1))
+    if scheme not in ("http", "https"):
+        raise ValueError(f'"{text}" is not HOST:PORT, http://HOST:PORT or https://HOST:PORT')
+    rest = rest.removesuffix("/")
+    if ":" not in rest.rpartition("]")[2]:
+        rest += ":443" if scheme == "https" else ":80"
+    return HttpTarget(parse_address(rest, port_min=1), scheme == "https")
+
+
 class PortTunnel(NamedTuple):
     """A TCP or UDP tunnel."""
 

@@ -26,9 +26,11 @@ TIMEOUT = 15.0  # seconds; for anything that should be at once
 class Process:
     """`proxy-engine ...` with JSON logs; lines of both streams are kept."""
 
+    prefix: tuple[str, ...] = ()  # a command that runs it
+
     def __init__(self, *args: str, **environ: str) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "proxy_engine", *args],
+            [*self.prefix, sys.executable, "-m", "proxy_engine", *args],
             env={**ENVIRON, **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -40,11 +40,15 @@ async def test_devices_and_requests_are_seen_as_they_happen(
         agent = await asyncio.to_thread(site.connect, {"web": shared_target.port})
         up = await until(socket, "device")
         assert (up["device"], up["change"], up["links"]) == ("default", "up", 1)
+        created = await until(socket, "tunnel")
+        assert (created["tunnel"], created["change"]) == ("web", "created")
+        assert (await until(socket, "tunnel"))["change"] == "online"
         await asyncio.to_thread(site.get, "web", "/x?token=pe_secret")
         request = await until(socket, "request")
         assert (request["path"], request["status"]) == ("/x?token=[redacted]", 200)
         assert (request["tunnel"], request["device"]) == ("web", "default")
         agent.end()
+        assert (await until(socket, "tunnel"))["change"] == "offline"
         down = await until(socket, "device")
         assert (down["change"], down["links"]) == ("down", 0)
         await asyncio.to_thread(site.server.signal)

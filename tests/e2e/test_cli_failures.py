@@ -121,7 +121,6 @@ def test_a_database_that_is_none_of_ours(tmp_path: Path, how: str) -> None:
         (("connect",), "--server"),
         (("connect", "--server", "http://x"), "--http"),
         (("connect", "--server", "ftp://x", "--http", "web=127.0.0.1:1"), "ftp://x"),
-        (("connect", "--server", "https://x", "--http", "web=127.0.0.1:1"), "TLS"),
         (("connect", "--server", "http://x:port", "--http", "web=127.0.0.1:1"), "x:port"),
         (("connect", "--server", "http://x/path", "--http", "web=127.0.0.1:1"), "path"),
         ((*CONNECT, "--http", "Web=127.0.0.1:1"), "Web"),

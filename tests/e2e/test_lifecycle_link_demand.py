@@ -76,7 +76,7 @@ async def test_links_come_with_the_load_and_go_with_it(quick: None, tmp_path: Pa
     with Target() as slow, TargetProcess() as bulk:
         async with Server(config.load(flags, {})) as server:
             assert server.first_run is not None
-            port = server.listen.port
+            port = server.address.port
             targets = {"slow": slow.port, "bulk": bulk.port}
             agent = Process(
                 "connect", "--server", f"http://127.0.0.1:{port}", "--log-format", "json",
@@ -94,7 +94,7 @@ async def test_links_come_with_the_load_and_go_with_it(quick: None, tmp_path: Pa
 
 async def _up_and_down(server: Server, slow: Target) -> None:
     [device] = {link.device_id for link in server.links}
-    port = server.listen.port
+    port = server.address.port
 
     def links() -> set[int]:
         return {link.number for link in server.links.of_device(device) if not link.is_leaving}

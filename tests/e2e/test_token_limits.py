@@ -42,9 +42,9 @@ def limits_of(site: Site, token: str) -> list[str]:
     return next(each["limits"] for each in found if each["name"] == token)
 
 
-def ends(sock: socket.socket) -> bool:
+def ends(sock: socket.socket, within: float = SOON) -> bool:
     """Whether it is cut off soon."""
-    sock.settimeout(SOON)
+    sock.settimeout(within)
     try:
         return sock.recv(1) == b""
     except ConnectionResetError:
@@ -107,7 +107,7 @@ def test_a_token_has_its_bandwidth(site: Site, target: Target, direction: str) -
             assert visitor.response().json()["size"] == size
     seconds = time.monotonic() - started
     # A burst and a window may go ahead; a busy machine may be late.
-    assert (size - 400_000 - (1 << 20)) / 4e6 * 0.95 <= seconds <= size / 4e6 * 1.5
+    assert (size - 400_000 - (1 << 20)) / 4e6 * 0.95 <= seconds <= size / 4e6 * 4
     assert site.stats()["token_pauses"] > 10
     # No limit any more, at once.
     assert call(site, "PATCH", "/api/v1/tokens/pi", {"limits": {"bandwidth": 0}})[0] == 200
@@ -149,7 +149,7 @@ def tunnel(site: Site, *words: str) -> None:
 def test_a_forward_ends_with_the_secret_it_was_made_with(site: Site, how: str) -> None:
     with echo() as target, ExitStack() as stack:
         tunnel(site, f"db=127.0.0.1:{target}")
-        life = ("--expires", "4s") if how == "expire" else ()
+        life = ("--expires", "10s") if how == "expire" else ()
         scope = ("--scope", "connect=default/*")
         token = site.make_token("laptop", *scope, *life)
         other = site.make_token("desktop", *scope)
@@ -163,10 +163,11 @@ def test_a_forward_ends_with_the_secret_it_was_made_with(site: Site, how: str) -
             command(site, "token", "rotate", "laptop", "--overlap", "1s")
         elif how == "block":
             command(site, "device", "block", "laptop")
+        within = SOON + (10 if how == "expire" else 0)
         started = time.monotonic()
         for sock in going:
-            assert ends(sock)
-        assert time.monotonic() - started < SOON
+            assert ends(sock, within)
+        assert time.monotonic() - started < within
         staying.sendall(b"still here")
         assert take(staying, 10) == b"still here"
         assert site.stats()["token_ended"] == 3

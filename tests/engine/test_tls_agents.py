@@ -34,6 +34,8 @@ from tests.engine.harness import (
 )
 from tests.engine.tlsparts import AUTHORITY, STRANGER, WEB, client_tls, server_context, tls_of
 
+pytestmark = pytest.mark.skipif(not core.TLS_LIBRARY, reason="built without OpenSSL")
+
 REQUEST = b"GET /_proxy/link HTTP/1.1\r\nHost: x\r\n\r\n"
 ANSWER = b"HTTP/1.1 101 S\r\nProxy-Engine-Window: 262144\r\n\r\n"
 

@@ -4,10 +4,12 @@ that goes wrong in a handshake. The other side is Python's ssl."""
 from __future__ import annotations
 
 import datetime
+import random
 import socket
 import ssl
 import struct
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -36,6 +38,8 @@ from tests.engine.tlsparts import (
     serving_tls,
     tls_of,
 )
+
+pytestmark = pytest.mark.skipif(not core.TLS_LIBRARY, reason="built without OpenSSL")
 
 DEVICE = AUTHORITY.issue_for_client("sensor.test")
 
@@ -138,7 +142,7 @@ def test_a_reader_that_stops_gets_everything_later() -> None:
         device.data(stream, head)
         for start in range(0, size, 50_000):
             device.data(stream, b"x" * min(50_000, size - start))
-        wait_until(lambda: server.stat("buffer_bytes") > 0)
+        server.wait_stat("link_bytes_in", size)
         assert visitor.response().body == b"x" * size
         wait_until(lambda: server.stat("buffer_bytes") == 0)
 
@@ -342,6 +346,36 @@ def test_who_leaves_in_the_middle_of_a_handshake() -> None:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 sock.close()
         wait_until(lambda: server.stat("accepted") == 11 and server.connections() == 0)
+
+
+def test_a_client_hello_with_wrong_bytes_in_it() -> None:
+    # Names and lengths are what is ours to read; the rest is for the sanitizers to look at.
+    chance = random.Random(1)
+    context = client_context()
+    context.set_alpn_protocols(["http/1.1"])
+    with serving_tls(tls=TlsServer([named("*.example.com"), named("web.test")])) as server:
+        with Record(server.port, context) as visitor:
+            with pytest.raises(ssl.SSLWantReadError):
+                visitor.tls.do_handshake()
+            hello = visitor.ciphertext()
+        name = hello.index(b"web.test")
+        for turn in range(300):
+            wrong = bytearray(hello)
+            for _ in range(chance.randint(1, 3)):
+                place = (
+                    chance.randrange(name - 9, name) if turn % 2 else chance.randrange(len(hello))
+                )
+                wrong[place] = chance.randrange(256)
+            cut = len(wrong) if turn % 3 else chance.randrange(len(wrong))
+            address = ("127.0.0.1", server.port)
+            with suppress(ConnectionError), socket.create_connection(address, 10) as sock:
+                sock.sendall(wrong[:cut])
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
+        wait_until(lambda: server.connections() == 0)
+        with handshake(server.port, context) as sock:
+            speak(sock)
 
 
 def test_a_drain_closes_connections_in_the_middle_of_a_handshake_last() -> None:

@@ -444,6 +444,7 @@ def test_so_many_connections_and_bytes_of_a_token(udp: UdpServer) -> None:
     stream, _, rest = opened(device)
     opened(device)
     udp.server.wait_stat("udp_refused", 1)
+    assert udp.stat("token_busy_refused") >= 1
     received(device, stream, 3, rest)
     for number in range(10):
         first.send(b"x" * 60_000)

@@ -51,7 +51,7 @@ HOWS = {
     "getrandom": ("EINTR",),
     "pthread_create": ("EAGAIN",),
 }
-CARRIERS = ("raw", "websocket")
+CARRIERS = ("raw", "websocket", "tls")
 WHO = (0, 1, 2)
 SHORT = -1
 CASE_SECONDS_MAX = 60.0  # then the child itself hangs
@@ -118,16 +118,18 @@ class Interposer:
 
 def child() -> int:
     # Only here: the parent must not need an engine.
-    from tests.engine.harness import Carrier
     from tests.faults.origin import Origin
-    from tests.faults.scenario import PATIENCE, Scenario, Violation
+    from tests.faults.scenario import PATIENCE, Carrier, Scenario, Violation
 
     interposer = Interposer()
     origin = Origin()
 
-    def run(carrier: Carrier, case: Case | None) -> None:
+    def run(carrier: str, case: Case | None) -> None:
         interposer.begin(case)
-        Scenario(origin, carrier, may_fail=case is not None).run()
+        known: Carrier = "tls" if carrier == "tls" else "raw"
+        if carrier == "websocket":
+            known = "websocket"
+        Scenario(origin, known, may_fail=case is not None).run()
 
     def clean() -> tuple[int, int, int]:
         gc.collect()
@@ -140,7 +142,7 @@ def child() -> int:
         return left
 
     for carrier in CARRIERS:
-        run("raw" if carrier == "raw" else "websocket", None)  # what is made once is made now
+        run(carrier, None)  # what is made once is made now
     for line in sys.stdin:
         case = None if line.startswith("count ") else Case.parse(line)
         carrier = line.split()[1] if case is None else case.carrier
@@ -148,7 +150,7 @@ def child() -> int:
         for _ in range(2):
             before = clean()
             try:
-                run("raw" if carrier == "raw" else "websocket", case)
+                run(carrier, case)
             except Exception as problem:  # whatever it is, it is the finding
                 what = str(problem) if isinstance(problem, Violation) else repr(problem)
             after = settled(before)
@@ -284,7 +286,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/fail-nth", description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, help="a random sample instead of every n")
     parser.add_argument("--seed", type=int, help="of the sample")
-    parser.add_argument("--carrier", choices=CARRIERS, help="of the link; both are usual")
+    parser.add_argument("--carrier", choices=CARRIERS, help="of the link; all are usual")
     parser.add_argument("--only", default="", metavar="'WHO CALL'", help="e.g. '1 recv'")
     parser.add_argument("--replay", metavar="CASE", help="a printed case ten times, with stacks")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

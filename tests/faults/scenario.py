@@ -17,13 +17,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from proxy_engine_core import core
 from proxy_engine_core.core import Engine
-from tests.engine.harness import Carrier, Response, Visitor
+from tests.engine.harness import Response, Visitor
+from tests.engine.tlsparts import client_tls, server_tls
 from tests.faults.origin import BIG, TO_THE_END, Origin
 
+Carrier = Literal["raw", "websocket", "tls"]  # the last: raw over TLS
 PATIENCE = 5.0  # seconds; whatever needs an engine's timeout to end is a hang
 TRIES = 12  # a failing call may cost a step, and the link it ran on
 ASKS = 20  # what is asked of an engine may fail as often as calls in a row are made to
@@ -68,7 +70,8 @@ class Control:
         self.agent = agent
         self.port = port
         self.tcp_port = tcp_port
-        self.carrier = carrier
+        self.carrier: Literal["raw", "websocket"] = "raw" if carrier == "tls" else carrier
+        self.tls = client_tls() if carrier == "tls" else None
         self.link: int | None = None  # the server's, once its tunnels are registered
         self.auth_count = 0
         self.drained = 0
@@ -110,7 +113,9 @@ class Control:
             f"Upgrade: {upgrade}\r\n\r\n"
         )
         again(
-            lambda: self.agent.dial("127.0.0.1", self.port, request.encode(), carrier=self.carrier)
+            lambda: self.agent.dial(
+                "127.0.0.1", self.port, request.encode(), carrier=self.carrier, tls=self.tls
+            )
         )
 
     def routes(self, *links: int) -> None:
@@ -180,21 +185,27 @@ class Scenario:
         self.origin = origin
         self.may_fail = may_fail
         origin.seen.clear()
-        self.server, self.port = again(self.start_server)
+        self.is_tls = carrier == "tls"
+        self.own = 4 if self.is_tls else 3  # connections of the server: listeners, the link
+        self.server, self.port, link_port = again(self.start_server)
         self.agent: Engine = again(self.start_agent)
         self.tcp_port: int = again(lambda: self.server.tcp_listen("127.0.0.1", 0))
-        self.control = Control(self.server, self.agent, self.port, self.tcp_port, carrier)
+        self.control = Control(self.server, self.agent, link_port, self.tcp_port, carrier)
         self.visitors: list[Visitor] = []
         self.request_count = 0
 
     # An engine that could not start is stopped: another one takes its place.
 
-    @staticmethod
-    def start_server() -> tuple[Engine, int]:
+    def start_server(self) -> tuple[Engine, int, int]:
+        """Its ports, for visitors and for the device."""
         server = Engine("server", log_ring_size=65536, bandwidth_burst_ms=1)
         port: int = again(lambda: server.listen("127.0.0.1", 0))
+        link_port = port
+        if self.is_tls:
+            tls = server_tls()
+            link_port = again(lambda: server.listen("127.0.0.1", 0, tls=tls))
         server.start()
-        return server, port
+        return server, port, link_port
 
     def start_agent(self) -> Engine:
         agent = Engine("agent", log_ring_size=65536)
@@ -497,7 +508,7 @@ class Scenario:
         """Everybody has gone: what was accepted is accounted for."""
         for visitor in self.visitors:
             visitor.close()
-        until(lambda: self.server.stats()["connections"] <= 3, "visitors to be gone")
+        until(lambda: self.server.stats()["connections"] <= self.own, "visitors to be gone")
         # The listener of the TCP tunnel may be missing, then one may still be going.
         until(lambda: self.missing() <= self.server.stats()["memory_errors"], "all to end")
         require(self.missing() >= 0, "more requests ended than began")

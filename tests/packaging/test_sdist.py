@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.packaging, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "proxy" / "proxy_engine" / "cli" / "demo.py"
-SOURCE_SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h", ".typed"}
+SOURCE_SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".pxi", ".h", ".typed"}
 LEFT_OUT = shutil.ignore_patterns(
     ".*", "build", "dist", "*.so", "*.egg-info", "__pycache__", "results"
 )
@@ -49,6 +49,25 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def test_a_build_without_openssl_refuses_tls_in_one_line(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+    run(
+        *("env", "PROXY_ENGINE_OPENSSL=none", sys.executable, "setup.py", "--quiet"),
+        *("build_ext", "--inplace"),
+        cwd=tree,
+    )
+    ask = (
+        "from proxy_engine_core import core\n"
+        "core.Engine('server').stop()\n"
+        "try: core.TlsClient('web.test')\n"
+        "except ValueError as error: print(repr(core.TLS_LIBRARY), error)\n"
+    )
+    said = run("env", f"PYTHONPATH={tree / 'engine'}", sys.executable, "-c", ask, cwd=tree)
+    assert said.startswith("'' this build has no TLS: ")
+    assert said.count("\n") == 1
+
+
 def source_files(*folders: str) -> list[str]:
     return sorted(
         str(path.relative_to(ROOT))
@@ -63,7 +82,7 @@ def extension_names() -> list[str]:
     return sorted(
         ".".join(path.relative_to(engine).with_suffix("").parts)
         for path in engine.rglob("*.pyx")
-        if "_testing" not in path.parts
+        if not {"_testing", "without_tls"} & set(path.parts)
     )
 
 

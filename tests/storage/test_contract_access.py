@@ -183,6 +183,25 @@ async def test_a_device_is_made_ahead_and_changed(store: Store) -> None:
     assert await store.device_change("pi", is_blocked=True) is None
 
 
+async def test_a_device_carries_the_names_of_its_certificates(store: Store) -> None:
+    token = await device_token(store, "pi")
+    assert token.certificate_names == ()
+    names = ("cn:sensor-7", "dns:pi.example.com")
+    changed = await store.device_change("pi", certificate_names=names)
+    assert changed is not None
+    assert changed.certificate_names == names
+    assert await store.devices() == [changed]
+    [token] = await store.tokens()
+    assert token.certificate_names == names
+    assert (await store.tokens_by_digest([token.digest]))[token.digest] == token
+    changed = await store.device_change("pi", is_blocked=False)
+    assert changed is not None
+    assert changed.certificate_names == names
+    changed = await store.device_change("pi", certificate_names=[])
+    assert changed is not None
+    assert changed.certificate_names == ()
+
+
 async def test_a_device_can_not_take_the_name_of_another(store: Store) -> None:
     await store.device_add("pi", {}, 1.0)
     await store.device_add("po", {}, 1.0)

@@ -19,6 +19,7 @@ CHANGES: dict[str, Write] = {
     "a revoked token": lambda store: store.token_revoke("pi", 2.0),
     "a blocked device": lambda store: store.device_change("pi", is_blocked=True),
     "a renamed device": lambda store: store.device_change("pi", new_name="other"),
+    "a bound certificate": lambda store: store.device_change("pi", certificate_names=["cn:a"]),
     "a kicked device": lambda store: store.device_change("pi", kicked_at=2.0),
     "a deleted device": lambda store: store.device_delete("pi"),
 }

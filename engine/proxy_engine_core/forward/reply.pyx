@@ -12,6 +12,8 @@ cdef enum:
 
 
 cdef const char *status_text(int status) noexcept nogil:
+    if status == 308:
+        return "Permanent Redirect"
     if status == 400:
         return "Bad Request"
     if status == 401:

@@ -17,6 +17,9 @@ from proxy_engine_core.forward.dispatch cimport (
     wait_for_stream,
 )
 from proxy_engine_core.forward.gate cimport gate_passes
+from proxy_engine_core.forward.https cimport (
+    HTTPS_LOCATION_SIZE_MAX, https_answer, https_is_wanted,
+)
 from proxy_engine_core.forward.link_request cimport ask_control_plane, asks_for_link
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pace cimport pace_newcomer
@@ -157,6 +160,17 @@ cdef bint move_on(
     return True
 
 
+cdef void send_to_https(
+    Visitor *visitor, const Head *head, uint8_t *bytes, uint32_t head_size, uint32_t size
+) noexcept nogil:
+    cdef char line[HTTPS_LOCATION_SIZE_MAX]
+    cdef Reply reply
+    https_answer(visitor, head, line, &reply)
+    if visitor.transaction.request_done:
+        take_head_off(visitor, bytes, head_size, size)
+    transaction_answer(visitor, &reply)
+
+
 cdef bint use_head(
     Visitor *visitor, uint8_t *bytes, uint32_t head_size, uint32_t size
 ) noexcept nogil:
@@ -200,6 +214,9 @@ cdef bint use_head(
         count(worker.counters, COUNT_MEMORY_REFUSED, 1)
         transaction.request_done = False  # and the connection ends: it is memory too
         transaction_fail(visitor, 503, b"memory_short", b"The proxy is short of memory.")
+        return True
+    if https_is_wanted(visitor):
+        send_to_https(visitor, head, bytes, head_size, size)
         return True
     if asks_for_link(head):
         ask_control_plane(visitor, bytes, head_size)

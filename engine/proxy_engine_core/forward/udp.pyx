@@ -9,10 +9,10 @@ from libc.string cimport memcpy, memset
 from proxy_engine_core.atomic cimport atomic_add, atomic_load_relaxed, atomic_subtract
 from proxy_engine_core.buffer cimport buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_TUNNELS_TURNED_AWAY, COUNT_UDP_DATAGRAMS_IN,
-    COUNT_UDP_DATAGRAMS_OUT, COUNT_UDP_DROPPED, COUNT_UDP_ERRORS, COUNT_UDP_OVERRUNS,
-    COUNT_UDP_OVERSIZE, COUNT_UDP_REFUSED, COUNT_UDP_VISITORS, COUNT_VISITOR_BYTES_IN,
-    COUNT_VISITOR_BYTES_OUT, count,
+    COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_TOKEN_BUSY_REFUSED, COUNT_TOKEN_RATE_REFUSED,
+    COUNT_TUNNELS_TURNED_AWAY, COUNT_UDP_DATAGRAMS_IN, COUNT_UDP_DATAGRAMS_OUT, COUNT_UDP_DROPPED,
+    COUNT_UDP_ERRORS, COUNT_UDP_OVERRUNS, COUNT_UDP_OVERSIZE, COUNT_UDP_REFUSED,
+    COUNT_UDP_VISITORS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
 )
 from proxy_engine_core.datagram cimport (
     DATAGRAM_HEADER_SIZE, DATAGRAM_SIZE_MAX, datagram_header, datagram_next,
@@ -287,16 +287,18 @@ cdef bint is_paid(UdpVisitor *visitor, uint32_t size) noexcept nogil:
     if worker.now_us < visitor.paid_us:
         return False
     visitor.paid_us = worker.now_us + quota_spend(
-        quota, worker.now_us, size, worker.options.rate_burst_ms
+        quota, worker.now_us, size, worker.options.bandwidth_burst_ms
     )
     return True
 
 
 cdef bint enter_quota(Quota *quota, Worker *worker) noexcept nogil:
     if not quota_enter(quota):
+        count(worker.counters, COUNT_TOKEN_BUSY_REFUSED, 1)
         return False
     if quota_take_request(quota, worker.now_us, worker.options.rate_burst_ms):
         return True
+    count(worker.counters, COUNT_TOKEN_RATE_REFUSED, 1)
     quota_leave(quota)
     return False
 

@@ -9,7 +9,8 @@ from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_free, buffer_head, buffer_init, buffer_size,
 )
 from proxy_engine_core.check cimport CHECK
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.counters cimport COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, count
+from proxy_engine_core.io.pressure cimport pressure_may_keep
 from proxy_engine_core.io.raw cimport raw_recv, raw_send
 from proxy_engine_core.io.socket cimport socket_finish_writing
 from proxy_engine_core.io.sys cimport iovec
@@ -19,7 +20,7 @@ from proxy_engine_core.io.tls_openssl cimport (
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_FINISHED, CONN_HANDSHAKE, CONN_HUP, CONN_READABLE, CONN_WRITABLE,
-    TLS_FAILED, TLS_OPEN, Conn, Tls,
+    TLS_FAILED, TLS_OPEN, Conn, Tls, Worker,
 )
 
 cdef enum:
@@ -27,6 +28,9 @@ cdef enum:
     # Spans shorter than this are copied together into one record: 22 bytes and an
     # encryption of its own are dearer than the copy.
     SPAN_COPY_MAX = 8 * 1024
+    # Bytes of ciphertext for a peer that makes OpenSSL answer (renegotiation that is not wanted)
+    # and does not read: far more than a block, or a handshake with a long chain.
+    OUT_MAX = 256 * 1024
 
 
 cdef Tls *tls_new(TlsContext *context) noexcept nogil:
@@ -79,8 +83,12 @@ cdef int64_t pull(TlsSession *session, uint8_t *target, size_t size) noexcept no
 
 cdef int push(TlsSession *session, const uint8_t *source, size_t size) noexcept nogil:
     cdef Tls *tls = <Tls *>session
-    if size > 0xFFFFFFF or buffer_append(&tls.out, source, <uint32_t>size) < 0:
-        count(tls.conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
+    cdef Worker *worker = tls.conn.worker
+    if buffer_size(&tls.out) + size > OUT_MAX or not pressure_may_keep(worker, <uint32_t>size):
+        count(worker.counters, COUNT_MEMORY_CUT_OFF, 1)
+        return -ENOMEM
+    if buffer_append(&tls.out, source, <uint32_t>size) < 0:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return -ENOMEM
     return 0
 
@@ -152,7 +160,8 @@ cdef int64_t tls_send(Conn *conn, const uint8_t *source, size_t size) noexcept n
                 return <int64_t>taken
         if taken == size:
             return <int64_t>taken
-        tls.out.first_size = TLS_BLOCK_SIZE if size - taken > RECORD_SIZE else 0
+        # Room for all of a block's records at once: growing would copy it.
+        tls.out.first_size = TLS_BLOCK_SIZE + RECORD_SIZE if size - taken > RECORD_SIZE else 0
         while taken < size and buffer_size(&tls.out) < TLS_BLOCK_SIZE:
             result = tls_session_write(
                 &tls.session, source + taken, min(size - taken, <size_t>RECORD_SIZE), tls.error

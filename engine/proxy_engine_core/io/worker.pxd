@@ -143,6 +143,7 @@ cdef struct Crew:                         # what the workers of an engine share:
     uint64_t links[WORKERS_MAX]           # atomic
     uint64_t udp_visitors                 # atomic
     Networks trusted                      # proxies whose X-Forwarded-* are believed
+    uint16_t https_port                   # where plain requests are sent to; 0: they are served
 
 cdef struct Worker:
     Crew *crew

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy_engine.reload import Reloaded
     from proxy_engine.request_log import RequestLog
     from proxy_engine.storage import Store, Token
+    from proxy_engine.tls_keeper import TlsKeeper
     from proxy_engine.tunnels import TunnelTable
     from proxy_engine_core.core import Engine
 
@@ -34,6 +35,7 @@ class Service(Protocol):
     guard: LoginGuard
     webhook: Webhook
     engine: Engine
+    tls: TlsKeeper
     links: Links
     table: TunnelTable
     request_log: RequestLog

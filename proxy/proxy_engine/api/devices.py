@@ -11,6 +11,7 @@ from proxy_engine.api.names import Name, Named
 from proxy_engine.api.paging import Page, PageQuery, cursor_of, key_of, page_of
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes
+from proxy_engine.certificate_names import NAMES_MAX, check_names
 from proxy_engine.devices import LABELS_MAX, check_labels
 from proxy_engine.link_table import Link
 from proxy_engine.storage import DeviceEvent
@@ -18,6 +19,15 @@ from proxy_engine.storage import DeviceEvent
 routes = Routes("devices", "The machines behind the tunnels.")
 MISSING = {404: "there is no such device"}
 TAKEN = {409: "a device has this name"}
+BOUND = {409: "a device has this name, or this name of a certificate"}
+CertificateNames = Annotated[
+    list[str],
+    msgspec.Meta(
+        max_length=NAMES_MAX,
+        description="`cn:NAME`, `dns:NAME` or `uri:URI`, one of which its client certificate has "
+        "to have; none: its own name, if it shows one",
+    ),
+]
 Labels = Annotated[dict[str, str], msgspec.Meta(max_length=LABELS_MAX)]
 
 
@@ -32,6 +42,9 @@ class DeviceLink(msgspec.Struct, kw_only=True):
     agent: str
     platform: str
     token: str
+    certificate: Annotated[
+        list[str], msgspec.Meta(description="names of the one it was opened with")
+    ]
 
 
 class Device(msgspec.Struct, kw_only=True):
@@ -40,6 +53,7 @@ class Device(msgspec.Struct, kw_only=True):
     id: int
     name: str
     labels: dict[str, str]
+    certificate_names: CertificateNames
     is_online: bool
     is_blocked: bool
     online_since: float | None
@@ -81,6 +95,9 @@ class DeviceChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     labels: Annotated[Labels | None, msgspec.Meta(description="instead of all it has")] = None
     is_blocked: Annotated[
         bool | None, msgspec.Meta(description="true ends its links and keeps it out")
+    ] = None
+    certificate_names: Annotated[
+        CertificateNames | None, msgspec.Meta(description="instead of all it has")
     ] = None
 
 
@@ -127,19 +144,26 @@ async def read_device(call: Call, path: Named) -> Device:
     return _device(call, await _find(call, path.name), await _owners(call))
 
 
-@routes.patch("/api/v1/devices/{name}", problems={**MISSING, **TAKEN})
+@routes.patch("/api/v1/devices/{name}", problems={**MISSING, **BOUND})
 async def change_device(call: Call, path: Named, body: DeviceChange) -> Device:
-    """Rename, label, block or unblock a device.
+    """Rename, label, block or unblock a device, or bind names of certificates to it.
 
-    Blocking ends its links at once. A device that tells its own name (`connect --device`) has to
-    be told the new one.
+    Blocking ends its links at once, and so does a name that their certificates do not have. A
+    device that tells its own name (`connect --device`) has to be told the new one.
     """
     if body.name is not None:
         tokens.check_name(body.name, "device")
     if body.labels is not None:
         check_labels(body.labels)
+    if body.certificate_names is not None:
+        check_names(body.certificate_names)
+        await _check_not_taken(call, path.name, body.certificate_names)
     changed = await call.service.store.device_change(
-        path.name, new_name=body.name, labels=body.labels, is_blocked=body.is_blocked
+        path.name,
+        new_name=body.name,
+        labels=body.labels,
+        is_blocked=body.is_blocked,
+        certificate_names=body.certificate_names,
     )
     return await _changed(call, changed)
 
@@ -171,6 +195,14 @@ async def read_history(call: Call, path: Named, query: PageQuery) -> Page[Presen
         [_presence(event) for event in page],
         cursor_of(page[-1].id) if len(found) > len(page) else None,
     )
+
+
+async def _check_not_taken(call: Call, name: str, names: list[str]) -> None:
+    """A certificate is for one device."""
+    for device in await call.service.store.devices():
+        for taken in device.certificate_names:
+            if device.name != name and taken in names:
+                raise Problem(409, "certificate_taken", f"{taken} is bound to {device.name}")
 
 
 async def _find(call: Call, name: str) -> storage.Device:
@@ -210,6 +242,7 @@ def _device(call: Call, device: storage.Device, owners: dict[int, str]) -> Devic
         id=device.id,
         name=device.name,
         labels=device.labels,
+        certificate_names=list(device.certificate_names),
         is_online=since is not None,
         is_blocked=device.is_blocked,
         online_since=since,
@@ -242,4 +275,5 @@ def _link(link: Link) -> DeviceLink:
         agent=link.agent,
         platform=link.platform,
         token=link.token,
+        certificate=list(link.certificate),
     )

@@ -24,6 +24,8 @@ from proxy_engine.api.sockets import SOCKETS, close_all
 from proxy_engine.api.table import TABLE
 
 if TYPE_CHECKING:
+    import ssl
+
     from proxy_engine.api.routes import Route
 
 __all__ = ["Service", "create_app", "start_api"]
@@ -85,10 +87,12 @@ class _Runner(web.AppRunner):
         return server and partial(_Protocol, server, loop=asyncio.get_running_loop(), **options)
 
 
-async def start_api(listener: socket.socket, service: Service) -> web.AppRunner:
+async def start_api(
+    listener: socket.socket, service: Service, tls: ssl.SSLContext | None = None
+) -> web.AppRunner:
     runner = _Runner(create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
     await runner.setup()
-    await web.SockSite(runner, listener).start()
+    await web.SockSite(runner, listener, ssl_context=tls).start()
     return runner
 
 

@@ -23,6 +23,7 @@ def all_stats(service: Service) -> dict[str, int]:
     return {
         **service.engine.stats(),
         **log.stats(),
+        **service.tls.stats(),
         "logins_failed": guard.failed,
         "logins_limited": guard.limited,
         **service.cache.stats(),

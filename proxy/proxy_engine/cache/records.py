@@ -41,6 +41,7 @@ def pack_device(device: Device) -> bytes:
             is_blocked=device.is_blocked,
             last_seen_at=None,
             kicked_at=device.kicked_at,
+            certificate_names=device.certificate_names,
         )
     )
 

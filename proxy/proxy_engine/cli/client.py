@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
-from proxy_engine.cli.parser import add_setting, add_store, settings
+from proxy_engine.cli.parser import add_authorities, add_setting, add_store, settings
 from proxy_engine.errors import EXIT_USAGE, ProxyEngineError, UsageError, error_text
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         parser, "admin_token_file", metavar="FILE", help="read its admin token from a file, - stdin"
     )
     add_setting(parser, "admin_token", metavar="TOKEN", help="its admin token (better: a file)")
+    add_authorities(parser)
     add_store(parser)
 
 
@@ -126,15 +127,21 @@ class Remote:
         if not token.isascii() or not token.isprintable() or " " in token:
             raise UsageError("the admin token holds characters that no token has")
         self._headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-        self._connection = self._open(parts.scheme, parts.hostname, parts.port)
+        self._connection = self._open(parts.scheme, parts.hostname, parts.port, chosen.ca)
 
     @staticmethod
-    def _open(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+    def _open(scheme: str, host: str, port: int | None, ca: str) -> http.client.HTTPConnection:
         import http.client
 
-        if scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=TIMEOUT)
-        return http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        if scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=ca or None)
+        except OSError as error:
+            raise UsageError(f"ca {ca}: {error_text(error)}") from None
+        return http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=context)
 
     def call(
         self,
@@ -278,6 +285,8 @@ class LocalService:
     is_draining = False
 
     def __init__(self, chosen: Settings, store: Any) -> None:
+        from proxy_engine.listeners import chosen as chosen_listeners
+        from proxy_engine.listeners import public
         from proxy_engine.tunnels import TunnelTable
 
         self.settings = chosen
@@ -286,7 +295,10 @@ class LocalService:
         self.store = store
         self.links = NoLinks()
         self.open_requests = None
-        self.table = TunnelTable(domain=chosen.domain, port=chosen.listen.port)
+        listener = public(chosen_listeners(chosen))
+        self.table = TunnelTable(
+            domain=chosen.domain, port=listener.address.port, scheme=listener.scheme
+        )
 
     async def access_changed(self) -> None:
         """A server that runs sees by itself that its store was written."""

@@ -55,11 +55,17 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
-    from proxy_engine import config, reload
+    import time
+
+    from proxy_engine import config, reload, tls_keeper
+    from proxy_engine.client_tls import LinkTls, TargetTls
     from proxy_engine.text import escape
 
     chosen = loaded(args)
     reload.check(chosen.settings)
+    tls_keeper.check(chosen.settings, time.time())
+    LinkTls(chosen.settings)
+    TargetTls(chosen.settings)
     for name in config.SECRETS:
         if getattr(chosen.settings, f"{name}_file") not in ("", "-"):
             config.secret(chosen.settings, name)  # says if it can not be read

@@ -7,17 +7,27 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.parser import add_common, add_process, add_servers, add_setting, settings
+from proxy_engine.cli.parser import (
+    add_common,
+    add_process,
+    add_servers,
+    add_setting,
+    add_trust,
+    settings,
+)
 
 if TYPE_CHECKING:
     from proxy_engine.agent_tunnels import AgentTunnel
+    from proxy_engine.client_tls import LinkTls, TargetTls
     from proxy_engine.config import Settings
     from proxy_engine.control import PublicTunnel
+    from proxy_engine.servers import ServerUrl
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("connect", help="connect this device's services to a server")
     add_servers(parser)
+    add_trust(parser)
     add_setting(parser, "token", metavar="TOKEN", help="the device's token (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(
@@ -28,7 +38,7 @@ def add_parser(verbs: Any) -> None:
         "http",
         metavar="NAME=HOST:PORT",
         action="append",
-        help="serve this target as tunnel NAME; repeatable",
+        help="serve this target, also https://HOST:PORT, as tunnel NAME; repeatable",
     )
     add_setting(
         parser,
@@ -57,6 +67,26 @@ def add_parser(verbs: Any) -> None:
         metavar="NETWORK[:PORTS]",
         action="append",
         help="where services may be, such as 127.0.0.0/8:3000-4000; repeatable [anywhere]",
+    )
+    add_setting(
+        parser,
+        "target_ca",
+        metavar="NAME=FILE",
+        action="append",
+        help="authorities (PEM) of an https:// target's certificate [the system's]",
+    )
+    add_setting(
+        parser,
+        "target_server_name",
+        metavar="NAME=HOST",
+        action="append",
+        help="... what it has to be for [the target's host]",
+    )
+    add_setting(
+        parser,
+        "target_insecure",
+        metavar="NAMES",
+        help="tunnels whose https:// targets may have any certificate",
     )
     add_setting(
         parser,
@@ -110,17 +140,32 @@ def run(args: argparse.Namespace) -> int:
     token = read_token(chosen)
     tunnels = tunnels_of(chosen, token)
     from proxy_engine import logs
-    from proxy_engine.reach import proxy_for
+    from proxy_engine.client_tls import LinkTls, TargetTls
     from proxy_engine.runner import run_async
-    from proxy_engine.servers import parse_server
 
-    for url in chosen.server:
-        proxy_for(parse_server(url), chosen.proxy)
+    tls = LinkTls(chosen)
     logs.setup(chosen.log_format)
+    servers = find_servers(chosen, tls)
     try:
-        return run_async(_connect(chosen, token, tunnels))
+        return run_async(_connect(chosen, token, tunnels, servers, tls, TargetTls(chosen)))
     finally:
         logs.flush()
+
+
+def find_servers(chosen: Settings, tls: LinkTls) -> list[ServerUrl]:
+    """Those of the settings, with the ways there checked. Raises UsageError."""
+    from proxy_engine import logs
+    from proxy_engine.reach import is_loopback, proxy_for
+    from proxy_engine.servers import parse_server
+
+    servers = [parse_server(url) for url in chosen.server]
+    for server in servers:
+        proxy_for(server, chosen.proxy)
+        if tls(server) is None and not is_loopback(server.host):
+            logs.get("tls").warning(
+                "the token and all data go over the network unencrypted", server=server.authority
+            )
+    return servers
 
 
 def read_token(chosen: Settings) -> str:
@@ -136,7 +181,14 @@ def read_token(chosen: Settings) -> str:
     return token
 
 
-async def _connect(chosen: Settings, token: str, tunnels: list[AgentTunnel]) -> int:
+async def _connect(
+    chosen: Settings,
+    token: str,
+    tunnels: list[AgentTunnel],
+    servers: list[ServerUrl],
+    tls: LinkTls,
+    target_tls: TargetTls,
+) -> int:
     import asyncio
 
     from proxy_engine.agent import Agent
@@ -144,14 +196,14 @@ async def _connect(chosen: Settings, token: str, tunnels: list[AgentTunnel]) -> 
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
     from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
-    from proxy_engine.servers import Servers, parse_server
+    from proxy_engine.servers import Servers
     from proxy_engine.targets import Targets, resolve
 
     signals = Signals()
     engine = make_engine("agent", chosen)
     agent = Agent(
         engine,
-        servers=Servers([parse_server(url) for url in chosen.server], chosen.transport),
+        servers=Servers(servers, chosen.transport),
         token=token,
         targets=Targets(
             engine,
@@ -159,9 +211,11 @@ async def _connect(chosen: Settings, token: str, tunnels: list[AgentTunnel]) -> 
             resolve,
             {tunnel.name: _flags(tunnel) for tunnel in tunnels},
             allowed=chosen.allow_target,
+            tls=target_tls,
         ),
         tunnels=[tunnel.spec() for tunnel in tunnels],
         reach=Reacher(resolve, proxy=chosen.proxy),
+        tls=tls,
         announce=lambda public: _announce(chosen, tunnels, public),
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,
@@ -207,7 +261,7 @@ def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicT
     from proxy_engine.cli.output import box, is_terminal
     from proxy_engine.text import escape
 
-    targets = {tunnel.name: str(tunnel.target) for tunnel in tunnels}
+    targets = {tunnel.name: tunnel.shown_target() for tunnel in tunnels}
     if chosen.log_format == "json":
         found = [
             {

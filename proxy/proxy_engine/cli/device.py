@@ -41,6 +41,9 @@ def add_parser(verbs: Any) -> None:
     add("label", "set labels, or take them away", _label).add_argument(
         "labels", metavar="LABEL=VALUE", nargs="+", help="without a value: take it away"
     )
+    add("certificate", "bind its client certificate, or take that away", _certificate).add_argument(
+        "names", metavar="cn:NAME|dns:NAME|uri:URI", nargs="*", help="none: the device's own name"
+    )
     add("delete", "delete it, its tunnels, its history and its own tokens", _delete)
 
 
@@ -87,6 +90,7 @@ def _show(args: argparse.Namespace) -> int:
         "name": device["name"],
         "state": _state(device),
         "labels": " ".join(_labels(device)),
+        "certificate": " ".join(map(escape, device["certificate_names"])),
         "owner token": device["owner_token"],
         "created": moment_text(device["created_at"]),
         "first seen": moment_text(device["first_seen_at"]),
@@ -148,6 +152,13 @@ def _label(args: argparse.Namespace) -> int:
                 labels[name] = value
         _ask(client, "PATCH", args.name, body={"labels": labels})
     return 0
+
+
+def _certificate(args: argparse.Namespace) -> int:
+    from proxy_engine.certificate_names import check_names
+
+    check_names(args.names)
+    return _change(args, certificate_names=args.names)
 
 
 def _delete(args: argparse.Namespace) -> int:

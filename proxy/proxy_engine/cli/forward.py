@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.connect import read_token
-from proxy_engine.cli.parser import add_common, add_servers, add_setting, settings
+from proxy_engine.cli.connect import find_servers, read_token
+from proxy_engine.cli.parser import add_common, add_servers, add_setting, add_trust, settings
 
 if TYPE_CHECKING:
+    from proxy_engine.client_tls import LinkTls
     from proxy_engine.config import Settings
     from proxy_engine.forwarding import Tunnel
+    from proxy_engine.servers import Servers
     from proxy_engine.values import Address
 
 
@@ -19,6 +21,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("local", metavar="[HOST:]PORT", help="to listen on; 0: any port")
     parser.add_argument("tunnel", metavar="DEVICE/TUNNEL", help="a TCP tunnel, private or public")
     add_servers(parser)
+    add_trust(parser)
     add_setting(parser, "token", metavar="TOKEN", help="one that may (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
@@ -44,20 +47,27 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which server? give --server URL")
     token = read_token(chosen)
     from proxy_engine import logs
-    from proxy_engine.reach import proxy_for
+    from proxy_engine.client_tls import LinkTls
     from proxy_engine.runner import run_async
-    from proxy_engine.servers import parse_server
+    from proxy_engine.servers import Servers
 
-    for url in chosen.server:
-        proxy_for(parse_server(url), chosen.proxy)
+    tls = LinkTls(chosen)
     logs.setup(chosen.log_format)
+    servers = Servers(find_servers(chosen, tls), "tcp")
     try:
-        return run_async(_forward(chosen, token, address, Tunnel(device, name)))
+        return run_async(_forward(chosen, token, address, Tunnel(device, name), servers, tls))
     finally:
         logs.flush()
 
 
-async def _forward(chosen: Settings, token: str, local: Address, tunnel: Tunnel) -> int:
+async def _forward(
+    chosen: Settings,
+    token: str,
+    local: Address,
+    tunnel: Tunnel,
+    servers: Servers,
+    tls: LinkTls,
+) -> int:
     import asyncio
     import sys
 
@@ -65,7 +75,6 @@ async def _forward(chosen: Settings, token: str, local: Address, tunnel: Tunnel)
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError, error_text
     from proxy_engine.forwarding import Forwarder
     from proxy_engine.reach import Reacher
-    from proxy_engine.servers import Servers, parse_server
     from proxy_engine.targets import resolve
     from proxy_engine.text import escape, scrub
 
@@ -76,9 +85,8 @@ async def _forward(chosen: Settings, token: str, local: Address, tunnel: Tunnel)
         if not failure.done():
             failure.set_result(reason)
 
-    servers = Servers([parse_server(url) for url in chosen.server], "tcp")
     reach = Reacher(resolve, proxy=chosen.proxy)
-    forwarder = Forwarder(servers, reach, token, tunnel, refused)
+    forwarder = Forwarder(servers, reach, token, tunnel, refused, tls.trust)
     try:
         port = await forwarder.listen(local.host, local.port)
     except OSError as error:

@@ -98,13 +98,40 @@ def add_servers(parser: argparse.ArgumentParser) -> None:
         "server",
         metavar="URL",
         action="append",
-        help="such as http://proxy.example.com:8080; repeatable: the first that answers",
+        help="such as https://proxy.example.com; repeatable: the first that answers",
     )
     add_setting(
         parser,
         "proxy",
         metavar="URL",
         help="reach it through this HTTP proxy, or none [HTTP_PROXY, HTTPS_PROXY, NO_PROXY]",
+    )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """What a server of https:// has to show, and what it is shown."""
+    add_authorities(parser)
+    add_setting(parser, "crl", metavar="FILE", help="certificates that those have revoked (PEM)")
+    add_setting(
+        parser,
+        "pin",
+        metavar="sha256/...",
+        action="append",
+        help="public key that its certificate has to have; repeatable: one of them",
+    )
+    add_setting(
+        parser, "server_name", metavar="NAME", help="that its certificate is for [the URL's]"
+    )
+    add_setting(parser, "cert", metavar="FILE", help="this device's certificate (PEM)")
+    add_setting(parser, "key", metavar="FILE", help="and its key [in the file of --cert]")
+
+
+def add_authorities(parser: argparse.ArgumentParser) -> None:
+    add_setting(
+        parser,
+        "ca",
+        metavar="FILE",
+        help="authorities (PEM) that the server's certificate may come from [the system's]",
     )
 
 

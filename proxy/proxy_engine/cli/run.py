@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("run", help="run the server")
     add_setting(
-        parser, "listen", metavar="HOST:PORT", help="for visitors and devices [0.0.0.0:8080]"
+        parser,
+        "listen",
+        metavar="HOST:PORT",
+        action="append",
+        help="for visitors and devices, also https://HOST:PORT; repeatable [0.0.0.0:8080]",
     )
     add_setting(parser, "admin", metavar="HOST:PORT", help="health and API [127.0.0.1:8081]")
     add_setting(
@@ -84,8 +88,45 @@ def add_parser(verbs: Any) -> None:
         metavar="PERCENT",
         help="of a core: a worker this busy lets its agents make another link, 0: at once [60]",
     )
+    _add_tls(parser)
     add_process(parser, "server")
     add_common(parser, run)
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    add_setting(
+        parser,
+        "tls_cert",
+        metavar="FILE",
+        action="append",
+        help="certificate (PEM, with what leads to its root); repeatable: chosen by SNI",
+    )
+    add_setting(
+        parser,
+        "tls_key",
+        metavar="FILE",
+        action="append",
+        help="... its key, in the same order [in the file of the certificate]",
+    )
+    add_setting(parser, "tls_min_version", metavar="1.2|1.3", help="of TLS [1.3]")
+    add_setting(
+        parser, "tls_client_ca", metavar="FILE", help="authorities (PEM) of devices' certificates"
+    )
+    add_setting(parser, "tls_client_crl", metavar="FILE", help="what those have revoked (PEM)")
+    add_setting(
+        parser,
+        "tls_client_required",
+        metavar="no|devices|all",
+        help="who has to show a certificate [no]",
+    )
+    add_setting(
+        parser,
+        "https_redirect",
+        action=argparse.BooleanOptionalAction,
+        help="send what comes to an http:// listener to https",
+    )
+    add_setting(parser, "admin_tls_cert", metavar="FILE", help="TLS for the admin listener")
+    add_setting(parser, "admin_tls_key", metavar="FILE", help="... its key")
 
 
 def run(args: argparse.Namespace) -> int:

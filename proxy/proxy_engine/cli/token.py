@@ -33,7 +33,8 @@ def add_parser(verbs: Any) -> None:
         metavar="SCOPE",
         action="append",
         default=[],
-        help="bound it: tunnel=PATTERN, port=FIRST-LAST, device=PATTERN, read-only; repeatable",
+        help="bound it: tunnel=PATTERN, port=FIRST-LAST, device=PATTERN, read-only; or give it "
+        "connect=DEVICE/TUNNEL, domain=PATTERN; repeatable",
     )
     create.add_argument(
         "--limit",

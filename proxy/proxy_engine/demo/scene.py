@@ -21,7 +21,7 @@ from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.servers import Servers, parse_server
 from proxy_engine.targets import Targets, resolve
 from proxy_engine.text import duration_text
-from proxy_engine.values import Address
+from proxy_engine.values import Address, Listen
 
 CONNECT_TIMEOUT = 10.0  # seconds
 TUNNEL = "web"
@@ -35,12 +35,12 @@ async def play(*, stay: bool) -> int:
         folder = scene.enter_context(tempfile.TemporaryDirectory(prefix="proxy-engine-demo-"))
         web, port = await service.start()
         scene.push_async_callback(web.cleanup)
-        settings = Settings(listen=ANYWHERE, admin=ANYWHERE, data_dir=Path(folder))
+        settings = Settings(listen=(Listen(ANYWHERE),), admin=ANYWHERE, data_dir=Path(folder))
         server = await scene.enter_async_context(Server(settings))
         assert server.first_run is not None
         public = await _connect(scene, server, server.first_run.device_token, port)
         results = await checks.run_checks(
-            f"http://{server.listen}", f"{TUNNEL}.{settings.domain}:{server.listen.port}"
+            f"http://{server.address}", f"{TUNNEL}.{settings.domain}:{server.address.port}"
         )
         output.table(
             ("check", "result", "time", "what came back"),
@@ -71,7 +71,7 @@ async def _connect(
     engine = make_engine("agent", Settings())
     agent = Agent(
         engine,
-        servers=Servers([parse_server(f"http://{server.listen}")], "auto"),
+        servers=Servers([parse_server(f"http://{server.address}")], "auto"),
         token=token,
         targets=Targets(engine, {TUNNEL: Address("127.0.0.1", port)}, resolve),
         tunnels=[TunnelSpec(TUNNEL)],
@@ -95,12 +95,12 @@ async def _connect(
 
 def _show(server: Server, public: list[PublicTunnel], admin_token: str) -> None:
     tunnel = public[0]
-    name = f"{TUNNEL}.{server.settings.domain}:{server.listen.port}"
+    name = f"{TUNNEL}.{server.settings.domain}:{server.address.port}"
     output.box(
         "try it",
         [f"In a browser:  {tunnel.url}", f"Admin API:     http://{server.admin}/api/v1/requests"],
         [
-            f"curl -H 'Host: {name}' http://{server.listen}/",
+            f"curl -H 'Host: {name}' http://{server.address}/",
             f"curl -H 'Authorization: Bearer {admin_token}' http://{server.admin}/api/v1/requests",
         ],
     )

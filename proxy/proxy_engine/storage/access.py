@@ -28,6 +28,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     old_expires_at: float | None = None  # ... which is good until then
     scopes: Scopes = ANY
     limits: Limits = UNLIMITED
+    certificate_names: tuple[str, ...] = ()  # the device's
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     bytes_in: int = 0  # of visitors' requests
     bytes_out: int = 0  # ... and responses
+    certificate_names: tuple[str, ...] = ()  # its certificate has one of them; (): its own name
 
 
 class Sighting(msgspec.Struct, kw_only=True):
@@ -121,6 +123,7 @@ class AccessStore(Protocol):
         labels: Mapping[str, str] | None = None,
         is_blocked: bool | None = None,
         kicked_at: float | None = None,
+        certificate_names: Sequence[str] | None = None,
     ) -> Device | None:
         """Change what is given; all of it or nothing. None: there is none of this name.
         Raises NameTaken."""

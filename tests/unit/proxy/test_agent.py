@@ -626,10 +626,10 @@ async def test_a_failing_target_is_looked_up_again_once_a_second(
 
     device.agent._targets.refresh = count  # type: ignore[method-assign]
     for _ in range(5):
-        await device.event(6, "web", 111)
+        await device.event(6, "web", 111, "")
     assert lookups == 1
     await device.pass_time(1)
-    await device.event(6, "web", 111)
+    await device.event(6, "web", 111, "")
     assert lookups == 2
 
 
@@ -723,23 +723,42 @@ async def test_a_refusal_by_the_server_itself_is_no_matter_of_the_carrier(
     await device.agent.close()
 
 
+async def test_tls_that_fails_is_tried_again_and_told_as_it_is(engine: FakeEngine) -> None:
+    device = await begin(engine, servers=("https://a.example",), transport="auto")
+    await device.event(5, device.dial, "tls", 0, 0, b"", b"the certificate has expired")
+    await device.pass_time(1)
+    # Another carrier would meet the same certificate.
+    assert [carrier for _, carrier in dialled(engine)] == ["raw", "raw"]
+    assert device.agent.failure == []
+    await device.agent.close()
+
+
+async def test_a_certificate_of_another_device_ends_the_agent(engine: FakeEngine) -> None:
+    device = await begin(engine)
+    answer = {"error": "wrong_certificate", "message": "the certificate is for cn:a"}
+    await device.refuse(403, body=json.dumps(answer).encode())
+    assert device.agent.failure == [
+        "the server refused this device: the certificate is for cn:a (403)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("url", "server"),
     [
         ("http://a.example", ("a.example", 80, "a.example")),
         ("ws://a.example:8080/", ("a.example", 8080, "a.example:8080")),
         ("http://[::1]:81", ("::1", 81, "[::1]:81")),
+        ("https://a.example", ("a.example", 443, "a.example")),
+        ("wss://a.example:8443", ("a.example", 8443, "a.example:8443")),
     ],
 )
 def test_server_urls(url: str, server: tuple[str, int, str]) -> None:
-    assert parse_server(url) == server
+    assert parse_server(url) == (*server, url.startswith(("https", "wss")))
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("https://a", "TLS is not in this version yet"),
-        ("wss://a", "TLS is not in this version yet"),
         ("a.example:8080", "is not a URL"),
         ("ftp://a", "is not a URL"),
         ("http://", "is not a URL"),

@@ -22,6 +22,7 @@ from proxy_engine.reload import Reloaded
 from proxy_engine.request_log import RequestLog
 from proxy_engine.storage import Metric, Retention
 from proxy_engine.storage.sqlite import SqliteStore
+from proxy_engine.tls_keeper import TlsKeeper
 from proxy_engine.tunnels import TunnelTable
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
@@ -40,6 +41,7 @@ class Service:
         self.is_draining = False
         self.store = store
         self.engine = engine
+        self.tls = TlsKeeper(self.settings)
         self.cache = AccessCache(store)
         self.guard = LoginGuard(5)
         self.webhook = Webhook(no_post, "")
@@ -301,7 +303,7 @@ async def test_settings_are_shown_with_their_source(
         "source": "--admin-hosts",
         "is_live": True,
     }
-    assert (found["listen"]["value"], found["listen"]["source"]) == ("0.0.0.0:8080", "default")
+    assert (found["listen"]["value"], found["listen"]["source"]) == (["0.0.0.0:8080"], "default")
     assert "token" not in found
     known = {**admin, "If-None-Match": response.headers["ETag"]}
     assert (await client.get("/api/v1/config", headers=known)).status == 304

@@ -51,6 +51,22 @@ async def test_a_device_is_made_changed_and_deleted(call: Caller, service: Servi
     assert service.rechecks == 3
 
 
+async def test_names_of_certificates_are_bound_to_one_device(call: Caller) -> None:
+    for name in ("pi", "po"):
+        assert (await call("POST", "/devices", {"name": name}))[1]["certificate_names"] == []
+    names = ["cn:serial 7", "dns:pi.example"]
+    status, changed = await call("PATCH", "/devices/pi", {"certificate_names": names})
+    assert (status, changed["certificate_names"]) == (200, names)
+    status, problem = await call("PATCH", "/devices/po", {"certificate_names": names[1:]})
+    assert (status, problem["code"]) == (409, "certificate_taken")
+    assert "dns:pi.example is bound to pi" in problem["detail"]
+    assert (await call("PATCH", "/devices/pi", {"certificate_names": ["pi"]}))[0] == 422
+    assert (await call("PATCH", "/devices/pi", {"name": "pi"}))[1]["certificate_names"] == names
+    status, changed = await call("PATCH", "/devices/pi", {"certificate_names": []})
+    assert (status, changed["certificate_names"]) == (200, [])
+    assert (await call("PATCH", "/devices/po", {"certificate_names": names}))[0] == 200
+
+
 @pytest.mark.parametrize(
     "body", [{"name": "a b"}, {"name": ""}, {"name": "a\n"}, {"labels": {}},
              {"name": "a", "labels": {"": "x"}}, {"name": "a", "colour": "red"}],

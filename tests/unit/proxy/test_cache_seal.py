@@ -97,8 +97,10 @@ def test_of_a_device_only_what_a_login_needs() -> None:
         last_seen_at=2.0,
         labels={"site": "secret-lab"},
         address="203.0.113.9",
+        certificate_names=("cn:serial 7",),
     )
     packed = pack_device(device)
     assert b"secret-lab" not in packed and b"203.0.113.9" not in packed
     found = unpack_device(packed)
     assert (found.id, found.name, found.is_blocked) == (3, "pi", True)
+    assert found.certificate_names == ("cn:serial 7",)

@@ -76,7 +76,10 @@ def test_help_imports_nothing_heavy() -> None:
         (["connect", "--token", "t", "--http", "a=b:1"], "--server"),
         (["connect", "--server", "http://a", "--token", "t"], "--http"),
         (["connect", "--server", "http://a", "--http", "a=b:1"], "token"),
-        (["connect", "--server", "https://a", "--http", "a=b:1", "--token", "t"], "TLS"),
+        (
+            ["connect", "--server", "https://a", "--http", "a=b:1", "--token", "t", "--ca", "/no"],
+            "/no",
+        ),
         (["connect", "--server", "http://a", "--http", "a=b:1", "--token", "t\nx"], "characters"),
         (["connect", "--server", "http://a", "--http", "a=b:1", "--token-file", "/no"], "/no"),
         (["connect", "--server", "http://a", "--http", "A=b:1", "--token", "t"], "--http"),

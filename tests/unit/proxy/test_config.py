@@ -7,7 +7,7 @@ import pytest
 
 from proxy_engine import config
 from proxy_engine.errors import UsageError
-from proxy_engine.values import Address
+from proxy_engine.values import Address, HttpTarget, Listen
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -18,7 +18,7 @@ def write(tmp_path: Path, text: str) -> str:
 
 def test_nothing_given_means_defaults() -> None:
     settings = config.load({}, {"HOME": "/nowhere"})
-    assert settings.listen == Address("0.0.0.0", 8080)
+    assert settings.listen == (Listen(Address("0.0.0.0", 8080)),)
     assert settings.admin == Address("127.0.0.1", 8081)
     assert settings.keep_requests == 1_000_000
     assert settings.grace == 30.0
@@ -39,7 +39,7 @@ def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
 
 def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
     samples = {
-        "listen": "127.0.0.1:1",
+        "listen": "127.0.0.1:1,https://127.0.0.1:3",
         "admin": "127.0.0.1:2",
         "admin_hosts": "a.example,b.example",
         "domain": "example.com",
@@ -68,6 +68,15 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "tcp_ports": "2000-2010",
         "udp": "5353=127.0.0.1:53",
         "link_busy_share": "50",
+        "tls_cert": "a.pem,b.pem",
+        "tls_key": "a.key,b.key",
+        "tls_min_version": "1.2",
+        "tls_client_ca": "ca.pem",
+        "tls_client_crl": "crl.pem",
+        "tls_client_required": "devices",
+        "https_redirect": "true",
+        "admin_tls_cert": "a.pem",
+        "admin_tls_key": "a.key",
         "server": "http://x,http://y",
         "proxy": "http://p:3128",
         "allow_target": "10.0.0.0/8:80-90,[fd00::/8]:443",
@@ -90,6 +99,15 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "proxy_protocol": "15432",
         "transport": "tcp",
         "links": "2",
+        "ca": "ca.pem",
+        "crl": "crl.pem",
+        "pin": f"sha256/{'A' * 43}=",
+        "server_name": "proxy.example.com",
+        "cert": "a.pem",
+        "key": "a.key",
+        "target_ca": "web=ca.pem",
+        "target_server_name": "web=app.internal",
+        "target_insecure": "web",
         "admin_url": "http://127.0.0.1:8081",
         "admin_token": "t",
         "admin_token_file": "f",
@@ -109,7 +127,10 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
 def test_tables_of_the_file_are_read_too(tmp_path: Path) -> None:
     text = '[http]\nweb = "127.0.0.1:3000"\napi = "localhost:4000"\n[engine]\nwindow = 5\n'
     settings = config.load({}, {}, file=write(tmp_path, text))
-    assert settings.http == {"web": Address("127.0.0.1", 3000), "api": Address("localhost", 4000)}
+    assert settings.http == {
+        "web": HttpTarget(Address("127.0.0.1", 3000)),
+        "api": HttpTarget(Address("localhost", 4000)),
+    }
     assert settings.engine == {"window": 5}
 
 
@@ -277,7 +298,7 @@ def test_settings_are_shown_as_the_file_would_have_them(tmp_path: Path) -> None:
     settings = config.load({}, {}, file=write(tmp_path, text))
     shown = {key: config.plain(settings, key) for key in config.KEYS}
     assert (shown["listen"], shown["admin_hosts"], shown["grace"]) == (
-        "[::1]:80",
+        ["[::1]:80"],
         ["a.example"],
         1.5,
     )

@@ -30,20 +30,23 @@ class Server:
         self.now = 1000.0
         self.table = TunnelTable(domain="localhost", port=8080)
         fake: Any = engine
+        self.needs_certificate = False
         self.cache = AccessCache(store)
         self.guard = LoginGuard(3)
         self.links = Links(
             fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
+            needs_certificate=lambda: self.needs_certificate,
             clock=lambda: self.now, monotonic=lambda: self.now,
         )  # fmt: skip
         self._ticket = 0
+        self.certificate: tuple[str, ...] = ()  # names of the one that devices show
 
     async def settle(self) -> None:
         await self.links.settle()
 
     async def ask(self, request: bytes, peer: str = "1.2.3.4:5") -> bytes:
         self._ticket += 1
-        self.links.on_event((1, self._ticket, peer, request, ()))
+        self.links.on_event((1, self._ticket, peer, request, self.certificate))
         await self.settle()
         ticket, response, _ = self.engine.replies[-1]
         assert ticket == self._ticket
@@ -494,6 +497,47 @@ async def test_blocking_a_device_closes_its_links(server: Server, secret: str) -
     await block(server.store)
     await server.links.recheck()
     assert server.engine.closed == [(7, "blocked_device")]
+
+
+async def test_a_device_has_to_show_its_own_certificate(server: Server, secret: str) -> None:
+    async def answer(*certificate: str) -> Any:
+        server.certificate = certificate
+        response = await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+        return 101 if status(response) == 101 else body(response)["error"]
+
+    assert await answer() == 101
+    assert await answer("cn:pi") == 101
+    assert await answer("cn:po") == "wrong_certificate"
+    server.needs_certificate = True
+    assert await answer() == "certificate_required"
+    assert await answer("dns:pi") == 101
+    await server.store.device_change("pi", certificate_names=["cn:serial 7"])
+    server.cache.clear()
+    server.needs_certificate = False
+    assert await answer("cn:pi") == "wrong_certificate"
+    assert await answer() == "certificate_required"
+    assert await answer("cn:serial 7", "dns:x") == 101
+
+
+async def test_so_has_a_device_of_a_fleet(server: Server) -> None:
+    secret = await fleet(server, "device=sensor-*")
+    server.certificate = ("cn:sensor-1",)
+    for name, wanted in (("sensor-1", 101), ("sensor-2", 403)):
+        request = head(Authorization=f"Bearer {secret}", Proxy_Engine_Device=name, **AGENT)
+        assert status(await server.ask(request)) == wanted
+
+
+async def test_links_end_whose_certificate_does_not_fit_any_more(
+    server: Server, secret: str
+) -> None:
+    server.certificate = ("cn:pi", "dns:pi.example")
+    await server.link(7, secret)
+    await server.store.device_change("pi", certificate_names=["dns:pi.example"])
+    await server.links.recheck()
+    assert server.engine.closed == []
+    await server.store.device_change("pi", certificate_names=["dns:other"])
+    await server.links.recheck()
+    assert server.engine.closed == [(7, "wrong_certificate")]
 
 
 async def test_a_link_made_with_a_secret_that_was_replaced_ends_with_the_overlap(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from proxy_engine.storage import Tunnel
+from proxy_engine.tunnel_options import Options
 from proxy_engine.tunnels import TunnelTable, name_refusal
 
 
@@ -101,3 +103,34 @@ def test_urls_leave_out_the_port_of_http(table: TunnelTable) -> None:
 def test_which_tunnels_can_be(name: str, kind: str, code: str | None) -> None:
     refusal = name_refusal(name, kind)
     assert (refusal and refusal[0]) == code
+
+
+def test_what_the_store_said_before_does_not_undo_what_was_done_since(table: TunnelTable) -> None:
+    table.load([WEB, API])
+    before, read = {WEB.id, API.id}, [WEB, API]  # and then, before the answer is looked at:
+    newer = msgspec.structs.replace(WEB, version=2, is_enabled=False)
+    assert table.put(newer)[0][-1] == {"disabled": True}
+    assert ("delete", "name:api") in table.drop(API)
+    table.learn([tunnel(3, "new")])
+    assert table.sync(read, before) == []
+    assert [each.name for each in table] == ["web", "new"]
+    assert table.get("web") == newer
+
+
+def test_a_name_may_be_another_tunnel_meanwhile(table: TunnelTable) -> None:
+    table.load([WEB])
+    ops = table.sync([tunnel(9, "web")], {WEB.id})
+    assert ops[-1] == ("set", "name:web", 9, (), "web")
+    assert ops.index(("delete", "name:web")) < ops.index(ops[-1])
+
+
+def test_a_kind_that_changes_takes_only_what_it_can(table: TunnelTable) -> None:
+    """Options of HTTP say nothing of TCP; what keeps visitors away stays."""
+    options = Options(deny=("10.0.0.0/8",), strip_prefix="/a")
+    table.load([msgspec.structs.replace(WEB, options=options)])
+    ops = table.change(msgspec.structs.replace(WEB, options=options, kind="tcp", port=5))
+    policy = {"deny": ("10.0.0.0/8",)}
+    assert ops[-2:] == [
+        ("set", "tcp:web", 1, (), "web", policy),
+        ("set", "tcp::5", 1, (), "web", policy),
+    ]

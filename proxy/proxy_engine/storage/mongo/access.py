@@ -66,7 +66,7 @@ class MongoAccess(Database):
     async def _tokens(self, query: Mapping[str, Any]) -> list[Token]:
         found = await self._call(self._db.tokens.find(query).sort("id").to_list(None))
         ids = {item["device_id"] for item in found} - {None}
-        projection = {"_id": 0, "id": 1, "name": 1, "is_blocked": 1}
+        projection = {"_id": 0, "id": 1, "name": 1, "is_blocked": 1, "certificate_names": 1}
         cursor = self._db.devices.find({"id": {"$in": list(ids)}}, projection)
         owners = {owner["id"]: owner for owner in await self._call(cursor.to_list(None))}
         return [_token(item, owners.get(item["device_id"])) for item in found]
@@ -144,12 +144,14 @@ class MongoAccess(Database):
         labels: Mapping[str, str] | None = None,
         is_blocked: bool | None = None,
         kicked_at: float | None = None,
+        certificate_names: Sequence[str] | None = None,
     ) -> Device | None:
         given = {
             "name": new_name,
             "labels": None if labels is None else dict(labels),
             "is_blocked": is_blocked,
             "kicked_at": kicked_at,
+            "certificate_names": None if certificate_names is None else list(certificate_names),
         }
         changes = document({field: value for field, value in given.items() if value is not None})
         if not changes:
@@ -217,4 +219,5 @@ def _token(found: Mapping[str, Any], owner: Mapping[str, Any] | None) -> Token:
         found,
         device=owner and owner["name"],
         is_blocked=bool(owner and owner["is_blocked"]),
+        certificate_names=(owner or {}).get("certificate_names", ()),
     )

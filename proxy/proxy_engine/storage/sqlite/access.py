@@ -13,7 +13,8 @@ from proxy_engine.storage.sqlite.database import Database, fields
 _TOKEN = """
     SELECT t.id, t.name, t.kind, t.digest, t.device_id, d.name, coalesce(d.is_blocked, 0),
            t.created_at, t.expires_at, t.revoked_at, t.last_used_at,
-           t.old_digest, t.old_expires_at, t.scopes, t.limits
+           t.old_digest, t.old_expires_at, t.scopes, t.limits,
+           coalesce(d.certificate_names, '[]')
     FROM tokens t LEFT JOIN devices d ON d.id = t.device_id
 """
 _DEVICE = f"SELECT {', '.join(Device.__struct_fields__)} FROM devices "
@@ -152,12 +153,14 @@ class SqliteAccess(Database):
         labels: Mapping[str, str] | None = None,
         is_blocked: bool | None = None,
         kicked_at: float | None = None,
+        certificate_names: Sequence[str] | None = None,
     ) -> Device | None:
         given = {
             "name": new_name,
             "labels": None if labels is None else _json(labels),
             "is_blocked": is_blocked,
             "kicked_at": kicked_at,
+            "certificate_names": None if certificate_names is None else _json(certificate_names),
         }
         changes = {column: value for column, value in given.items() if value is not None}
 
@@ -181,7 +184,7 @@ class SqliteAccess(Database):
         return await self._write(lambda db: db.execute(query, (name,)).rowcount > 0)
 
 
-def _json(value: Scopes | Limits | Mapping[str, str]) -> str:
+def _json(value: Scopes | Limits | Mapping[str, str] | Sequence[str]) -> str:
     return msgspec.json.encode(value).decode()
 
 
@@ -193,11 +196,22 @@ def _token(row: tuple[object, ...]) -> Token:
             "is_blocked": bool(found["is_blocked"]),
             "scopes": msgspec.json.decode(found["scopes"], type=Scopes),
             "limits": msgspec.json.decode(found["limits"], type=Limits),
+            "certificate_names": _names(found["certificate_names"]),
         }
     )
 
 
 def _device(row: tuple[object, ...]) -> Device:
     found = fields(Device, row)
-    labels = msgspec.json.decode(found["labels"], type=dict[str, str])
-    return Device(**{**found, "is_blocked": bool(found["is_blocked"]), "labels": labels})
+    return Device(
+        **{
+            **found,
+            "is_blocked": bool(found["is_blocked"]),
+            "labels": msgspec.json.decode(found["labels"], type=dict[str, str]),
+            "certificate_names": _names(found["certificate_names"]),
+        }
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return msgspec.json.decode(text, type=tuple[str, ...])

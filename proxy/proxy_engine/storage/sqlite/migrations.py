@@ -224,4 +224,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP INDEX tunnels_port",
         "CREATE UNIQUE INDEX tunnels_kind_port ON tunnels (kind, port)",
     ),
+    (
+        # Names that the certificates of devices have, as JSON. Caches elsewhere hold them too.
+        "ALTER TABLE devices ADD COLUMN certificate_names TEXT NOT NULL DEFAULT '[]'",
+        """
+        CREATE TRIGGER access_certificates AFTER UPDATE OF certificate_names ON devices BEGIN
+            UPDATE shared SET value = randomblob(16) WHERE name = 'access_generation';
+        END
+        """,
+    ),
 )

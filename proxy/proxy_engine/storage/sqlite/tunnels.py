@@ -10,7 +10,7 @@ import msgspec
 from proxy_engine.storage.access import NameTaken
 from proxy_engine.storage.sqlite.database import Database, fields
 from proxy_engine.storage.tunnels import DomainTaken, PortTaken, Tunnel
-from proxy_engine.tunnel_options import Domain, Maintenance, Options
+from proxy_engine.tunnel_options import NONE, Domain, Maintenance, Options
 
 _TUNNEL = """
     SELECT id, name, kind, device_id, created_at, port, version, updated_at, is_enabled, target,
@@ -23,8 +23,10 @@ _TUNNEL = """
 
 class SqliteTunnels(Database):
     async def tunnels(self) -> list[Tunnel]:
-        rows = await self._read(lambda db: db.execute(_TUNNEL + "ORDER BY id").fetchall())
-        return [_tunnel(row) for row in rows]
+        # There may be thousands: made in the reader's thread.
+        return await self._read(
+            lambda db: [_tunnel(row) for row in db.execute(_TUNNEL + "ORDER BY id")]
+        )
 
     async def tunnel(self, name: str) -> Tunnel | None:
         query = _TUNNEL + "WHERE name = ?"
@@ -129,19 +131,18 @@ def _json(value: Any) -> str:
 
 def _tunnel(row: tuple[object, ...]) -> Tunnel:
     found = fields(Tunnel, row)
-    domains = [
-        Domain(name=item["name"], is_agents=bool(item["is_agents"]))
-        for item in json.loads(found["domains"])
-    ]
-    maintenance = found["maintenance"] and msgspec.json.decode(
-        found["maintenance"], type=Maintenance
-    )
+    maintenance, options, domains = found["maintenance"], found["options"], found["domains"]
+    # Most have nothing of all this, and share it.
     return Tunnel(
         **{
             **found,
             "is_enabled": bool(found["is_enabled"]),
-            "maintenance": maintenance,
-            "options": msgspec.json.decode(found["options"], type=Options),
-            "domains": tuple(domains),
+            "maintenance": maintenance and msgspec.json.decode(maintenance, type=Maintenance),
+            "options": NONE if options == "{}" else msgspec.json.decode(options, type=Options),
+            "domains": () if domains == "[]" else tuple(map(_domain, json.loads(domains))),
         }
     )
+
+
+def _domain(item: dict[str, Any]) -> Domain:
+    return Domain(name=item["name"], is_agents=bool(item["is_agents"]))
