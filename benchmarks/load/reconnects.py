@@ -138,9 +138,9 @@ class Fleet:
         await asyncio.sleep(self._random.random() * WAVE_SECONDS)
         node = self._random.choice(self._nodes)
         started = time.monotonic()
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", node.port, local_addr=(device.address, 0)
-        )
+        # Bound only where it must be: the kernel looks long for a port that is free for all peers.
+        source = None if device.address == "127.0.0.1" else (device.address, 0)
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port, local_addr=source)
         writer.write(
             (
                 "GET /_proxy/link HTTP/1.1\r\nHost: server\r\nConnection: Upgrade\r\n"

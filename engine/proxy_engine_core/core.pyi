@@ -320,6 +320,7 @@ class Engine:
         preamble: bool = False,
         worker: int = -1,
         tunnel: str = "",
+        direct: int = 0,
         quota: int = 0,
         limits: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
@@ -327,6 +328,8 @@ class Engine:
 
         The link will live on `worker`; -1: on the one with the fewest links. With `tunnel` the
         connection becomes no link: what follows goes to the route "tcp:TUNNEL".
+        `direct`: idle direct connections the link may have, at most 64, once it serves a TCP
+        tunnel; for a peer that agreed to them, with `preamble`.
         Links of one `quota`, a number of the caller's (0: none), share `limits`, on whichever
         workers they are: connections (of HTTP: requests under way), requests a second, and bytes
         a second both ways together; 0: no limit. A connection to a tunnel ends with joined_close().
@@ -386,6 +389,7 @@ class Engine:
         timeout_ms: int = 10000,
         worker: int = -1,
         fd: int = -1,
+        direct: bytes = b"",
         tls: TlsClient | None = None,
     ) -> int:
         """Agent: connect to an IP literal and send `request` (an Upgrade), over TLS with `tls`.
@@ -393,7 +397,9 @@ class Engine:
 
         The link will live on `worker`; -1: on the one with the fewest links and dials. `fd` is a
         socket that is connected already and does not block: it is used instead of a new one, and
-        belongs to the engine when this returns.
+        belongs to the engine when this returns. `direct` is what a request for a direct
+        connection begins with, up to the value of its ticket field, at most 2048 bytes; b"": there
+        will be none, as there are none with `tls`. They are dialled to the peer of the link.
         EVENT_LINK_UP (its link is the dial id) or EVENT_DIAL_FAILED follows.
         """
 

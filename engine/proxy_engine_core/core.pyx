@@ -11,9 +11,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from proxy_engine_core.agent.data cimport DIRECT_REQUEST_SIZE_MAX
 from proxy_engine_core.agent.role cimport agent_discard, agent_free, agent_init
 from proxy_engine_core.atomic cimport atomic_load_relaxed
 from proxy_engine_core.counters cimport COUNTER_COUNT, counter_name
+from proxy_engine_core.forward.direct_pool cimport POOL_MAX
 from proxy_engine_core.forward.server cimport server_discard, server_free, server_init
 from proxy_engine_core.io.crew cimport crew_init, crew_least_linked
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_take
@@ -359,7 +361,7 @@ cdef class Engine:
     def auth_reply(
         self, uint64_t ticket, bytes response, *, bint accept, uint64_t device=0, carrier="raw",
         uint32_t window=262144, uint32_t streams_max=500, bint preamble=False, int worker=-1,
-        str tunnel="", uint64_t quota=0, tuple limits=(0, 0, 0),
+        str tunnel="", uint32_t direct=0, uint64_t quota=0, tuple limits=(0, 0, 0),
     ):
         cdef LinkSetup setup
         if not 262144 <= window <= 16 << 20:
@@ -370,6 +372,7 @@ cdef class Engine:
         setup.streams_max = streams_max
         setup.carrier = carrier_kind(carrier)
         setup.has_preamble = preamble
+        setup.direct_max = min(direct, <uint32_t>POOL_MAX) if preamble else 0
         self.check_role(True)
         setup.quota = self.quotas.get(quota, limits)
         post_auth_reply(self.crew, ticket, response, accept, &setup, worker, tunnel)
@@ -445,7 +448,7 @@ cdef class Engine:
 
     def dial(
         self, str host, int port, bytes request, *, carrier, uint64_t timeout_ms=10000,
-        int worker=-1, int fd=-1, ClientTls tls=None,
+        int worker=-1, int fd=-1, bytes direct=b"", ClientTls tls=None,
     ):
         cdef Address address
         cdef uint8_t kind = carrier_kind(carrier)
@@ -458,9 +461,11 @@ cdef class Engine:
             check_worker(self.crew, worker)
         self.dial_count += 1
         id = <uint64_t>worker << 56 | self.dial_count
+        if len(direct) > DIRECT_REQUEST_SIZE_MAX:
+            raise ValueError(f"direct takes at most {DIRECT_REQUEST_SIZE_MAX} bytes")
         post_dial(
             self.crew, <uint32_t>worker, id, &address, request, kind, timeout_ms, fd,
-            tls.context if tls is not None else NULL,
+            tls.context if tls is not None else NULL, direct,
         )
         return id
 

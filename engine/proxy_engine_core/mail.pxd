@@ -41,5 +41,5 @@ cdef int post_udp_listen(Crew *crew, uint32_t worker, uint16_t port, int fd) exc
 cdef int post_udp_close(Crew *crew, uint32_t worker, uint16_t port) except -1
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
-    uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls
+    uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls, bytes direct
 ) except -1

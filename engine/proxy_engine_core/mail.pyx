@@ -332,10 +332,13 @@ cdef int post_udp_close(Crew *crew, uint32_t worker, uint16_t port) except -1:
 
 cdef int post_dial(
     Crew *crew, uint32_t worker, uint64_t id, const Address *address, bytes request,
-    uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls
+    uint8_t carrier, uint64_t timeout_ms, int fd, TlsContext *tls, bytes direct
 ) except -1:
     cdef size_t size = len(request)
-    cdef DialMessage *dial = <DialMessage *>new_message(sizeof(DialMessage) + size, MESSAGE_DIAL)
+    cdef size_t direct_size = len(direct)
+    cdef DialMessage *dial = <DialMessage *>new_message(
+        sizeof(DialMessage) + size + direct_size, MESSAGE_DIAL
+    )
     dial.dial = id
     dial.address = address[0]
     dial.timeout_ms = min(timeout_ms, TIME_MAX_MS)
@@ -343,7 +346,9 @@ cdef int post_dial(
     dial.fd = fd
     dial.tls = tls_context_hold(tls)
     dial.size = <uint32_t>size
+    dial.direct_size = <uint32_t>direct_size
     memcpy(dial + 1, <const char *>request, size)
+    memcpy(<uint8_t *>(dial + 1) + size, <const char *>direct, direct_size)
     crew_add_link(crew, worker)
     crew_post(crew, worker, &dial.node)
     return 0

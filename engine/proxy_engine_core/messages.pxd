@@ -86,13 +86,14 @@ cdef struct RouteDeleteMessage:           # then the key
     uint64_t version
     uint32_t size
 
-cdef struct DialMessage:                  # then the request bytes
+cdef struct DialMessage:                  # then the request bytes, then those of `direct_size`
     MailboxNode node
     Address address
     TlsContext *tls                       # owned; NULL: without
     uint64_t dial                         # what the caller was told: see agent.pyx
     uint64_t timeout_ms
     uint32_t size
+    uint32_t direct_size                  # of what asks for a data connection; 0: nothing does
     int fd                                # a socket that is connected already, taken over; or -1
     uint8_t carrier
 

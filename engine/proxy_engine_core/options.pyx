@@ -38,6 +38,7 @@ cdef dict TABLE = {
     # More than a busy worker is late: else a limit would be less than it says.
     "bandwidth_burst_ms": (250, 1, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
+    "direct_ticket_ms": (10_000, 1, 60_000),
     "tcp_proxy_protocol": (0, 0, 1),
     # What a NAT has to keep at least (RFC 4787); less for those who ask once: a resolver's every
     # question comes from another port.

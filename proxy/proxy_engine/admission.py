@@ -68,6 +68,7 @@ class Admission:
         cache: AccessCache,
         guard: LoginGuard,
         table: TunnelTable,
+        pool: int,
         joined: Joined,
         clock: Callable[[], float] = time.time,
         needs_certificate: Callable[[], bool] = lambda: False,
@@ -83,6 +84,7 @@ class Admission:
         self._cache = cache
         self._guard = guard
         self._table = table
+        self._pool = pool  # idle direct connections a link may have
         self._joined = joined
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
@@ -284,15 +286,17 @@ class Admission:
         )
         link.version = version
         self._registry.token_used(token.id)
+        direct = min(offer.direct, self._pool)
         self._engine.auth_reply(
             ask.ticket,
-            handshake.accept_response(offer, self._links.links_max),
+            handshake.accept_response(offer, self._links.links_max, direct),
             accept=True,
             device=token.device_id,
             carrier=offer.carrier,
             window=offer.window,
             streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),
             preamble=offer.is_agent,
+            direct=direct,
             worker=link.worker,
             quota=token.id,
             limits=token.limits.shared,

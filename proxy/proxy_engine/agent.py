@@ -33,7 +33,7 @@ from proxy_engine.reach import Reach
 from proxy_engine.servers import Servers, ServerUrl
 from proxy_engine.targets import REFRESH_INTERVAL, NotTaken, Targets
 from proxy_engine.tasks import Tasks
-from proxy_engine.values import parse_address
+from proxy_engine.values import POOL_MAX, parse_address
 from proxy_engine_core.core import (
     EVENT_CONTROL,
     EVENT_DIAL_FAILED,
@@ -55,6 +55,7 @@ class Agent:
     """Implements the above for one engine.
 
     Args:
+        pool: idle direct connections of a link at most, for TCP tunnels.
         links_max: links wanted at most; 0: as many as the server offers.
         is_configurable: the server may change targets, within those that are allowed.
         announce: called with the public tunnels each time they change.
@@ -76,6 +77,7 @@ class Agent:
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
         device: str = "",
+        pool: int = POOL_MAX,
         links_max: int = 0,
         is_configurable: bool = False,
         backoff: Callable[[], Backoff] = Backoff,
@@ -108,6 +110,7 @@ class Agent:
             monotonic=monotonic,
             wall=wall,
             tasks=self._tasks,
+            pool=pool if any(tunnel.kind == "tcp" for tunnel in tunnels) else 0,
         )
         self._is_configurable = is_configurable
         self._links_max = links_max or LINKS_MAX

@@ -201,6 +201,7 @@ class Server:
             self.table,
             links_max=settings.links_per_agent,
             ports=self.ports,
+            pool=settings.pool,
             busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,

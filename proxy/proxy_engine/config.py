@@ -24,7 +24,7 @@ from proxy_engine.allowed import Allowed
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
 from proxy_engine.tunnel_config import TunnelConfig, shown, to_tunnels
-from proxy_engine.values import Address, HttpTarget, Listen, PortTunnel
+from proxy_engine.values import POOL_MAX, Address, HttpTarget, Listen, PortTunnel
 
 ENV_PREFIX = "PROXY_ENGINE_"
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
@@ -63,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tcp_ports: tuple[PortRange, ...] = (
         PortRange(10000, 20000),
     )  # that TCP and UDP tunnels may have
+    pool: int = POOL_MAX  # connect too: idle direct connections of a link at most; 0: none
     link_busy_share: int = 60  # percent of a core that makes a worker busy; 0: all links at once
     # run, TLS: certificates and keys in the same order
     tls_cert: tuple[str, ...] = ()
@@ -153,6 +154,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "login_failures": parse.to_integer(0, 1_000_000),
     "links_per_agent": parse.to_integer(0, LINKS_MAX),
     "tcp_ports": parse.to_ports,
+    "pool": parse.to_integer(0, POOL_MAX),
     "link_busy_share": parse.to_integer(0, 100),
     "tls_cert": parse.to_words,
     "tls_key": parse.to_words,

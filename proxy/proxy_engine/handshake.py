@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from proxy_engine.values import POOL_MAX
 from proxy_engine_core.websocket.handshake import (
     HandshakeError,
     accept_key,
@@ -20,6 +21,7 @@ from proxy_engine_core.websocket.handshake import (
 )
 
 LINK_PATH = "/_proxy/link"
+DATA_PATH = "/_proxy/data"
 PROTOCOL_VERSION = 1
 STOCK_WINDOW = 256 * 1024  # bytes; what yamux starts a stream with
 # ... and what our roles agree on. No more, because it could never be taken back: a stream
@@ -29,6 +31,7 @@ STREAMS_MAX = 65000  # live streams towards our agent
 STOCK_STREAMS_MAX = 500  # ... towards an unknown peer: a popular library ends at 513
 SUBPROTOCOL = "proxy-engine.yamux"
 RAW_UPGRADE = "proxy-engine-yamux"
+DATA_UPGRADE = "proxy-engine-data"
 
 Carrier = Literal["raw", "websocket"]
 Fields = Iterable[tuple[str, bytes]]
@@ -80,6 +83,7 @@ class Offer(NamedTuple):
     instance: str
     number: int  # which of the run's links this is, from 1
     is_numbered: bool = True  # it said so: its run may have several
+    direct: int = 0  # idle direct connections it keeps at most
 
     @property
     def is_agent(self) -> bool:
@@ -126,7 +130,8 @@ def read_request(method: str, target: str, fields: list[tuple[str, bytes]]) -> O
     instance = _value(fields, "proxy-engine-instance") or ""
     number = _number(fields, "proxy-engine-link") if version else 0
     version = min(version, PROTOCOL_VERSION)
-    return Offer(carrier, key, version, window, instance[:64], number or 1, number > 0)
+    direct = min(_number(fields, "proxy-engine-direct"), POOL_MAX) if version else 0
+    return Offer(carrier, key, version, window, instance[:64], number or 1, number > 0, direct)
 
 
 def device_name(fields: Fields) -> str:
@@ -134,8 +139,13 @@ def device_name(fields: Fields) -> str:
     return (_value(fields, "proxy-engine-device") or "")[:64]
 
 
-def accept_response(offer: Offer, links: int) -> bytes:
-    """The 101 answer to an offer. links: how many of them one run may have."""
+def accept_response(offer: Offer, links: int, direct: int = 0) -> bytes:
+    """The 101 answer to an offer.
+
+    Args:
+        links: how many of them one run may have.
+        direct: idle direct connections the link may have at most.
+    """
     fields = {"Connection": "Upgrade"}
     if offer.carrier == "websocket":
         fields["Upgrade"] = "websocket"
@@ -147,6 +157,8 @@ def accept_response(offer: Offer, links: int) -> bytes:
         fields["Proxy-Engine-Version"] = str(offer.version)
         fields["Proxy-Engine-Window"] = str(offer.window)
         fields["Proxy-Engine-Links"] = str(links)
+        if direct:
+            fields["Proxy-Engine-Direct"] = str(direct)
     return head("HTTP/1.1 101 Switching Protocols", fields)
 
 
@@ -159,8 +171,14 @@ def request(
     carrier: Carrier,
     key: str,
     device: str = "",
+    direct: int = 0,
 ) -> bytes:
-    """The agent's request. key: from websocket.handshake.new_key(); "" for raw."""
+    """The agent's request.
+
+    Args:
+        key: from websocket.handshake.new_key(); "" for raw.
+        direct: idle direct connections it will keep at most.
+    """
     fields = {
         "Host": authority,
         "Authorization": f"Bearer {token}",
@@ -172,6 +190,8 @@ def request(
     }
     if device:
         fields["Proxy-Engine-Device"] = device
+    if direct:
+        fields["Proxy-Engine-Direct"] = str(direct)
     if carrier == "websocket":
         fields["Upgrade"] = "websocket"
         fields["Sec-WebSocket-Version"] = "13"
@@ -180,6 +200,12 @@ def request(
     else:
         fields["Upgrade"] = RAW_UPGRADE
     return head(f"GET {LINK_PATH} HTTP/1.1", fields)
+
+
+def data_request(authority: str) -> bytes:
+    """What a request for a direct connection begins with: all but its ticket."""
+    fields = {"Host": authority, "Connection": "Upgrade", "Upgrade": DATA_UPGRADE}
+    return head(f"GET {DATA_PATH} HTTP/1.1", fields)[:-2] + b"Proxy-Engine-Ticket: "
 
 
 def check_response(head: bytes, *, carrier: Carrier, key: str) -> int:

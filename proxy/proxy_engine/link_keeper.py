@@ -58,6 +58,7 @@ class Run(NamedTuple):
     monotonic: Callable[[], float]
     wall: Callable[[], float]
     tasks: Tasks
+    pool: int  # idle direct connections of a link at most; 0: none
 
 
 class Owner(Protocol):
@@ -173,6 +174,10 @@ class LinkKeeper:
             return
         carrier = self._carrier = run.servers.carrier
         key = new_key() if carrier == "websocket" else ""
+        tls = run.tls(server)
+        # Direct connections are dialled like the link, which past a proxy they can not be, and
+        # are not for what TLS should hide.
+        pool = 0 if reached.is_proxied or tls is not None else run.pool
         request = handshake.request(
             authority=server.authority,
             token=run.token,
@@ -181,6 +186,7 @@ class LinkKeeper:
             carrier=carrier,
             key=key,
             device=run.device,
+            direct=pool,
         )
         dial = run.engine.dial(
             reached.host,
@@ -190,7 +196,8 @@ class LinkKeeper:
             timeout_ms=DIAL_TIMEOUT_MS,
             worker=(self.number - 1) % run.engine.workers,
             fd=reached.fd,
-            tls=run.tls(server),
+            tls=tls,
+            direct=handshake.data_request(server.authority) if pool else b"",
         )
         self._dial = (dial, key)
 

@@ -40,6 +40,7 @@ from proxy_engine.registration import Registration
 from proxy_engine.storage import DeviceEvent, Store, Tunnel
 from proxy_engine.tasks import Tasks
 from proxy_engine.tunnels import TunnelTable
+from proxy_engine.values import POOL_MAX
 from proxy_engine_core.core import (
     EVENT_AUTH,
     EVENT_CONTROL,
@@ -66,6 +67,7 @@ class Links:
     Args:
         links_max: links one run of an agent may have; 0: one for each worker.
         ports: those of TCP tunnels; None: there are none.
+        pool: idle direct connections a link may have.
         busy_share: percent of a core that makes a worker busy (link_demand.py).
         needs_certificate: whether every device has to show one.
     """
@@ -78,6 +80,7 @@ class Links:
         *,
         links_max: int = 0,
         ports: Ports | None = None,
+        pool: int = POOL_MAX,
         busy_share: int = 60,
         cache: AccessCache | None = None,
         guard: LoginGuard | None = None,
@@ -108,6 +111,7 @@ class Links:
             guard=guard or LoginGuard(0),
             registry=self.registry,
             table=table,
+            pool=pool,
             joined=self._joined,
             clock=clock,
             needs_certificate=needs_certificate,

@@ -34,6 +34,7 @@ class Reached(NamedTuple):
     host: str  # the peer's address: the server's or a proxy's
     port: int
     fd: int  # connected; -1: none yet
+    is_proxied: bool = False  # the peer is a proxy
 
 
 Reach = Callable[[ServerUrl], Awaitable[Reached]]
@@ -114,7 +115,7 @@ class Reacher:
         except TimeoutError:
             raise OSError("no connection in time") from None
         host, port = sock.getpeername()[:2]
-        return Reached(host.partition("%")[0], port, sock.detach())
+        return Reached(host.partition("%")[0], port, sock.detach(), proxy is not None)
 
     async def _connect(self, host: str, port: int) -> socket.socket:
         try:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 # A DNS label (RFC 1123): what a tunnel or device may be called.
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
+POOL_MAX = 64  # idle direct connections of a link
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)
 _DURATION_MAX = 100 * 365 * 86400.0  # seconds; keeps every sum with a wall clock in range

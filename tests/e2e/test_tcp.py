@@ -151,7 +151,7 @@ def test_a_thousand_connections(tmp_path: Path) -> None:
         for number, sock in enumerate(socks):
             assert int(take(sock, 8)) == number
         stack.close()
-        wait_until(lambda: site.stats()["connections"] < 50)
+        wait_until(lambda: site.stats()["connections"] < 200)  # 64 direct ones are ready
 
 
 def test_a_port_goes_with_its_device_and_comes_back_with_it(tmp_path: Path) -> None:

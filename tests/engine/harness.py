@@ -115,6 +115,20 @@ class Wire:
     def is_readable(self, timeout: float) -> bool:
         return bool(self.received) or bool(select.select([self.sock], [], [], timeout)[0])
 
+    def rest(self) -> bytes:
+        """Everything to the end of the stream; ConnectionError if it was reset."""
+        while self.fill():
+            pass
+        return self.take(len(self.received))
+
+    def is_cut_off(self) -> bool:
+        """Wait for the end; True if it was a reset."""
+        try:
+            self.rest()
+        except (ConnectionResetError, ssl.SSLEOFError):
+            return True
+        return False
+
     def close(self) -> None:
         self.sock.close()
 
@@ -192,20 +206,6 @@ class Visitor(Wire):
             assert self.take(2) == b"\r\n"
             if size == 0:
                 return body
-
-    def rest(self) -> bytes:
-        """Everything to the end of the stream; ConnectionError if it was reset."""
-        while self.fill():
-            pass
-        return self.take(len(self.received))
-
-    def is_cut_off(self) -> bool:
-        """Wait for the end; True if it was a reset."""
-        try:
-            self.rest()
-        except (ConnectionResetError, ssl.SSLEOFError):
-            return True
-        return False
 
 
 class Device(Wire):
@@ -480,6 +480,7 @@ class Server(Running):
         device: int = 7,
         tunnel: str | None = "web",
         worker: int = -1,
+        direct: int = 0,
         quota: int = 0,
         limits: tuple[int, int, int] = (0, 0, 0),
     ) -> Device:
@@ -489,7 +490,7 @@ class Server(Running):
         self.engine.auth_reply(
             ticket, answer.encode(), accept=True, device=device, carrier=carrier,
             window=window, streams_max=streams_max, preamble=preamble, worker=worker,
-            quota=quota, limits=limits,
+            quota=quota, limits=limits, direct=direct,
         )  # fmt: skip
         made = Device(sock, carrier, preamble)
         self.wires.append(made)

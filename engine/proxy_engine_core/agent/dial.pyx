@@ -6,12 +6,14 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strlen
 
+from proxy_engine_core.agent.data cimport DataDialer, data_dialer_new
 from proxy_engine_core.buffer cimport (
     Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
 )
 from proxy_engine_core.events cimport EVENT_DIAL_FAILED
 from proxy_engine_core.http1.head cimport (
-    FIELD_PROXY_ENGINE_WINDOW, Field, Head, head_field, head_find_end, response_head_parse,
+    FIELD_PROXY_ENGINE_DIRECT, FIELD_PROXY_ENGINE_WINDOW, Field, Head, head_field, head_find_end,
+    response_head_parse,
 )
 from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_deadline, conn_flush_out, conn_recv,
@@ -48,6 +50,7 @@ cdef struct Dial:
     uint32_t scanned
     uint32_t head_size                    # of a refusal, once its head is in
     int status
+    DataDialer *direct                    # for the link; NULL: it will have none
     uint8_t carrier
     bint is_connected
     char peer[64]
@@ -106,6 +109,11 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     dial.id = message.dial
     dial.carrier = message.carrier
     dial.tls = tls_context_hold(message.tls)
+    if message.direct_size and dial.tls == NULL:
+        # Without memory for it there are no direct connections.
+        dial.direct = data_dialer_new(
+            &message.address, <const uint8_t *>(message + 1) + message.size, message.direct_size
+        )
     address_text(&message.address, text)
     snprintf(
         dial.peer, sizeof(dial.peer), "%s:%u", text, <unsigned int>address_port(&message.address)
@@ -199,9 +207,14 @@ cdef bint judge_answer(Dial *dial) noexcept nogil:
     setup.has_preamble = setup.window != 0
     if setup.window == 0:
         setup.window = YAMUX_WINDOW_INITIAL
+    if dial.direct != NULL and head_field(&head, FIELD_PROXY_ENGINE_DIRECT) != NULL:
+        setup.direct = dial.direct
     if link_establish(
         conn, &setup, dial.peer, bytes, head_size, bytes + head_size, size - head_size
-    ) == NULL:
+    ) != NULL:
+        if setup.direct != NULL:
+            dial.direct = NULL            # the link's now
+    else:
         # The link that was none is counted off already.
         emit_failure(conn.worker, dial.id, b"connect", ENOMEM, 0, NULL, 0, 0)
     return True
@@ -237,5 +250,6 @@ cdef void dial_sent(Conn *conn) noexcept nogil:
 cdef void dial_release(Conn *conn) noexcept nogil:
     cdef Dial *dial = <Dial *>conn
     buffer_free(&dial.input)
+    free(dial.direct)
     tls_context_drop(dial.tls)
     free(dial)

@@ -4,12 +4,16 @@ from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from proxy_engine_core.agent.data cimport (
+    data_close, data_dial, data_ended, data_init_worker,
+)
 from proxy_engine_core.agent.dial cimport dial_init_worker, dial_start
 from proxy_engine_core.agent.target cimport target_init_worker, target_open
 from proxy_engine_core.agent.udp_target cimport udp_target_free, udp_target_init_worker
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.handshake cimport handshake_init_worker
 from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.relay cimport relay_free_worker
 from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.tls_openssl cimport tls_context_drop
 from proxy_engine_core.io.worker cimport CONN_LINK, Worker
@@ -33,11 +37,14 @@ cdef int agent_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     dial_init_worker(worker)
     target_init_worker(worker)
+    data_init_worker(worker)
     handshake_init_worker(worker)
     udp_target_init_worker(worker)
     role.host.opened = target_open
     role.host.housekeep = nothing
-    role.host.closed = nothing
+    role.host.closed = data_close
+    role.host.tickets = data_dial
+    role.host.ended = data_ended
     return 0
 
 
@@ -45,6 +52,7 @@ cdef void agent_free(Worker *worker) noexcept nogil:
     cdef AgentRole *role = agent_of(worker)
     if role == NULL:
         return
+    relay_free_worker(worker)
     udp_target_free(role)
     free_targets(role.targets, role.target_count)
     free(role)

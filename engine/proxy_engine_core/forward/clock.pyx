@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.transaction cimport (
-    RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_HEAD, VISITOR_LINGER, VISITOR_TUNNEL, Transaction,
-    Visitor,
+    RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_DIRECT, VISITOR_HEAD, VISITOR_LINGER, VISITOR_TUNNEL,
+    Transaction, Visitor,
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_owed
 from proxy_engine_core.io.worker cimport Worker
@@ -20,7 +20,7 @@ cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef uint64_t at_ms
     cdef uint64_t after_ms = worker.options.body_timeout_ms
-    if visitor.state == VISITOR_TUNNEL:
+    if visitor.state == VISITOR_TUNNEL or visitor.state == VISITOR_DIRECT:
         after_ms = worker.options.tunnel_timeout_ms
         if is_connecting(transaction):
             after_ms = worker.options.open_timeout_ms
@@ -42,6 +42,8 @@ cdef void transaction_deadline(Visitor *visitor) noexcept nogil:
 
 
 cdef bint is_connecting(const Transaction *transaction) noexcept nogil:
+    if transaction.data != NULL:
+        return not transaction.data.is_accepted
     return (
         transaction.is_tcp and transaction.link.has_preamble
         and not transaction.http.stream.flags & YAMUX_STREAM_ACK_RECEIVED

@@ -9,8 +9,9 @@ from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.quota cimport Quota
 
 
-cdef bint asks_for_link(const Head *head) noexcept nogil         # or for a private tunnel
-# EVENT_AUTH with the head, then VISITOR_AUTH; refused with 400 if it announces a body.
+cdef bint asks_for_link(const Head *head) noexcept nogil         # or a private tunnel, or it is a
+# data connection. The head is the one parsed last: EVENT_AUTH with it, then VISITOR_AUTH;
+# refused with 400 if it announces a body.
 cdef void ask_control_plane(
     Visitor *visitor, const uint8_t *bytes, uint32_t head_size
 ) noexcept nogil

@@ -9,10 +9,11 @@ from proxy_engine_core.counters cimport (
     COUNT_AUTH_ASKED, COUNT_AUTH_REFUSED, COUNT_TCP_CONNECTIONS, count,
 )
 from proxy_engine_core.events cimport EVENT_AUTH
+from proxy_engine_core.forward.direct cimport asks_for_data, data_arrive
 from proxy_engine_core.forward.move cimport device_move
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_AUTH, VISITOR_TCP_OPENING, Transaction, Visitor, transaction_fail, transaction_free,
-    transaction_set_tcp, visitor_close, visitor_finish,
+    VISITOR_AUTH, VISITOR_TCP_OPENING, Transaction, Visitor, server_of, transaction_fail,
+    transaction_free, transaction_set_tcp, visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.conn cimport conn_deadline, conn_owed, conn_requeue, conn_write
@@ -35,6 +36,8 @@ cdef const uint8_t *TCP_PATH = b"/_proxy/tcp/"      # then the device and the tu
 
 cdef bint asks_for_link(const Head *head) noexcept nogil:
     cdef const uint8_t *path = head.bytes + head.path.start
+    if asks_for_data(head):
+        return True
     if head.path.size >= TCP_PATH_SIZE and memcmp(path, TCP_PATH, TCP_PATH_SIZE) == 0:
         return True
     if head.path.size < LINK_PATH_SIZE or memcmp(path, LINK_PATH, LINK_PATH_SIZE) != 0:
@@ -46,8 +49,12 @@ cdef void ask_control_plane(
     Visitor *visitor, const uint8_t *bytes, uint32_t head_size
 ) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
+    cdef const Head *head = &server_of(worker).head
     cdef char who[PEER_TEXT_SIZE + TLS_NAMES_SIZE_MAX]
     cdef uint32_t peer_size, names_size = 0
+    if asks_for_data(head):
+        data_arrive(visitor, head, bytes, head_size)
+        return
     if not visitor.transaction.request_done:
         transaction_fail(visitor, 400, b"bad_upgrade", b"A link request has no body.")
         return

@@ -34,6 +34,7 @@ cdef void pool_flush(Link *link, uint32_t route) noexcept nogil
 # No new requests, and no stream is kept idle from now on; with `closes`, the link is closed
 # ("drained") once the last request is done.
 cdef void pools_drain(Link *link, bint closes) noexcept nogil
+cdef void close_soon_if_idle(Link *link) noexcept nogil            # ... was one of them
 cdef void pools_close(Link *link) noexcept nogil                   # the link is going
 
 # Visitors waiting for a stream of this link. Only the oldest tries, and stays in the queue

@@ -10,7 +10,7 @@ from proxy_engine_core.forward.gate cimport gate_turns_away
 from proxy_engine_core.forward.policy cimport POLICY_DISABLED, policy_equal
 from proxy_engine_core.forward.route cimport Route, RouteTable
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_TUNNEL, ServerRole, Visitor, transaction_fail,
+    VISITOR_DIRECT, VISITOR_TUNNEL, ServerRole, Visitor, transaction_fail,
 )
 from proxy_engine_core.forward.udp cimport udp_recheck
 from proxy_engine_core.forward.udp_table cimport UdpListener
@@ -74,7 +74,7 @@ cdef void recheck_tunnels(ServerRole *role) noexcept nogil:
         if worker.conns[slot] == NULL or worker.conns[slot].kind != CONN_VISITOR:
             continue
         visitor = <Visitor *>worker.conns[slot]
-        if visitor.state != VISITOR_TUNNEL:
+        if visitor.state != VISITOR_TUNNEL and visitor.state != VISITOR_DIRECT:
             continue
         wanted.id = visitor.transaction.route
         route = <Route **>bsearch(&key, marked, route_count, sizeof(Route *), compare_ids)

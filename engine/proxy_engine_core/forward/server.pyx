@@ -3,9 +3,14 @@
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
 
 from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
+from proxy_engine_core.forward.direct cimport data_ended, direct_close, direct_init_worker
+from proxy_engine_core.forward.direct_pool cimport (
+    direct_begin, direct_drain, direct_housekeep,
+)
 from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
 from proxy_engine_core.forward.move cimport (
@@ -31,6 +36,7 @@ from proxy_engine_core.forward.visitor cimport (
 from proxy_engine_core.forward.walk cimport walk_open, walk_quota
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.relay cimport relay_free_worker
 from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.tls_openssl cimport tls_context_drop
 from proxy_engine_core.io.worker cimport (
@@ -69,11 +75,14 @@ cdef int server_init(Worker *worker) noexcept nogil:
     link_init_worker(worker)
     visitor_init_worker(worker)
     response_init_worker(worker)
+    direct_init_worker(worker)
     pace_init_worker(worker)
     udp_init_worker(worker)
     role.host.opened = NULL               # a device opens the control stream only
-    role.host.housekeep = pool_housekeep
-    role.host.closed = pools_close
+    role.host.housekeep = link_housekeep
+    role.host.closed = link_closed
+    role.host.tickets = NULL              # a device hands out none
+    role.host.ended = data_ended
     return 0
 
 
@@ -87,12 +96,23 @@ cdef void server_free(Worker *worker) noexcept nogil:
         role.early_moves = early.next
         server_discard(early)
         free(early)
+    relay_free_worker(worker)
     route_table_free(&role.routes)
     admission_free(role)
     server_free_transactions(role)
     udp_free(role)
     free(role)
     worker.role = NULL
+
+
+cdef void link_housekeep(Link *link) noexcept nogil:
+    pool_housekeep(link)
+    direct_housekeep(link)
+
+
+cdef void link_closed(Link *link) noexcept nogil:
+    direct_close(link)
+    pools_close(link)
 
 
 cdef void server_discard(MailboxNode *message) noexcept nogil:
@@ -144,6 +164,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         )
         route_table_set(&role.routes, route.route)
         role.routes_version = route.version
+        if route.route.key_size > 4 and memcmp(route_key(route.route), b"tcp:", 4) == 0:
+            direct_begin(worker, route.route)
         moves_resume(role)
     elif message.kind == MESSAGE_ROUTE_DELETE:
         deleted = <RouteDeleteMessage *>message
@@ -197,6 +219,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         if message.kind == MESSAGE_LINK_SEND:
             link_send_control(<Link *>conn, <const uint8_t *>(for_link + 1), for_link.size)
         elif message.kind == MESSAGE_LINK_DRAIN:
+            direct_drain(<Link *>conn)
             pools_drain(<Link *>conn, for_link.size > 0)
         elif message.kind == MESSAGE_LINK_FLUSH:
             pool_flush(<Link *>conn, (<const uint32_t *>(for_link + 1))[0])

@@ -20,6 +20,7 @@ from proxy_engine_core.forward.body cimport run_tunnel
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED
 from proxy_engine_core.forward.clock cimport transaction_deadline
 from proxy_engine_core.forward.describe cimport new_request_id
+from proxy_engine_core.forward.direct cimport direct_open
 from proxy_engine_core.forward.dispatch cimport start_waiting, wait_for_stream
 from proxy_engine_core.forward.gate cimport gate_turns_away
 from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
@@ -172,6 +173,8 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     cdef Route *route
     cdef Link *link
     cdef HttpStream *http = NULL
+    cdef uint8_t preamble[PREAMBLE_TCP_SIZE_MAX]
+    cdef uint32_t preamble_size = 0
     cdef Refusal refusal
     cdef int other
     cdef const char *reason
@@ -209,15 +212,19 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
         return
     if visitor.opening_link != link:
         pool_stop_waiting(visitor)        # it was sent to another link meanwhile
+    if transaction.quota != NULL and pace_newcomer(visitor):
+        start_waiting(visitor)
+        return
+    if link.has_preamble:
+        preamble_size = write_preamble(visitor, route, preamble)
+        if link.direct != NULL and direct_open(visitor, link, preamble, preamble_size):
+            return
     if link_is_full(link, NULL):
         conn_wait(&visitor.conn, &link.waiting)
         start_waiting(visitor)
         return
-    if transaction.quota != NULL and pace_newcomer(visitor):
-        start_waiting(visitor)
-        return
     if link.opening_first == NULL or link.opening_first == visitor:
-        http = open_stream(visitor, link, route)
+        http = pool_open(link, route, preamble, preamble_size)
         if http == NULL and not pool_is_full(link):
             refuse(visitor, b"no_memory")
             return
@@ -237,20 +244,18 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     run_tunnel(visitor)
 
 
-cdef HttpStream *open_stream(Visitor *visitor, Link *link, const Route *route) noexcept nogil:
-    cdef uint8_t preamble[PREAMBLE_TCP_SIZE_MAX]
+cdef uint32_t write_preamble(
+    const Visitor *visitor, const Route *route, uint8_t *preamble
+) noexcept nogil:
     cdef ProxyEnd source, listener
     cdef Address address
-    cdef uint32_t size = 0
-    if link.has_preamble:
-        source.size = 0
-        listener.size = 0
-        if address_parse(&address, visitor.address, visitor.port) == 0:
-            fill_end(&source, &address)
-        if socket_local_address(visitor.conn.fd, &address) == 0:
-            fill_end(&listener, &address)
-        size = preamble_encode_tcp(preamble, route_name(route), route.name_size, &source, &listener)
-    return pool_open(link, route, preamble, size)
+    source.size = 0
+    listener.size = 0
+    if address_parse(&address, visitor.address, visitor.port) == 0:
+        fill_end(&source, &address)
+    if socket_local_address(visitor.conn.fd, &address) == 0:
+        fill_end(&listener, &address)
+    return preamble_encode_tcp(preamble, route_name(route), route.name_size, &source, &listener)
 
 
 cdef void fill_end(ProxyEnd *end, const Address *address) noexcept nogil:

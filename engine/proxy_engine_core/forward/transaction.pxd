@@ -18,6 +18,7 @@
 #   ACTIVE -> TUNNEL             after 101
 #   HEAD -> AUTH -> (link)       a device asks for a link
 #   (TCP_HEADER ->) TCP_OPENING -> TUNNEL     a TCP tunnel's visitor: tcp.pxd
+#   TCP_OPENING -> DIRECT        over a connection of its own: direct.pxd
 #   any -> LINGER -> closed      last bytes out, then the rest of the input is read off
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -31,6 +32,7 @@ from proxy_engine_core.forward.route cimport RouteTable
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.relay cimport RelayWay
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.timer cimport Timer, TimerWheel
 from proxy_engine_core.io.udp cimport UdpInput, UdpOutput
@@ -49,6 +51,7 @@ cdef enum VisitorState:
     VISITOR_LINGER
     VISITOR_TCP_HEADER                    # tcp.pxd
     VISITOR_TCP_OPENING
+    VISITOR_DIRECT                        # direct.pxd
 
 cdef enum ResponseState:
     RESPONSE_HEAD = 0
@@ -92,8 +95,23 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
     uint32_t flushes                      # of its pool, when it was opened
     bint is_reused
 
+cdef struct DataConn:                     # a direct connection to a link's device: direct_pool.pxd
+    Conn conn
+    Link *link
+    DataConn *newer                       # in the list of those idle, or of those in use
+    DataConn *older
+    Visitor *visitor                      # NULL: idle
+    RelayWay up                           # visitor -> target
+    RelayWay down
+    uint64_t peer_name                    # what the device calls it
+    uint8_t answer[9]                     # of the device: a code, its name of the connection
+    uint8_t answer_size                   # bytes of it that have come
+    bint is_accepted                      # the target is connected
+    bint has_word                         # the device knows that the visitor has finished
+
 cdef struct Transaction:
     HttpStream *http
+    DataConn *data                        # instead of http
     Link *link
     Policy *policy                        # held, if it changes the response; else NULL
     Quota *quota                          # that it is counted in, its link's; NULL: no limits

@@ -10,6 +10,7 @@ from proxy_engine_core.counters cimport (
     COUNT_RESPONSES, COUNT_RESPONSES_LOCAL, count,
 )
 from proxy_engine_core.forward.clock cimport visitor_rest_deadline
+from proxy_engine_core.forward.direct_pool cimport direct_release
 from proxy_engine_core.forward.log cimport log_write
 from proxy_engine_core.forward.pace cimport pace_spend, pace_stop
 from proxy_engine_core.forward.policy cimport policy_release
@@ -165,6 +166,9 @@ cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef Worker *worker = visitor.conn.worker
     cdef HttpStream *http = transaction.http
+    if transaction.data != NULL:
+        direct_release(transaction.data, True)
+        transaction.data = NULL
     if http != NULL:
         transaction.http = NULL
         http.visitor = NULL
@@ -219,6 +223,8 @@ cdef void visitor_close(Visitor *visitor) noexcept nogil:
         if visitor.transaction.http != NULL:
             visitor.transaction.http.visitor = NULL
             http_stream_release(visitor.transaction.http, YAMUX_RESET_CANCEL)
+        if visitor.transaction.data != NULL:
+            direct_release(visitor.transaction.data, True)
         transaction_free(visitor)
     buffer_free(&visitor.input)
     conn_close(&visitor.conn)

@@ -22,12 +22,14 @@ from proxy_engine_core.forward.clock cimport (
     upload_is_late, visitor_rest_deadline,
 )
 from proxy_engine_core.forward.describe cimport new_request_id
+from proxy_engine_core.forward.direct cimport direct_run
 from proxy_engine_core.forward.dispatch cimport request_overloaded
 from proxy_engine_core.forward.pace cimport is_paced, pace_credit
 from proxy_engine_core.forward.request cimport read_head
 from proxy_engine_core.forward.tcp cimport tcp_begin, tcp_open, tcp_read_header
 from proxy_engine_core.forward.transaction cimport (
-    RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_HEAD, VISITOR_LINGER, VISITOR_OUT_HIGH,
+    RESPONSE_HEAD, VISITOR_ACTIVE, VISITOR_AUTH, VISITOR_DIRECT, VISITOR_HEAD, VISITOR_LINGER,
+    VISITOR_OUT_HIGH,
     VISITOR_TCP_HEADER, VISITOR_TCP_OPENING, VISITOR_TUNNEL, VISITOR_WAITING, Transaction, Visitor,
     transaction_begin, transaction_fail, transaction_free, visitor_close, visitor_finish,
     visitor_linger,
@@ -133,6 +135,8 @@ cdef void visitor_ready(Conn *conn) noexcept nogil:
         send_body(visitor)
     elif visitor.state == VISITOR_TUNNEL:
         run_tunnel(visitor)
+    elif visitor.state == VISITOR_DIRECT:
+        direct_run(visitor)
     elif visitor.state == VISITOR_TCP_OPENING:
         tcp_open(visitor)
     elif visitor.state == VISITOR_TCP_HEADER:
@@ -173,7 +177,9 @@ cdef void visitor_timeout(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     cdef uint64_t *counters = conn.worker.counters
     if visitor.transaction != NULL:
-        if is_paced(visitor) and visitor.transaction.http != NULL:
+        if is_paced(visitor) and (
+            visitor.transaction.http != NULL or visitor.transaction.data != NULL
+        ):
             transaction_deadline(visitor)     # nobody but us is slow
             return
         count(counters, COUNT_TIMEOUTS, 1)
@@ -207,10 +213,10 @@ cdef void request_timeout(Visitor *visitor) noexcept nogil:
     elif visitor.state == VISITOR_TCP_HEADER:
         count(counters, COUNT_HEAD_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"head_timeout", b"")
-    elif visitor.state == VISITOR_TUNNEL and is_connecting(transaction):
+    elif visitor.state in (VISITOR_TUNNEL, VISITOR_DIRECT) and is_connecting(transaction):
         count(counters, COUNT_OPEN_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"target_timeout", b"")
-    elif visitor.state == VISITOR_TUNNEL:
+    elif visitor.state in (VISITOR_TUNNEL, VISITOR_DIRECT):
         count(counters, COUNT_TUNNEL_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"tunnel_timeout", b"")
     elif visitor.state == VISITOR_AUTH:

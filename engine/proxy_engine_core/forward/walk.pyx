@@ -11,7 +11,6 @@ from proxy_engine_core.forward.transaction cimport (
 )
 from proxy_engine_core.io.crew cimport crew_post
 from proxy_engine_core.io.worker cimport CONN_VISITOR, WORKER_SCRATCH_SIZE, Worker, worker_emit
-from proxy_engine_core.link.link cimport link_of
 from proxy_engine_core.messages cimport MESSAGE_QUOTA_CHANGED, OpenMessage, QuotaMessage
 from proxy_engine_core.quota cimport Quota, quota_enter_anyway
 
@@ -55,8 +54,9 @@ cdef bint walk_quota(Worker *worker, QuotaMessage *message) noexcept nogil:
 
 cdef void count_in(Visitor *visitor, Quota *quota) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
-    if transaction.quota == NULL and transaction.http != NULL and (
-        link_of(transaction.http.stream).quota == quota
+    if (
+        transaction.quota == NULL and (transaction.http != NULL or transaction.data != NULL)
+        and transaction.link.quota == quota
     ):
         quota_enter_anyway(quota)
         transaction.quota = quota

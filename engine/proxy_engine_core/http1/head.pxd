@@ -72,6 +72,8 @@ cdef enum FieldId:                        # fields the engine itself reads or wr
     FIELD_X_FORWARDED_PROTO
     FIELD_X_PROXY_TUNNEL
     FIELD_X_REQUEST_ID
+    FIELD_PROXY_ENGINE_DIRECT
+    FIELD_PROXY_ENGINE_TICKET
     FIELD_PROXY_ENGINE_WINDOW
     FIELD_SEC_WEBSOCKET_PROTOCOL
     FIELD_X_REAL_IP

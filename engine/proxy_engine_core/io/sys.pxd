@@ -7,12 +7,22 @@ from posix.types cimport time_t
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    int pipe2(int *fds, int flags)
     ssize_t write(int fd, const void *source, size_t size)
 
 cdef extern from "<fcntl.h>" nogil:
     cdef enum:
         F_DUPFD_CLOEXEC
+        F_SETPIPE_SZ
+        O_NONBLOCK
+        O_CLOEXEC
+        SPLICE_F_MOVE
+        SPLICE_F_NONBLOCK
     int fcntl(int fd, int command, ...)
+    ssize_t splice(
+        int source, void *source_offset, int target, void *target_offset, size_t size,
+        unsigned int flags
+    )
 
 cdef extern from "<sys/resource.h>" nogil:
     cdef enum:

@@ -37,6 +37,7 @@ cdef enum:
     CONTROL_RING_SIZE = 256 * 1024
     GENERATION_MASK = 0xFFFFFF
     WORKERS_MAX = 64                      # more threads than that share nothing but cores
+    PIPES_KEPT_MAX = 8                    # empty pipes a worker holds on to
 
 cdef enum ConnKind:
     CONN_LISTENER = 0
@@ -44,6 +45,8 @@ cdef enum ConnKind:
     CONN_LINK                             # both: an established link
     CONN_DIAL                             # agent: a link being dialled
     CONN_TARGET                           # agent: a connection to a target
+    CONN_DATA                             # both: a direct data connection
+    CONN_DIRECT_TARGET                    # agent: the target behind one
     CONN_HANDSHAKE                        # any but a listener, until its TLS stands
     CONN_UDP_LISTENER                     # server: the port of a UDP tunnel
     CONN_UDP_TARGET                       # agent: a UDP visitor's socket towards the target
@@ -120,6 +123,16 @@ cdef struct Gather:
     uint32_t arena_used
     iovec spans[GATHER_MAX]
 
+cdef struct Pipe:
+    int source                            # where it is read
+    int target                            # ... and written
+    uint32_t size                         # bytes it may hold; 0: there is none
+
+cdef struct PipePool:                     # of splice(): see relay.pxd
+    Pipe kept[PIPES_KEPT_MAX]
+    uint32_t count
+    uint64_t retry_ms                     # there was none to be had: not before this
+
 cdef struct EventRecord:                  # in the control ring, followed by its two byte strings
     uint32_t kind
     uint32_t first_size
@@ -187,6 +200,7 @@ cdef struct Worker:
     Gather gather
     TimerWheel wheel
     BufferPool pool
+    PipePool pipes
     uint8_t padding_before[64]            # others write the mailbox: a cache line of its own
     Mailbox mailbox
     uint8_t padding_behind[64]

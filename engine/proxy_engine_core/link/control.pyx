@@ -1,7 +1,7 @@
 # See control.pxd.
 
 from libc.errno cimport ENOMEM
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_head, buffer_size,
@@ -11,9 +11,12 @@ from proxy_engine_core.events cimport EVENT_CONTROL
 from proxy_engine_core.io.conn cimport conn_deadline
 from proxy_engine_core.io.worker cimport Worker, worker_emit
 from proxy_engine_core.link.end cimport link_fail, link_protocol_error
-from proxy_engine_core.link.link cimport OWNER_CONTROL, RESET_LINK_LOST, Link, StreamOps
+from proxy_engine_core.link.link cimport (
+    CONTROL_ENDED, CONTROL_TICKETS, DATA_NAME_SIZE, OWNER_CONTROL, RESET_LINK_LOST, Link, LinkHost,
+    StreamOps, link_host,
+)
 from proxy_engine_core.link.output cimport link_touch
-from proxy_engine_core.wire cimport load_be32, store_be32
+from proxy_engine_core.wire cimport load_be32, load_be64, store_be32, store_be64
 from proxy_engine_core.yamux.send cimport yamux_stream_rest, yamux_stream_send
 from proxy_engine_core.yamux.session cimport YAMUX_RESET_PROTOCOL, YamuxStream
 from proxy_engine_core.yamux.stream cimport (
@@ -71,11 +74,32 @@ cdef void control_data(
         if buffer_size(&link.control_in) - 4 < length:
             return
         count(worker.counters, COUNT_CONTROL_RECORDS, 1)
-        link.records += 1
-        worker_emit(
-            worker, EVENT_CONTROL, link.id, 0, 0, 0, 0, record + 4, length, NULL, 0
-        )
+        if link.direct == NULL or not take_record(link, record + 4, length):
+            link.records += 1
+            worker_emit(
+                worker, EVENT_CONTROL, link.id, 0, 0, 0, 0, record + 4, length, NULL, 0
+            )
         buffer_consume(&link.control_in, 4 + length)
+
+
+cdef bint take_record(Link *link, const uint8_t *record, uint32_t size) noexcept nogil:
+    """One that is for the engine. False: it is not."""
+    cdef LinkHost *host = link_host(link.conn.worker)
+    if record[0] == CONTROL_TICKETS and link.is_client:
+        host.tickets(link, record + 1, size - 1)
+        return True
+    if record[0] != CONTROL_ENDED or size != 1 + DATA_NAME_SIZE:
+        return False
+    if not host.ended(link, load_be64(record + 1)):
+        link.records += 1                 # of little use
+    return True
+
+
+cdef void link_send_ended(Link *link, uint64_t name) noexcept nogil:
+    cdef uint8_t record[1 + DATA_NAME_SIZE]
+    record[0] = CONTROL_ENDED
+    store_be64(record + 1, name)
+    link_send_control(link, record, sizeof(record))
 
 
 cdef void control_grant(Link *link) noexcept nogil:

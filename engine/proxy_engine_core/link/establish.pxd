@@ -12,6 +12,8 @@ cdef struct LinkSetup:
     uint64_t device
     uint32_t window
     uint32_t streams_max
+    uint32_t direct_max                   # server: Link.direct_max
+    void *direct                          # agent: Link.direct, taken over
     Quota *quota                          # NULL: none; the link holds it on its own
     uint8_t carrier
     bint is_client

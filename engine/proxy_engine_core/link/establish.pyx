@@ -68,6 +68,8 @@ cdef Link *link_establish(
     buffer_init(&link.control_out, &worker.pool, 0)
     link.id = setup.id if setup.id else conn_handle(&link.conn)
     link.device = setup.device
+    link.direct_max = setup.direct_max
+    link.direct = setup.direct
     link.quota = setup.quota
     quota_hold(link.quota)
     link.carrier = setup.carrier

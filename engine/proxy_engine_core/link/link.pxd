@@ -29,6 +29,13 @@ cdef enum Carrier:
 cdef enum:
     RESET_LINK_LOST = 0x10000             # local only: the code streams get when a link goes
 
+cdef enum:
+    # The first byte of a control record that is no JSON, and never reaches Python.
+    CONTROL_TICKETS = 1
+    CONTROL_ENDED = 2
+    TICKET_SIZE = 32                      # bytes; twice as many as hexadecimal digits
+    DATA_NAME_SIZE = 8                    # what one side calls a direct connection: its handle
+
 cdef enum OwnerKind:
     OWNER_NONE = 0
     OWNER_CONTROL
@@ -51,6 +58,10 @@ cdef struct LinkHost:                     # first member of a worker's role
     void (*opened)(Link *link, YamuxStream *stream) noexcept nogil
     void (*housekeep)(Link *link) noexcept nogil       # link timer; server: trim pools
     void (*closed)(Link *link) noexcept nogil          # all streams are gone
+    # Agent: tickets for data connections, TICKET_SIZE bytes each.
+    void (*tickets)(Link *link, const uint8_t *bytes, uint32_t size) noexcept nogil
+    # The end of this direct connection, ours by that name, is one. False: there is no such.
+    bint (*ended)(Link *link, uint64_t name) noexcept nogil
     WindowBudget windows                  # of all links of this worker
 
 cdef struct Link:
@@ -66,6 +77,8 @@ cdef struct Link:
     void *opening_first                   # server: visitors waiting for a stream, oldest first
     void *opening_last
     uint32_t opening_count
+    void *direct                          # server: DirectPool, agent: DataDialer; NULL: none
+    uint32_t direct_max                   # server: idle data connections at most; 0: never any
     uint32_t requests                     # server: streams that serve a request now
     uint64_t requests_ns                  # server: bucket.pxd, of requests
     uint64_t id                           # what Python calls it

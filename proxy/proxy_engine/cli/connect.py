@@ -101,6 +101,9 @@ def add_parser(verbs: Any) -> None:
         help="WebSocket, raw (faster), or what gets through [auto]",
     )
     add_setting(parser, "links", metavar="N", help="links to the server at most [what it offers]")
+    add_setting(
+        parser, "pool", metavar="N", help="direct connections for TCP kept ready, 0: none [64]"
+    )
     add_process(parser, "agent")
     add_common(parser, run)
 
@@ -219,6 +222,7 @@ async def _connect(
         announce=lambda public: _announce(chosen, tunnels, public),
         call_later=asyncio.get_running_loop().call_later,
         device=chosen.device,
+        pool=chosen.pool,
         links_max=chosen.links,
         is_configurable=chosen.allow_remote_config,
     )

@@ -88,6 +88,9 @@ def add_parser(verbs: Any) -> None:
         metavar="PERCENT",
         help="of a core: a worker this busy lets its agents make another link, 0: at once [60]",
     )
+    add_setting(
+        parser, "pool", metavar="N", help="direct connections an agent's link may keep ready [64]"
+    )
     _add_tls(parser)
     add_process(parser, "server")
     add_common(parser, run)

@@ -283,6 +283,8 @@ def test_every_known_name_has_an_id_of_its_own_in_any_case() -> None:
         "x-forwarded-proto",
         "x-proxy-tunnel",
         "x-request-id",
+        "proxy-engine-direct",
+        "proxy-engine-ticket",
         "proxy-engine-window",
         "sec-websocket-protocol",
         "x-real-ip",

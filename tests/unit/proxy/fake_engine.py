@@ -23,6 +23,7 @@ class FakeEngine:
         self.replies: list[tuple[int, bytes, dict[str, Any]]] = []
         self.dials: list[tuple[str, int, bytes, str]] = []
         self.dial_workers: list[int] = []
+        self.dial_direct = b""  # of the last dial
         self.dial_tls: list[Any] = []
         self.targets: list[tuple[str, str, int, int]] = []
         self.limits: dict[int, tuple[int, int, int]] = {}  # by quota
@@ -101,8 +102,10 @@ class FakeEngine:
         timeout_ms: int,
         worker: int,
         fd: int = -1,
+        direct: bytes = b"",
         tls: Any = None,
     ) -> int:
+        self.dial_direct = direct
         self.dial_tls.append(tls)
         self.dial_workers.append(worker)
         self.dials.append((host, port, request, carrier))

@@ -116,6 +116,27 @@ def test_our_two_roles_understand_each_other(carrier: handshake.Carrier) -> None
     assert handshake.check_response(answer, carrier=carrier, key=key) == 4
 
 
+@pytest.mark.parametrize(("offered", "read_as"), [(0, 0), (3, 3), (64, 64), (1000, 64)])
+def test_direct_connections_are_offered_and_answered(offered: int, read_as: int) -> None:
+    request = handshake.request(
+        authority="x", token="t", instance="i", number=1, carrier="raw", key="", direct=offered
+    )
+    offer = handshake.read_request(*parse_request_head(request))
+    assert offer.direct == read_as
+    answer = fields(handshake.accept_response(offer, 1, 2))
+    assert answer["proxy-engine-direct"] == "2"
+    assert "proxy-engine-direct" not in fields(handshake.accept_response(offer, 1))
+    assert read(RAW, proxy_engine_direct=b"64").direct == 0  # not of a stock peer
+
+
+def test_a_request_for_a_direct_connection_lacks_only_its_ticket() -> None:
+    head = handshake.data_request("x:80") + b"ab" * 32 + b"\r\n\r\n"
+    method, target, sent = parse_request_head(head)
+    assert (method, target) == ("GET", "/_proxy/data")
+    assert ("proxy-engine-ticket", b"ab" * 32) in sent
+    assert ("upgrade", b"proxy-engine-data") in sent
+
+
 def test_an_agent_notices_a_wrong_answer() -> None:
     key = new_key()
     offer = handshake.Offer("websocket", key, 1, handshake.WINDOW, "", 1)

@@ -109,6 +109,7 @@ async def test_an_agent_is_let_in_with_what_was_agreed(server: Server, secret: s
         "window": 262144,
         "streams_max": 65000,
         "preamble": True,
+        "direct": 0,
         "worker": 0,
         "quota": 1,
         "limits": (0, 0, 0),

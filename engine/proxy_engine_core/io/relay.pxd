@@ -1,0 +1,49 @@
+# Bytes from one connection to another, looked at by nobody: copied while they are few, spliced
+# through a pipe, so that they never enter this process, when they are many.
+#
+#   source --recv--> the worker's scratch --send--> target     what it refuses waits in target.out
+#   source --splice--> pipe --splice--> target                 ... or in the pipe
+#
+# What is inside TLS is always copied.
+#
+# A side that does not take what is offered stops the reading of the other; an end is passed on
+# behind the last byte. A pipe is borrowed for as long as something is in it, so a connection that
+# rests has none: pipes are file descriptors, and count as memory of their size.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from proxy_engine_core.io.worker cimport Conn, Pipe, Worker
+
+
+cdef enum:
+    RELAY_BUDGET = 1024 * 1024            # bytes one way before others get a turn
+    RELAY_COPY_SIZE = 64 * 1024           # bytes of a copy at first ...
+    RELAY_COPY_SIZE_MAX = 256 * 1024      # ... and when they keep coming
+    # Bytes that came without a pause from which splicing is worth its pipe, and what a read has
+    # to bring to be none.
+    RELAY_BULK_SIZE = 256 * 1024
+    RELAY_PAUSE_SIZE = 8 * 1024
+    RELAY_PIPE_SIZE = 1024 * 1024
+    RELAY_PIPE_SIZE_MIN = 128 * 1024      # less costs more than copying
+
+cdef enum RelayResult:
+    RELAY_WAITS                           # for either connection: an edge will come
+    RELAY_GOES_ON                         # the budget is used up: requeue
+    RELAY_DONE                            # the end has been passed on
+    RELAY_BROKEN                          # one of the two is CONN_BROKEN
+
+cdef struct RelayWay:                     # one direction
+    Pipe pipe
+    uint32_t piped                        # bytes in it
+    uint32_t bulk                         # bytes lately, halved by every pause
+    uint64_t bytes                        # read so far
+    bint is_ended                         # the source has finished
+    # ... which is believed, and passed on, when this is cleared: a process that is killed leaves
+    # ends behind that look like any other.
+    bint awaits_word
+    bint is_told                          # ... and the target knows
+
+# Move what can be moved. From ready() of either connection, once per way.
+cdef int relay_move(RelayWay *way, Conn *source, Conn *target) noexcept nogil
+cdef void relay_free(RelayWay *way, Worker *worker) noexcept nogil      # drops what is in the pipe
+cdef void relay_free_worker(Worker *worker) noexcept nogil              # the pipes kept
