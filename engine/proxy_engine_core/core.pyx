@@ -18,6 +18,7 @@ from proxy_engine_core.counters cimport COUNTER_COUNT, counter_name
 from proxy_engine_core.forward.direct_pool cimport POOL_MAX
 from proxy_engine_core.forward.server cimport server_discard, server_free, server_init
 from proxy_engine_core.io.crew cimport crew_init, crew_least_linked
+from proxy_engine_core.io.listener cimport listener_open
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_take
 from proxy_engine_core.io.socket cimport (
     Address, socket_close, socket_listen_all, socket_local_port,
@@ -25,8 +26,7 @@ from proxy_engine_core.io.socket cimport (
 from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
-    worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_listen, worker_new,
-    worker_start,
+    worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_new, worker_start,
 )
 from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
 from proxy_engine_core.link.end cimport links_close_all
@@ -254,7 +254,7 @@ cdef class Engine:
         for index in range(self.crew.worker_count):
             # It takes the fd over even when it fails.
             if error == 0:
-                error = worker_listen(
+                error = listener_open(
                     self.crew.workers[index], fds[index], 0,
                     <uint16_t>bound if tls is not None else 0, context,
                 )

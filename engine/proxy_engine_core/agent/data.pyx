@@ -21,6 +21,7 @@ from proxy_engine_core.io.conn cimport (
     conn_write,
 )
 from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
@@ -31,7 +32,7 @@ from proxy_engine_core.io.tls_openssl cimport (
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DATA, CONN_DIRECT_TARGET, CONN_READABLE, CONN_WRITABLE, Conn,
-    Worker, conn_handle, worker_conn, worker_emit,
+    Worker, conn_handle, worker_conn,
 )
 from proxy_engine_core.link.control cimport link_send_ended
 from proxy_engine_core.link.link cimport DATA_NAME_SIZE, TICKET_SIZE, Link
@@ -359,7 +360,7 @@ cdef void connect_failed(DirectTarget *target, int error) noexcept nogil:
         entry = &role.targets[target.entry]
         following = find_entry(role, entry.name, entry.name_size, target.entry + 1)
         if following < 0:
-            worker_emit(
+            news_event(
                 worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name,
                 entry.name_size, text, <uint32_t>strlen(text),
             )

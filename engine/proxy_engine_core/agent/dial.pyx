@@ -20,6 +20,7 @@ from proxy_engine_core.io.conn cimport (
 )
 from proxy_engine_core.io.crew cimport crew_drop_link
 from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.socket cimport (
     ADDRESS_TEXT_SIZE, address_port, address_text, socket_close, socket_connect,
     socket_error, socket_tune,
@@ -28,7 +29,7 @@ from proxy_engine_core.io.tls_openssl cimport (
     TlsContext, tls_context_drop, tls_context_hold,
 )
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_DIAL, CONN_READABLE, CONN_WRITABLE, Conn, Worker, worker_emit,
+    CONN_BROKEN, CONN_DIAL, CONN_READABLE, CONN_WRITABLE, Conn, Worker,
 )
 from proxy_engine_core.link.establish cimport LinkSetup, link_establish
 from proxy_engine_core.messages cimport DialMessage
@@ -68,7 +69,7 @@ cdef void emit_failure(
     Worker *worker, uint64_t dial, const char *reason, int error, int status,
     const uint8_t *answer, uint32_t answer_size, uint32_t head_size
 ) noexcept nogil:
-    worker_emit(
+    news_event(
         worker, EVENT_DIAL_FAILED, dial, <uint64_t>error, <uint64_t>status, head_size, 0,
         reason, <uint32_t>strlen(reason), answer, answer_size,
     )

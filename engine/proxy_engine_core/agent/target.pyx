@@ -25,13 +25,14 @@ from proxy_engine_core.io.conn cimport (
     conn_gather, conn_owed, conn_recv, conn_requeue, conn_wait, gather_flush,
 )
 from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.socket cimport socket_connect, socket_error
 from proxy_engine_core.io.tls_openssl cimport (
     TlsContext, tls_context_drop, tls_context_hold,
 )
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker, worker_emit,
+    CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker,
 )
 from proxy_engine_core.link.link cimport OWNER_TARGET, Link, LinkHost, link_host, link_of
 from proxy_engine_core.link.output cimport (
@@ -181,7 +182,7 @@ cdef void connect_failed(Target *target, int error) noexcept nogil:
         entry = &role.targets[target.entry]
         following = find_entry(role, entry.name, entry.name_size, target.entry + 1)
         if following < 0:
-            worker_emit(
+            news_event(
                 worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name,
                 entry.name_size, text, <uint32_t>strlen(text),
             )

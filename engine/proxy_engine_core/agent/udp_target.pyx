@@ -19,12 +19,13 @@ from proxy_engine_core.events cimport EVENT_TARGET_FAILED
 from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_requeue, conn_wait,
 )
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.udp cimport (
     UDP_BATCH, UdpInput, UdpOutput, udp_connect, udp_input_free, udp_input_new, udp_output_put,
     udp_output_send, udp_output_to, udp_payload, udp_receive, udp_size,
 )
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, CONN_UDP_TARGET, Conn, Worker, worker_emit,
+    CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, CONN_UDP_TARGET, Conn, Worker,
 )
 from proxy_engine_core.link.link cimport (
     OWNER_UDP_TARGET, Link, LinkHost, link_host, link_of,
@@ -150,7 +151,7 @@ cdef void udp_target_open(
 cdef void tell_failed(Worker *worker, uint32_t index, int error) noexcept nogil:
     cdef const TargetEntry *entry = &agent_of(worker).targets[index]
     count(worker.counters, COUNT_TARGETS_FAILED, 1)
-    worker_emit(
+    news_event(
         worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name, entry.name_size,
         NULL, 0,
     )

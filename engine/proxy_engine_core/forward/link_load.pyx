@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from proxy_engine_core.events cimport EVENT_LINK_LOAD
-from proxy_engine_core.io.worker cimport CONN_LINK, Worker, worker_emit
+from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.worker cimport CONN_LINK, Worker
 from proxy_engine_core.link.link cimport Link
 
 cdef enum:
@@ -37,6 +38,6 @@ cdef void tell_link_loads(Worker *worker) noexcept nogil:
         news = news_of(link)
         link.bytes_told += news
         if news * PARTS >= total and not link.is_closing:
-            worker_emit(
+            news_event(
                 worker, EVENT_LINK_LOAD, link.id, news * 1000 // total, 0, 0, 0, NULL, 0, NULL, 0
             )

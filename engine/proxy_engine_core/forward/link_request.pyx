@@ -18,10 +18,9 @@ from proxy_engine_core.forward.transaction cimport (
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.conn cimport conn_deadline, conn_owed, conn_requeue, conn_write
 from proxy_engine_core.io.crew cimport crew_add_link, crew_drop_link, crew_least_linked
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.tls_openssl cimport TLS_NAMES_SIZE_MAX, tls_session_names
-from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, Conn, Crew, Worker, conn_handle, worker_emit,
-)
+from proxy_engine_core.io.worker cimport CONN_BROKEN, Conn, Crew, Worker, conn_handle
 from proxy_engine_core.link.establish cimport LinkSetup, link_establish
 from proxy_engine_core.quota cimport Quota, quota_hold
 
@@ -66,7 +65,7 @@ cdef void ask_control_plane(
     visitor.state = VISITOR_AUTH
     visitor.transaction.keep_alive = False
     count(worker.counters, COUNT_AUTH_ASKED, 1)
-    worker_emit(
+    news_event(
         worker, EVENT_AUTH, conn_handle(&visitor.conn), peer_size, 0, 0, 0, who,
         peer_size + names_size, bytes, head_size,
     )

@@ -7,8 +7,9 @@ from proxy_engine_core.counters cimport (
     COUNT_LOG_DROPPED, COUNT_LOG_RECORDS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
 )
 from proxy_engine_core.forward.transaction cimport LOG_OPEN, Transaction, Visitor
+from proxy_engine_core.io.news cimport news_log_written
 from proxy_engine_core.io.sys cimport CLOCK_REALTIME, clock_gettime, timespec
-from proxy_engine_core.io.worker cimport Worker, worker_log_written
+from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.spsc cimport spsc_publish, spsc_reserve
 
 
@@ -92,7 +93,7 @@ cdef void log_put(Worker *worker, LogHeader *header, const LogTexts *texts) noex
     fill(place, header, texts)
     spsc_publish(&worker.log_ring)
     count(worker.counters, COUNT_LOG_RECORDS, 1)
-    worker_log_written(worker, size)
+    news_log_written(worker, size)
 
 
 cdef uint32_t log_open(const Visitor *visitor, uint8_t *place) noexcept nogil:

@@ -20,7 +20,8 @@ from proxy_engine_core.forward.transaction cimport (
     HttpStream, StreamPool, Transaction, Visitor,
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue
-from proxy_engine_core.io.worker cimport Worker, worker_emit
+from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
@@ -173,7 +174,7 @@ cdef YamuxStream *pool_stream(Link *link) noexcept nogil:
         # Long before its ids run out: the device makes another link, and this one ends.
         link.is_spent = True
         count(worker.counters, COUNT_LINKS_SPENT, 1)
-        worker_emit(worker, EVENT_LINK_SPENT, link.id, 0, 0, 0, 0, NULL, 0, NULL, 0)
+        news_event(worker, EVENT_LINK_SPENT, link.id, 0, 0, 0, 0, NULL, 0, NULL, 0)
     link_touch(link)
     count(worker.counters, COUNT_STREAMS_OPENED, 1)
     return stream

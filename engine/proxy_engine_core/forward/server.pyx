@@ -35,13 +35,15 @@ from proxy_engine_core.forward.visitor cimport (
 )
 from proxy_engine_core.forward.walk cimport walk_open, walk_quota
 from proxy_engine_core.io.crew cimport crew_settle
+from proxy_engine_core.io.listener cimport (
+    listener_close, listener_close_all, listener_init_worker, listener_open, listener_set_tls,
+)
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.relay cimport relay_free_worker
 from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.tls_openssl cimport tls_context_drop
 from proxy_engine_core.io.worker cimport (
-    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_close_listener, worker_close_listeners,
-    worker_conn, worker_listen, worker_random, worker_set_tls,
+    CONN_LINK, CONN_VISITOR, Conn, Worker, worker_conn, worker_random,
 )
 from proxy_engine_core.link.control cimport link_send_control
 from proxy_engine_core.link.end cimport link_close
@@ -77,6 +79,7 @@ cdef int server_init(Worker *worker) noexcept nogil:
     response_init_worker(worker)
     direct_init_worker(worker)
     pace_init_worker(worker)
+    listener_init_worker(worker)
     udp_init_worker(worker)
     role.host.opened = NULL               # a device opens the control stream only
     role.host.housekeep = link_housekeep
@@ -180,10 +183,10 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         listen = <TcpListenMessage *>message
         if worker.is_draining:
             socket_close(listen.fd)
-        elif worker_listen(worker, listen.fd, listen.port, 0, NULL) < 0:
+        elif listener_open(worker, listen.fd, listen.port, 0, NULL) < 0:
             count(worker.counters, COUNT_MEMORY_ERRORS, 1)     # the other workers' listeners stay
     elif message.kind == MESSAGE_TLS:
-        worker_set_tls(
+        listener_set_tls(
             worker, (<TlsMessage *>message).port, (<TlsMessage *>message).context
         )
         server_discard(message)
@@ -196,7 +199,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     elif message.kind == MESSAGE_UDP_CLOSE:
         udp_close(worker, (<TcpListenMessage *>message).port)
     elif message.kind == MESSAGE_TCP_CLOSE:
-        worker_close_listener(worker, (<TcpListenMessage *>message).port)
+        listener_close(worker, (<TcpListenMessage *>message).port)
     elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
         if walk_quota(worker, <QuotaMessage *>message):
             return True
@@ -206,7 +209,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
-        worker_close_listeners(worker)
+        listener_close_all(worker)
         udp_close_all(worker)
         visitors_drain(worker)
     elif message.kind in (

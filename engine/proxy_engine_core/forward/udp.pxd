@@ -9,7 +9,7 @@
 # visitor's socket does not take at once is lost and counted, as the network would have lost it.
 #
 # A visitor ends with its link, with its listener, by a word of the device, or by silence; then
-# it has a record in the request log.
+# it has a record in the request log (udp_visitor.pyx).
 
 from libc.stdint cimport uint16_t, uint32_t
 

@@ -10,7 +10,8 @@ from proxy_engine_core.forward.transaction cimport (
     VISITOR_AUTH, Transaction, Visitor, transaction_fail,
 )
 from proxy_engine_core.io.crew cimport crew_post
-from proxy_engine_core.io.worker cimport CONN_VISITOR, WORKER_SCRATCH_SIZE, Worker, worker_emit
+from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.worker cimport CONN_VISITOR, WORKER_SCRATCH_SIZE, Worker
 from proxy_engine_core.messages cimport MESSAGE_QUOTA_CHANGED, OpenMessage, QuotaMessage
 from proxy_engine_core.quota cimport Quota, quota_enter_anyway
 
@@ -80,7 +81,7 @@ cdef bint walk_open(Worker *worker, OpenMessage *message) noexcept nogil:
             message.limit -= 1
     is_last = message.limit == 0 or message.cursor >= worker.slot_count
     if size or is_last:
-        worker_emit(
+        news_event(
             worker, EVENT_REQUESTS_OPEN, message.query, is_last, 0, 0, 0, worker.scratch, size,
             NULL, 0,
         )

@@ -9,7 +9,8 @@ from proxy_engine_core.atomic cimport (
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.events cimport EVENT_DRAINED
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_post
-from proxy_engine_core.io.worker cimport Crew, Worker, worker_emit
+from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.worker cimport Crew, Worker
 
 
 cdef void crew_init(Crew *crew, uint32_t worker_count) noexcept nogil:
@@ -67,4 +68,4 @@ cdef void crew_settle(Worker *worker, bint is_idle) noexcept nogil:
         worker.is_settled = False
         atomic_add(&crew.unsettled, 1)
     if is_over and not atomic_exchange_flag(&crew.is_drained, 1):
-        worker_emit(worker, EVENT_DRAINED, 0, 0, 0, 0, 0, NULL, 0, NULL, 0)
+        news_event(worker, EVENT_DRAINED, 0, 0, 0, 0, 0, NULL, 0, NULL, 0)

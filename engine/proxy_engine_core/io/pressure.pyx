@@ -7,10 +7,11 @@ from proxy_engine_core.counters cimport (
     count,
 )
 from proxy_engine_core.events cimport EVENT_PRESSURE
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.sys cimport (
     F_DUPFD_CLOEXEC, RLIMIT_NOFILE, close, fcntl, getrlimit, rlimit,
 )
-from proxy_engine_core.io.worker cimport Worker, worker_emit
+from proxy_engine_core.io.worker cimport Worker
 
 cdef enum:
     FILES_NEAR = 64                       # numbers from the mark at which we begin to look
@@ -37,7 +38,7 @@ cdef void pressure_init(Worker *worker) noexcept nogil:
 cdef void emit(
     Worker *worker, uint64_t kind, uint64_t level, uint64_t used, uint64_t most
 ) noexcept nogil:
-    worker_emit(worker, EVENT_PRESSURE, kind, level, used, most, 0, NULL, 0, NULL, 0)
+    news_event(worker, EVENT_PRESSURE, kind, level, used, most, 0, NULL, 0, NULL, 0)
 
 
 cdef void pressure_look(Worker *worker) noexcept nogil:

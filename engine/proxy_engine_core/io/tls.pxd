@@ -1,5 +1,5 @@
 # TLS between a connection and its socket: conn.pyx comes here where conn.tls is not NULL. The
-# layers above see plaintext only (docs/adr/0014).
+# layers above see plaintext only (docs/adr/0017).
 #
 #   conn.out   plaintext that was not taken yet, as without TLS
 #   tls.out    ciphertext of what was taken and the socket refused: at most TLS_BLOCK_SIZE of it,

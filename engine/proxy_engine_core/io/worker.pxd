@@ -104,12 +104,6 @@ cdef struct Conn:
     uint16_t flags
     uint8_t kind
 
-cdef struct Listener:
-    Conn conn                             # must be first
-    uint16_t port                         # of a TCP tunnel; 0: HTTP
-    uint16_t tls_port                     # bound to, with TLS; 0: without
-    TlsContext *tls_context               # a reference; NULL: without TLS
-
 cdef struct ConnOps:
     void (*ready)(Conn *conn) noexcept nogil       # flags changed, or requeued
     void (*timeout)(Conn *conn) noexcept nogil
@@ -239,21 +233,7 @@ cdef void worker_join(Worker *worker) noexcept nogil
 cdef void worker_run(Worker *worker) noexcept nogil
 # CPU time of its thread, microseconds; 0: there is none. From any thread, also after the join.
 cdef uint64_t worker_cpu_us(const Worker *worker) noexcept nogil
-# Accept from a listening socket, which is taken over; `port` is a TCP tunnel's, else 0. 0, -errno.
-cdef int worker_listen(
-    Worker *worker, int fd, uint16_t port, uint16_t tls_port, TlsContext *tls
-) noexcept nogil
-# New connections to the TLS listeners on this port use `tls`.
-cdef void worker_set_tls(Worker *worker, uint16_t tls_port, TlsContext *tls) noexcept nogil
-cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil   # a TCP tunnel's
-cdef void worker_close_listeners(Worker *worker) noexcept nogil
 cdef uint64_t worker_random(Worker *worker) noexcept nogil    # not for secrets
-# A control event for Python; never lost.
-cdef void worker_emit(
-    Worker *worker, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    const void *first, uint32_t first_size, const void *second, uint32_t second_size
-) noexcept nogil
-cdef void worker_log_written(Worker *worker, uint32_t size) noexcept nogil
 
 cdef inline uint32_t handle_worker(uint64_t handle) noexcept nogil:
     return <uint32_t>(handle >> 56)

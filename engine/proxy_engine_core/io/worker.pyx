@@ -1,47 +1,34 @@
 # See worker.pxd.
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENOMEM, EPROTO
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
 
-from proxy_engine_core.buffer cimport buffer_init, buffer_pool_free, buffer_pool_init
-from proxy_engine_core.counters cimport (
-    COUNT_ACCEPT_ERRORS, COUNT_ACCEPTED, COUNT_MEMORY_ERRORS, COUNT_TURNS, count,
-)
-from proxy_engine_core.io.conn cimport (
-    conn_attach, conn_close, conn_deadline, conn_push, conn_requeue, gather_flush,
-)
+from proxy_engine_core.buffer cimport buffer_pool_free, buffer_pool_init
+from proxy_engine_core.counters cimport COUNT_TURNS, count
+from proxy_engine_core.io.conn cimport conn_close, conn_push, gather_flush
 from proxy_engine_core.io.mailbox cimport (
     MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
 )
-from proxy_engine_core.io.pressure cimport (
-    pressure_accepted, pressure_init, pressure_look, pressure_stops_accept,
-)
-from proxy_engine_core.io.socket cimport Address, socket_accept
+from proxy_engine_core.io.news cimport LOG_WAKE_US, news_free, news_tell
+from proxy_engine_core.io.pressure cimport pressure_init, pressure_look
 from proxy_engine_core.io.sys cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime,
-    close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create,
+    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
+    EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create,
     pthread_getcpuclockid, pthread_join, pthread_self, pthread_setname_np, pthread_sigmask,
-    sigdelset, sigfillset, sigset_t, timespec, write,
+    sigdelset, sigfillset, sigset_t, timespec,
 )
 from proxy_engine_core.io.timer cimport (
     Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
 )
-from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_drop, tls_context_hold
 from proxy_engine_core.options cimport Options
-from proxy_engine_core.spsc cimport spsc_free, spsc_init, spsc_publish, spsc_reserve
+from proxy_engine_core.spsc cimport spsc_free, spsc_init
 
 cdef enum:
     MAILBOX_TOKEN = 0xFFFFFFFF        # epoll data of the mailbox's eventfd: no slot
     MESSAGE_STOP = 0                  # kinds above belong to the role
-    ACCEPT_BATCH = 16                 # connections accepted before others get a turn
-    NEW_BATCH = 16                    # ... and those of them that speak for the first time
-    ACCEPT_PAUSE_MS = 100             # out of file descriptors: try again, never spin
-    LOG_WAKE_BYTES = 256 * 1024       # wake Python for logs at this much ...
-    LOG_WAKE_US = 50_000              # ... or this long after the first; a wake costs 30 us
+    NEW_BATCH = 16                    # connections that speak for the first time, a turn
 
 
 # --- life -----------------------------------------------------------------------------
@@ -88,9 +75,6 @@ cdef Worker *worker_new(
     pressure_init(worker)
     read_clock(worker)
     timer_wheel_init(&worker.wheel, worker.now_ms)
-    worker.ops[<int>CONN_LISTENER].ready = listener_ready
-    worker.ops[<int>CONN_LISTENER].timeout = listener_ready
-    worker.ops[<int>CONN_LISTENER].release = listener_release
     return worker
 
 
@@ -104,12 +88,8 @@ cdef void worker_close_conns(Worker *worker) noexcept nogil:
 
 
 cdef void worker_free(Worker *worker) noexcept nogil:
-    cdef EventOverflow *event
     worker_close_conns(worker)
-    while worker.overflow_first != NULL:
-        event = worker.overflow_first
-        worker.overflow_first = event.next
-        free(event)
+    news_free(worker)
     mailbox_close(&worker.mailbox)
     if worker.epoll_fd >= 0:
         close(worker.epoll_fd)
@@ -363,176 +343,5 @@ cdef void worker_run(Worker *worker) noexcept nogil:
             worker.on_turn(worker)
         flush_dirty(worker)
         pressure_look(worker)
-        tell_python(worker)
+        news_tell(worker)
         free_closed(worker)
-
-
-# --- listeners --------------------------------------------------------------------------
-
-cdef int worker_listen(
-    Worker *worker, int fd, uint16_t port, uint16_t tls_port, TlsContext *tls
-) noexcept nogil:
-    cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
-    cdef int error
-    if listener == NULL:
-        close(fd)
-        return -ENOMEM
-    listener.port = port
-    listener.tls_port = tls_port
-    listener.tls_context = tls_context_hold(tls)
-    buffer_init(&listener.conn.out, &worker.pool, 0)
-    error = conn_attach(worker, &listener.conn, fd, CONN_LISTENER)
-    if error < 0:
-        listener_release(&listener.conn)
-    return error
-
-
-cdef void listener_ready(Conn *conn) noexcept nogil:
-    cdef Worker *worker = conn.worker
-    cdef Listener *listener = <Listener *>conn
-    cdef Address peer
-    cdef int fd, _accept
-    for _accept in range(ACCEPT_BATCH):
-        if pressure_stops_accept(worker, conn.fd):
-            conn_deadline(conn, ACCEPT_PAUSE_MS)
-            return
-        fd = socket_accept(conn.fd, &peer)
-        if fd == -EAGAIN:
-            return
-        if fd == -EINTR or fd == -ECONNABORTED or fd == -EPROTO:
-            continue
-        if fd < 0:
-            # EMFILE, ENFILE, ENOBUFS, ENOMEM: nothing to do but wait. Edge-triggered,
-            # so this does not spin; the timer looks again.
-            count(worker.counters, COUNT_ACCEPT_ERRORS, 1)
-            conn_deadline(conn, ACCEPT_PAUSE_MS)
-            return
-        count(worker.counters, COUNT_ACCEPTED, 1)
-        pressure_accepted(worker, fd)
-        worker.on_accept(worker, fd, &peer, listener.port, listener.tls_context)
-    conn_requeue(conn)          # more may be waiting, and the edge will not come again
-
-
-cdef void listener_release(Conn *conn) noexcept nogil:
-    tls_context_drop((<Listener *>conn).tls_context)
-    free(conn)
-
-
-cdef void worker_set_tls(Worker *worker, uint16_t tls_port, TlsContext *tls) noexcept nogil:
-    cdef uint32_t slot
-    cdef Listener *listener
-    for slot in range(worker.slot_count):
-        if worker.conns[slot] == NULL or worker.conns[slot].kind != CONN_LISTENER:
-            continue
-        listener = <Listener *>worker.conns[slot]
-        if listener.tls_port == tls_port:
-            tls_context_drop(listener.tls_context)
-            listener.tls_context = tls_context_hold(tls)
-
-
-cdef void worker_close_listeners(Worker *worker) noexcept nogil:
-    cdef uint32_t slot
-    for slot in range(worker.slot_count):
-        if worker.conns[slot] != NULL and worker.conns[slot].kind == CONN_LISTENER:
-            conn_close(worker.conns[slot])
-
-
-cdef void worker_close_listener(Worker *worker, uint16_t port) noexcept nogil:
-    cdef uint32_t slot
-    cdef Conn *conn
-    for slot in range(worker.slot_count):
-        conn = worker.conns[slot]
-        if conn != NULL and conn.kind == CONN_LISTENER and (<Listener *>conn).port == port:
-            conn_close(conn)
-
-
-# --- news for Python --------------------------------------------------------------------
-
-cdef void fill_record(
-    uint8_t *place, const EventRecord *record, const void *first, const void *second
-) noexcept nogil:
-    # An absent string is NULL, which memcpy() may not be given even for no bytes.
-    memcpy(place, record, sizeof(EventRecord))
-    if record.first_size:
-        memcpy(place + sizeof(EventRecord), first, record.first_size)
-    if record.second_size:
-        memcpy(place + sizeof(EventRecord) + record.first_size, second, record.second_size)
-
-
-cdef void worker_emit(
-    Worker *worker, uint32_t kind, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    const void *first, uint32_t first_size, const void *second, uint32_t second_size
-) noexcept nogil:
-    cdef EventRecord record
-    cdef uint32_t size = sizeof(EventRecord) + first_size + second_size
-    cdef uint8_t *place = NULL
-    cdef EventOverflow *kept
-    record.kind = kind
-    record.first_size = first_size
-    record.second_size = second_size
-    record.reserved = 0
-    record.a = a
-    record.b = b
-    record.c = c
-    record.d = d
-    record.e = e
-    worker.control_news = True
-    if worker.overflow_first == NULL:
-        place = spsc_reserve(&worker.control_ring, size)
-    if place != NULL:
-        fill_record(place, &record, first, second)
-        spsc_publish(&worker.control_ring)
-        return
-    kept = <EventOverflow *>malloc(sizeof(EventOverflow) + size)
-    if kept == NULL:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        return
-    kept.next = NULL
-    kept.size = size
-    fill_record(<uint8_t *>(kept + 1), &record, first, second)
-    if worker.overflow_last == NULL:
-        worker.overflow_first = kept
-    else:
-        worker.overflow_last.next = kept
-    worker.overflow_last = kept
-
-
-cdef void move_overflow(Worker *worker) noexcept nogil:
-    cdef EventOverflow *kept
-    cdef uint8_t *place
-    while worker.overflow_first != NULL:
-        kept = worker.overflow_first
-        place = spsc_reserve(&worker.control_ring, kept.size)
-        if place == NULL:
-            return
-        memcpy(place, kept + 1, kept.size)
-        spsc_publish(&worker.control_ring)
-        worker.overflow_first = kept.next
-        if kept.next == NULL:
-            worker.overflow_last = NULL
-        free(kept)
-        worker.control_news = True
-
-
-cdef void worker_log_written(Worker *worker, uint32_t size) noexcept nogil:
-    if worker.log_news_since_us == 0:
-        worker.log_news_since_us = worker.now_us
-    worker.log_news_bytes += size
-
-
-cdef void tell_python(Worker *worker) noexcept nogil:
-    # One eventfd write for all that this turn produced: control events at once, logs when
-    # they are worth a wake-up.
-    cdef uint64_t one = 1
-    if worker.overflow_first != NULL:
-        move_overflow(worker)
-    if worker.log_news_since_us and (
-        worker.log_news_bytes >= LOG_WAKE_BYTES
-        or worker.now_us - worker.log_news_since_us >= LOG_WAKE_US
-    ):
-        worker.control_news = True
-    if worker.control_news:
-        worker.control_news = False
-        worker.log_news_since_us = 0
-        worker.log_news_bytes = 0
-        write(worker.python_fd, &one, sizeof(one))

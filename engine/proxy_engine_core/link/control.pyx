@@ -9,7 +9,8 @@ from proxy_engine_core.buffer cimport (
 from proxy_engine_core.counters cimport COUNT_CONTROL_RECORDS, count
 from proxy_engine_core.events cimport EVENT_CONTROL
 from proxy_engine_core.io.conn cimport conn_deadline
-from proxy_engine_core.io.worker cimport Worker, worker_emit
+from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link.end cimport link_fail, link_protocol_error
 from proxy_engine_core.link.link cimport (
     CONTROL_ENDED, CONTROL_TICKETS, DATA_NAME_SIZE, OWNER_CONTROL, RESET_LINK_LOST, Link, LinkHost,
@@ -76,7 +77,7 @@ cdef void control_data(
         count(worker.counters, COUNT_CONTROL_RECORDS, 1)
         if link.direct == NULL or not take_record(link, record + 4, length):
             link.records += 1
-            worker_emit(
+            news_event(
                 worker, EVENT_CONTROL, link.id, 0, 0, 0, 0, record + 4, length, NULL, 0
             )
         buffer_consume(&link.control_in, 4 + length)

@@ -9,7 +9,8 @@ from proxy_engine_core.counters cimport COUNT_LINK_PROTOCOL_ERRORS, COUNT_LINKS_
 from proxy_engine_core.events cimport EVENT_LINK_DOWN
 from proxy_engine_core.io.conn cimport conn_close, conn_wake_all
 from proxy_engine_core.io.crew cimport crew_drop_link
-from proxy_engine_core.io.worker cimport CONN_LINK, Conn, Worker, worker_emit
+from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.worker cimport CONN_LINK, Conn, Worker
 from proxy_engine_core.link.link cimport (
     OWNER_NONE, RESET_LINK_LOST, Link, LinkHost, link_host,
 )
@@ -41,7 +42,7 @@ cdef void link_fail(Link *link, const char *reason) noexcept nogil:
     conn_wake_all(&link.waiting)
     count(worker.counters, COUNT_LINKS_CLOSED, 1)
     crew_drop_link(worker.crew, worker.index)
-    worker_emit(
+    news_event(
         worker, EVENT_LINK_DOWN, link.id, link.device, link.bytes_in,
         link.bytes_out, worker.now_ms - link.up_ms, reason, <uint32_t>strlen(reason), NULL, 0,
     )

@@ -9,8 +9,9 @@ from proxy_engine_core.counters cimport COUNT_LINKS_OPENED, COUNT_MEMORY_ERRORS,
 from proxy_engine_core.events cimport EVENT_LINK_UP
 from proxy_engine_core.io.conn cimport conn_close, conn_replace, conn_requeue, gather_flush
 from proxy_engine_core.io.crew cimport crew_drop_link
+from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.pressure cimport PRESSURE_GROWTH
-from proxy_engine_core.io.worker cimport CONN_LINK, Conn, Worker, conn_handle, worker_emit
+from proxy_engine_core.io.worker cimport CONN_LINK, Conn, Worker, conn_handle
 from proxy_engine_core.link.control cimport control_init_worker, control_open
 from proxy_engine_core.link.end cimport link_fail, link_flush, link_release
 from proxy_engine_core.link.input cimport link_ready, link_receive
@@ -93,7 +94,7 @@ cdef Link *link_establish(
     if setup.carrier == CARRIER_WEBSOCKET:
         ws_reader_init(&link.websocket, not setup.is_client, False, 0)
     count(worker.counters, COUNT_LINKS_OPENED, 1)
-    worker_emit(
+    news_event(
         worker, EVENT_LINK_UP, link.id, link.device, 0, 0, 0,
         link.peer, <uint32_t>strlen(link.peer), head, head_size,
     )
