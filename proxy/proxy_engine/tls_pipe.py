@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy_engine.pipe import Pipe
@@ -77,7 +78,9 @@ class TlsPipe(Pipe):
         found = tls_certificate(ssl.DER_cert_to_PEM_cert(der).encode())
         if found.pin not in self._trust.pins:
             raise ConnectionError("its public key is none of those pinned")
-        # Without an authority nobody else has looked at the name.
+        # Without an authority nobody else has looked at its dates and its name.
+        if not found.not_before <= time.time() < found.not_after:
+            raise ConnectionError("its certificate has expired, or is not valid yet")
         if not has_name(found.names, self._trust.server_name):
             raise ConnectionError(f"its certificate is not for {self._trust.server_name}")
 

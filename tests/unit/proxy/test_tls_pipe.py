@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 import threading
@@ -122,6 +123,39 @@ async def test_a_connection_that_is_cut_is_reset_and_does_not_look_complete(tmp_
     far.join()
     local.transport.abort()
     user.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("good", ""),
+        ("expired", "its certificate has expired, or is not valid yet"),
+        ("wrong name", "its certificate is not for proxy.test"),
+    ],
+)
+async def test_a_pin_alone_leaves_dates_and_names_to_check(
+    tmp_path: Path, kind: str, says: str
+) -> None:
+    authority = Authority("stranger")
+    pair = {
+        "good": lambda: authority.issue(NAME),
+        "expired": lambda: authority.issue_expired(NAME),
+        "wrong name": lambda: authority.issue("other.test"),
+    }[kind]()
+    far = Far(tmp_path, pair, lambda tls: None)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    trust = Trust(context, NAME, [base64.b64decode(pair.pin.partition("/")[2])])
+    loop = asyncio.get_running_loop()
+    _, pipe = await loop.create_connection(lambda: TlsPipe(trust), sock=far.near)
+    found = ""
+    try:
+        await asyncio.wait_for(pipe.ready, 10)
+    except ConnectionError as error:
+        found = str(error)
+    assert found == says
+    pipe.transport.abort()
+    far.join()
 
 
 @pytest.mark.parametrize(
