@@ -195,4 +195,4 @@ def test_iperf3(tmp_path: Path, way: str, how: tuple[str, ...]) -> None:
         assert sum(streams) > 16 << 20
         before = socket.create_connection(("127.0.0.1", public), 10)
         before.close()
-        wait_until(lambda: site.stats()["connections"] < 30)
+        wait_until(lambda: site.stats()["connections"] < 100)  # up to 64 direct ones are ready
