@@ -1,11 +1,13 @@
 """A TCP tunnel through server and agent beside two bare relays in C: iperf3 in bulk.
 
-    python benchmarks/load/tcp_tunnel.py [--size 4G] [--rounds 3] [--peers]
+    python benchmarks/load/tcp_tunnel.py [--size 4G] [--rounds 3] [--congestion reno] [--peers]
 
-Both carriers, and with --peers other people's tunnels that are installed (tcp_peers.py).
+Over direct connections, and over the link with either carrier; relays that copy and that splice;
+with --peers other people's tunnels that are installed (tcp_peers.py).
 
 Runs take turns, so that each is beside its reference. What counts is the CPU time of both hops
-for a gigabyte; the rate says little on a machine that is busy elsewhere.
+for a gigabyte; the rate says little on a machine that is busy elsewhere. Our sockets take reno on
+loopback; for a comparison everybody else should, too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 # Run as a file, this folder is on the path and the root is not.
@@ -28,6 +31,7 @@ from benchmarks.load.processes import (
     CpuTime,
     Process,
     accepts_connections,
+    congestion_control,
     cpu_time,
     free_port,
 )
@@ -88,14 +92,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A TCP tunnel in bulk, beside bare relays.")
     parser.add_argument("--size", default="4G", help="bytes of a run, as iperf3 takes them")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--congestion", metavar="NAME", help="the system's for the run (root)")
     parser.add_argument("--peers", action="store_true", help="other tunnels, too")
     chosen = parser.parse_args()
     if shutil.which("iperf3") is None:
         print("failed: apt-get install iperf3", file=sys.stderr)
         return EXIT_FAILED
-    ours = [TcpTunnel("proxy-engine", "tcp", ["--workers", "1"])]
-    ours.append(TcpTunnel("... WebSocket", "ws", ["--workers", "1"]))
-    subjects: list[TcpTunnel | Relay | Peer] = [*ours, Relay("relays", "copy")]
+    alone = ["--workers", "1"]
+    raw = TcpTunnel("link", "tcp", [*alone, "--pool", "0"])
+    websocket = TcpTunnel("link, WebSocket", "ws", [*alone, "--pool", "0"])
+    subjects: list[TcpTunnel | Relay | Peer] = [
+        TcpTunnel("direct", "tcp", alone), raw, websocket,
+        Relay("relays", "copy"), Relay("relays, splice", "splice"),
+    ]  # fmt: skip
     for peer in peers() if chosen.peers else ():
         reason = peer.unavailable()
         if reason is None:
@@ -104,9 +113,10 @@ def main() -> int:
             print(f"skipped: {peer.name}: {reason}", file=sys.stderr)
     port = free_port()
     started: list[Process] = []
-    with tempfile.TemporaryDirectory(prefix="proxy-engine-tcp-") as name:
+    with tempfile.TemporaryDirectory(prefix="proxy-engine-tcp-") as name, ExitStack() as stack:
         folder = Path(name)
         try:
+            stack.enter_context(congestion_control(chosen.congestion))
             started.append(Process(["iperf3", "-s", "-p", str(port)], folder / "iperf3.log"))
             started[0].wait_until(lambda: accepts_connections(port))
             running = {each.name: each.start(folder / each.name, port) for each in subjects}
@@ -115,16 +125,16 @@ def main() -> int:
                 for _ in range(chosen.rounds):
                     for label, where in running.items():
                         samples.setdefault(label, []).append(measure(where, chosen.size, how))
-                websocket, raw = (
-                    median_range(each[0] for each in samples[name])[0]
-                    for name in (ours[1].name, ours[0].name)
+                framed, unframed = (
+                    median_range(each[0] for each in samples[subject.name])[0]
+                    for subject in (websocket, raw)
                 )
                 for label, rounds in samples.items():
                     cpu = median_range(each[0] for each in rounds)
                     rate = median_range(each[1] for each in rounds)[0]
                     span = f"{cpu[0]:.3f} [{cpu[1]:.3f}-{cpu[2]:.3f}]"
-                    print(f"{case:14} {label:14} {span} CPU s/GB  {rate:5.1f} Gbit/s", flush=True)
-                print(f"{case:14} WebSocket costs {100 * (websocket / raw - 1):+.0f} % CPU")
+                    print(f"{case:14} {label:15} {span} CPU s/GB  {rate:5.1f} Gbit/s", flush=True)
+                print(f"{case:14} WebSocket costs {100 * (framed / unframed - 1):+.0f} % CPU")
         except (BenchmarkError, subprocess.TimeoutExpired) as error:
             print(f"failed: {error}", file=sys.stderr)
             return EXIT_FAILED
