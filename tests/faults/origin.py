@@ -17,6 +17,8 @@ class Origin:
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
+        self.dead = socket.socket()  # bound, so nobody else's, and refuses
+        self.dead.bind(("127.0.0.1", 0))
         self.seen: Counter[str] = Counter()  # requests by their X-Id
         self.lock = threading.Lock()
         self.live: set[socket.socket] = set()

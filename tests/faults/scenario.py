@@ -209,21 +209,14 @@ class Scenario:
 
     def start_agent(self) -> Engine:
         agent = Engine("agent", log_ring_size=65536)
-        dead = self.closed_port()
         targets: list[core.Target] = [
             ("web", "127.0.0.1", self.origin.port),
-            ("dead", "127.0.0.1", dead),
+            ("dead", *self.origin.dead.getsockname()),
             ("raw", "127.0.0.1", self.origin.port, core.TARGET_TCP),
         ]
         again(lambda: agent.targets_apply(targets))
         agent.start()
         return agent
-
-    @staticmethod
-    def closed_port() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            port: int = sock.getsockname()[1]
-        return port
 
     def run(self) -> None:
         try:
