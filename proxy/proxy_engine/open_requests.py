@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from proxy_engine.redaction import MARKS
 from proxy_engine.storage import Request, RequestQuery
-from proxy_engine.storage.requests import U63_MAX
+from proxy_engine.storage.packed import packed_filter
 from proxy_engine_core import log_batch
-from proxy_engine_core.log_index import LogFilter
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine
@@ -85,20 +84,8 @@ class OpenRequests:
         devices: Mapping[int, str],
         limit: int,
     ) -> list[Request]:
-        wanted = LogFilter(
-            devices=_ids(query.device, devices),
-            tunnels=_ids(query.tunnel, tunnels),
-            status=query.status,
-            state=query.state,
-            since_us=query.since_us,
-            until_us=query.until_us,
-            total_us=query.total_us if query.total_us != (0, U63_MAX) else (0, 2**64 - 1),
-            request_id=query.request_id,
-            visitor=query.visitor,
-            method=query.method,
-            host=query.host,
-            path=query.path,
-            reason=query.reason,
+        wanted = packed_filter(
+            query, devices=_ids(query.device, devices), tunnels=_ids(query.tunnel, tunnels)
         )
         # What was searched is what can be seen: not a secret that is about to be taken out.
         clean = log_batch.rewrite_paths(batch, MARKS, self._redact)

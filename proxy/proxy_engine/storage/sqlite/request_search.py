@@ -90,7 +90,7 @@ def _summary(db: sqlite3.Connection, query: RequestQuery, paths: int) -> Request
 
 def _filter(db: sqlite3.Connection, query: RequestQuery) -> LogFilter | None:
     """None: nothing can match."""
-    from proxy_engine_core.log_index import LogFilter
+    from proxy_engine.storage.packed import packed_filter
 
     ids: dict[str, list[int] | None] = {"devices": None, "tunnels": None}
     for table, name in (("devices", query.device), ("tunnels", query.tunnel)):
@@ -99,21 +99,7 @@ def _filter(db: sqlite3.Connection, query: RequestQuery) -> LogFilter | None:
             ids[table] = [row[0] for row in rows]
             if not rows:
                 return None
-    return LogFilter(
-        devices=ids["devices"],
-        tunnels=ids["tunnels"],
-        status=query.status,
-        state=query.state,
-        since_us=query.since_us,
-        until_us=query.until_us,
-        total_us=query.total_us if query.total_us != (0, U63_MAX) else (0, 2**64 - 1),
-        request_id=query.request_id,
-        visitor=query.visitor,
-        method=query.method,
-        host=query.host,
-        path=query.path,
-        reason=query.reason,
-    )
+    return packed_filter(query, devices=ids["devices"], tunnels=ids["tunnels"])
 
 
 def _batches(db: sqlite3.Connection, query: RequestQuery, before: int | None) -> Iterator[int]:
