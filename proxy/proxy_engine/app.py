@@ -15,27 +15,28 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from proxy_engine import config, listeners, logs, tokens
-from proxy_engine.access_watch import AccessWatch
-from proxy_engine.admin_tls import admin_context, refresh
+from proxy_engine import listeners, logs, tokens
 from proxy_engine.cache import AccessCache
-from proxy_engine.config import Loaded, Settings
 from proxy_engine.errors import ProxyEngineError, StorageError, error_text
 from proxy_engine.hooks import Webhook
-from proxy_engine.journal import Journal
-from proxy_engine.links import Links
+from proxy_engine.links.access_watch import AccessWatch
+from proxy_engine.links.links import Links
+from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
-from proxy_engine.login_guard import LoginGuard
 from proxy_engine.metric_history import MetricHistory
-from proxy_engine.open_requests import OpenRequests
-from proxy_engine.ports import Ports
-from proxy_engine.redaction import Redactor
-from proxy_engine.request_log import RequestLog, retention
+from proxy_engine.requests.journal import Journal
+from proxy_engine.requests.log import RequestLog, retention
+from proxy_engine.requests.redaction import Redactor
+from proxy_engine.requests.under_way import OpenRequests
 from proxy_engine.runner import EngineRunner, make_engine
+from proxy_engine.settings import config
+from proxy_engine.settings.config import Loaded, Settings
 from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.storage.opening import open_store
-from proxy_engine.tls_keeper import TlsKeeper
-from proxy_engine.tunnels import TunnelTable
+from proxy_engine.tls.admin import admin_context, refresh
+from proxy_engine.tls.keeper import TlsKeeper
+from proxy_engine.tunnels.ports import Ports
+from proxy_engine.tunnels.routes import TunnelTable
 from proxy_engine.values import Address, Listen
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP, EVENT_REQUESTS_OPEN

@@ -34,7 +34,7 @@ class TunnelSpec(msgspec.Struct, omit_defaults=True):
     kind: str = "http"
     port: int | None = None  # tcp, udp: the public one, 0 for any; None: private, of tcp
     domains: list[str] = []  # http: of its own
-    options: dict[str, Any] = {}  # tunnel_options.Options; one the server does not know is refused
+    options: dict[str, Any] = {}  # tunnels.options.Options; one the server does not know is refused
 
 
 class PublicTunnel(msgspec.Struct, omit_defaults=True):

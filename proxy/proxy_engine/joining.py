@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from proxy_engine.handshake import Refusal, head, members
 
 if TYPE_CHECKING:
-    from proxy_engine.link_table import LinkTable
+    from proxy_engine.links.table import LinkTable
     from proxy_engine.storage import Token
-    from proxy_engine.tunnels import TunnelTable
+    from proxy_engine.tunnels.routes import TunnelTable
 
 PATH = "/_proxy/tcp/"
 UPGRADE = "proxy-engine-tcp"

@@ -13,7 +13,7 @@ from proxy_engine.errors import UsageError
 from proxy_engine.values import Listen
 
 if TYPE_CHECKING:
-    from proxy_engine.config import Settings
+    from proxy_engine.settings.config import Settings
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -20,7 +20,7 @@ from proxy_engine_core import log_batch
 
 if TYPE_CHECKING:
     from proxy_engine.storage import Tunnel
-    from proxy_engine.tunnels import Change
+    from proxy_engine.tunnels.routes import Change
 
 Topic = Literal["requests", "devices", "tunnels", "metrics"]
 TOPICS: tuple[Topic, ...] = ("requests", "devices", "tunnels", "metrics")

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import config, listeners, logs
-from proxy_engine.request_log import retention
+from proxy_engine import listeners, logs
+from proxy_engine.requests.log import retention
 from proxy_engine.runner import make_engine
+from proxy_engine.settings import config
 
 if TYPE_CHECKING:
     from proxy_engine.app import Server
-    from proxy_engine.config import Settings
+    from proxy_engine.settings.config import Settings
 
 
 def _keep_requests(server: Server) -> None:

@@ -21,7 +21,7 @@ from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, EVENT_PRESSURE, WORK
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from proxy_engine.config import Settings
+    from proxy_engine.settings.config import Settings
     from proxy_engine_core.core import Event
 
 EVENTS_PER_TURN = 512

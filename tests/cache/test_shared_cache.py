@@ -15,7 +15,7 @@ from proxy_engine import tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.cache.shared import SharedCache
 from proxy_engine.errors import StorageError, UsageError
-from proxy_engine.login_guard import LoginGuard
+from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.storage import Token
 from proxy_engine.storage.sqlite import SqliteStore
 from tests.cache.redis_server import RedisServer, redis_server

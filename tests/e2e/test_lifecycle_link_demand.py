@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy_engine import config, link_demand
 from proxy_engine.app import Server
+from proxy_engine.links import demand as link_demand
+from proxy_engine.settings import config
 from tests.e2e.harness import Visitor, wait_until
 from tests.e2e.processes import Process
 from tests.e2e.target import Target, TargetProcess

@@ -8,7 +8,15 @@ import msgspec
 import pytest
 
 from proxy_engine.storage import DomainTaken, NameTaken, PortTaken, Store, Tunnel
-from proxy_engine.tunnel_options import NONE, BasicAuth, Domain, Headers, Maintenance, Options, User
+from proxy_engine.tunnels.options import (
+    NONE,
+    BasicAuth,
+    Domain,
+    Headers,
+    Maintenance,
+    Options,
+    User,
+)
 from tests.storage.conftest import Backend
 
 DOMAIN = Domain(name="www.example")

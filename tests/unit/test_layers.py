@@ -31,6 +31,20 @@ FILES_IN_ORDER = {
     "link": ("link", "output", "end", "control", "keepalive", "input", "establish"),
 }
 
+# What a package of the control plane may not know: those above it, and the other side.
+COMPOSED = ("cli", "demo", "app", "reload")
+CONTROL_PLANE = {
+    "api": ("cli", "demo", "agent"),
+    "links": (*COMPOSED, "api", "agent", "requests"),
+    "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
+    "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
+    "cache": (*COMPOSED, "api", "agent", "requests", "tunnels"),
+    "tunnels": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
+    "storage": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
+    "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),
+    "settings": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels"),
+}
+
 IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.*)|c?import\s+(.*))$")
 EXTERN = re.compile(r"^\s*cdef\s+extern\s+from\s+[\"']<?([\w./]+)>?[\"']")
 
@@ -135,6 +149,16 @@ def test_the_files_of_a_folder_use_each_other_in_one_direction(folder: str) -> N
         modules = imported_modules(path, ENGINE.parent)
         for later in order[order.index(path.stem) + 1 :]:
             assert f"proxy_engine_core.{folder}.{later}" not in modules, f"{named(path)}: {later}"
+
+
+@pytest.mark.parametrize("folder", CONTROL_PLANE)
+def test_packages_of_the_control_plane_use_those_below(folder: str) -> None:
+    forbidden = {f"proxy_engine.{name}" for name in CONTROL_PLANE[folder]}
+    for path in sources(PROXY / folder, ".py"):
+        for module in imported_modules(path, PROXY.parent):
+            assert not any(is_within(module, name) for name in forbidden), (
+                f"{named(path)} imports {module}"
+            )
 
 
 def test_only_testing_wrappers_import_testing_wrappers() -> None:

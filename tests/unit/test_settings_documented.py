@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from proxy_engine.config import KEYS
 from proxy_engine.reload import LIVE
+from proxy_engine.settings.config import KEYS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 ROWS = {

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from proxy_engine import config
 from proxy_engine.api.routes import Call, Routes
 from proxy_engine.reload import LIVE
+from proxy_engine.settings import config
 
 routes = Routes("config", "The settings the server runs with.")
 

@@ -11,10 +11,10 @@ from proxy_engine.api.names import Name, Named
 from proxy_engine.api.paging import Page, PageQuery, cursor_of, key_of, page_of
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes
-from proxy_engine.certificate_names import NAMES_MAX, check_names
-from proxy_engine.devices import LABELS_MAX, check_labels
-from proxy_engine.link_table import Link
+from proxy_engine.links.devices import LABELS_MAX, check_labels
+from proxy_engine.links.table import Link
 from proxy_engine.storage import DeviceEvent
+from proxy_engine.tls.certificate_names import NAMES_MAX, check_names
 
 routes = Routes("devices", "The machines behind the tunnels.")
 MISSING = {404: "there is no such device"}

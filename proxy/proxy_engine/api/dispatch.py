@@ -18,11 +18,12 @@ import msgspec
 
 from proxy_engine.api.context import Call, Service
 from proxy_engine.api.idempotency import Idempotency
-from proxy_engine.api.problems import Problem, explain, names_in, problem_of
+from proxy_engine.api.problems import Problem, names_in, problem_of
 from proxy_engine.api.routes import Route, Stream, Upgrade
 from proxy_engine.audit import audited, describe
 from proxy_engine.errors import suggestion
 from proxy_engine.storage import Token
+from proxy_engine.validation import explain
 
 BODY_MAX = 1 << 20  # bytes
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
 from proxy_engine import logs
-from proxy_engine.errors import ProxyEngineError, StorageError, suggestion
+from proxy_engine.errors import ProxyEngineError, StorageError
 from proxy_engine.storage import NameTaken
 
 STORE_RETRY_AFTER = "2"  # seconds
-_PLACE = re.compile(r" - at `\$\.?(.*)`$")
-_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 _log = logs.get("api")
 
 
@@ -78,15 +75,3 @@ def names_in(kind: Any) -> set[str]:
         inner = [names_in(hint) for hint in get_type_hints(kind).values()]
         return set(kind.__struct_fields__).union(*inner)
     return set().union(*(names_in(each) for each in get_args(kind)))
-
-
-def explain(error: msgspec.ValidationError, known: Iterable[str]) -> str:
-    """A validation error for people: "limit: expected `int` <= 1000"."""
-    text = str(error)
-    place = _PLACE.search(text)
-    said = text[: place.start()] if place else text
-    unknown = _UNKNOWN.search(said)
-    if unknown:
-        said = f'unknown name "{unknown[1]}"{suggestion(unknown[1], known)}'
-    said = said[:1].lower() + said[1:]
-    return f"{place[1]}: {said}" if place and place[1] else said

@@ -11,8 +11,8 @@ from proxy_engine.api.paging import PAGE_DEFAULT, Cursor, Limit, Page, cursor_of
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes, Stream
 from proxy_engine.errors import ProxyEngineError
-from proxy_engine.request_export import CSV_HEAD, csv_lines, json_lines
-from proxy_engine.request_query import matches, parse_status, parse_time, wanted
+from proxy_engine.requests.export import CSV_HEAD, csv_lines, json_lines
+from proxy_engine.requests.query import matches, parse_status, parse_time, wanted
 from proxy_engine.storage import Request, RequestQuery, RequestSummary, Store
 
 routes = Routes("requests", "The request log.")

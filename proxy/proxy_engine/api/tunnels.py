@@ -15,10 +15,10 @@ from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes
 from proxy_engine.errors import UsageError
 from proxy_engine.grants import Port
-from proxy_engine.pushes import NotPushed
+from proxy_engine.links.pushes import NotPushed
 from proxy_engine.storage import DomainTaken, NameTaken, PortTaken
-from proxy_engine.tunnel_changes import NewOptions, ShownOptions, changed, shown
-from proxy_engine.tunnel_options import (
+from proxy_engine.tunnels.changes import NewOptions, ShownOptions, changed, shown
+from proxy_engine.tunnels.options import (
     DOMAINS_MAX,
     NONE,
     Domain,
@@ -29,7 +29,7 @@ from proxy_engine.tunnel_options import (
     domain_name,
     domain_names,
 )
-from proxy_engine.tunnels import PORT_KINDS, name_refusal
+from proxy_engine.tunnels.routes import PORT_KINDS, name_refusal
 from proxy_engine.values import parse_address
 
 routes = Routes("tunnels", "The public names, who serves them, and what is to happen there.")

@@ -21,7 +21,7 @@ import msgspec
 from proxy_engine.cache.seal import GENERATION_SIZE, Forged, Sealer
 
 if TYPE_CHECKING:
-    from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.links.login_guard import LoginGuard
 
 SEND_EVERY = 0.1  # seconds
 OLD = 60.0  # seconds: clocks of nodes differ by less

@@ -27,7 +27,7 @@ from proxy_engine.tasks import Tasks
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from proxy_engine.login_guard import LoginGuard
+    from proxy_engine.links.login_guard import LoginGuard
 
 TTL = 3600  # seconds that Redis keeps a token or a device
 ABSENT_TTL = 60  # ... and that there is no such token: anybody can ask for those

@@ -24,7 +24,7 @@ from proxy_engine.errors import EXIT_USAGE, ProxyEngineError, UsageError, error_
 if TYPE_CHECKING:
     import http.client
 
-    from proxy_engine.config import Settings
+    from proxy_engine.settings.config import Settings
 
 TIMEOUT = 30.0  # seconds for an answer
 PAGE = 1000  # items a page
@@ -112,7 +112,7 @@ class Remote:
     """Over HTTP, on one connection."""
 
     def __init__(self, chosen: Settings) -> None:
-        from proxy_engine.config import secret
+        from proxy_engine.settings.config import secret
 
         self._url = chosen.admin_url
         parts = urlsplit(chosen.admin_url)
@@ -287,7 +287,7 @@ class LocalService:
     def __init__(self, chosen: Settings, store: Any) -> None:
         from proxy_engine.listeners import chosen as chosen_listeners
         from proxy_engine.listeners import public
-        from proxy_engine.tunnels import TunnelTable
+        from proxy_engine.tunnels.routes import TunnelTable
 
         self.settings = chosen
         self.sources: dict[str, str] = {}

@@ -26,8 +26,8 @@ def add_parser(verbs: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from proxy_engine import config
     from proxy_engine.reload import LIVE
+    from proxy_engine.settings import config
 
     chosen = loaded(args)
     rows = {
@@ -57,9 +57,11 @@ def _show(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> int:
     import time
 
-    from proxy_engine import config, reload, tls_keeper
-    from proxy_engine.client_tls import LinkTls, TargetTls
+    from proxy_engine import reload
+    from proxy_engine.settings import config
     from proxy_engine.text import escape
+    from proxy_engine.tls import keeper as tls_keeper
+    from proxy_engine.tls.client import LinkTls, TargetTls
 
     chosen = loaded(args)
     reload.check(chosen.settings)

@@ -17,11 +17,11 @@ from proxy_engine.cli.parser import (
 )
 
 if TYPE_CHECKING:
-    from proxy_engine.agent_tunnels import AgentTunnel
-    from proxy_engine.client_tls import LinkTls, TargetTls
-    from proxy_engine.config import Settings
+    from proxy_engine.agent.servers import ServerUrl
+    from proxy_engine.agent.tunnels import AgentTunnel
     from proxy_engine.control import PublicTunnel
-    from proxy_engine.servers import ServerUrl
+    from proxy_engine.settings.config import Settings
+    from proxy_engine.tls.client import LinkTls, TargetTls
 
 
 def add_parser(verbs: Any) -> None:
@@ -131,7 +131,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
-    from proxy_engine.agent_tunnels import tunnels_of
+    from proxy_engine.agent.tunnels import tunnels_of
     from proxy_engine.errors import UsageError
 
     if not chosen.server:
@@ -143,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
     token = read_token(chosen)
     tunnels = tunnels_of(chosen, token)
     from proxy_engine import logs
-    from proxy_engine.client_tls import LinkTls, TargetTls
     from proxy_engine.runner import run_async
+    from proxy_engine.tls.client import LinkTls, TargetTls
 
     tls = LinkTls(chosen)
     logs.setup(chosen.log_format)
@@ -158,8 +158,8 @@ def run(args: argparse.Namespace) -> int:
 def find_servers(chosen: Settings, tls: LinkTls) -> list[ServerUrl]:
     """Those of the settings, with the ways there checked. Raises UsageError."""
     from proxy_engine import logs
-    from proxy_engine.reach import is_loopback, proxy_for
-    from proxy_engine.servers import parse_server
+    from proxy_engine.agent.reach import is_loopback, proxy_for
+    from proxy_engine.agent.servers import parse_server
 
     servers = [parse_server(url) for url in chosen.server]
     for server in servers:
@@ -173,8 +173,8 @@ def find_servers(chosen: Settings, tls: LinkTls) -> list[ServerUrl]:
 
 def read_token(chosen: Settings) -> str:
     """The token, wherever it is. Raises UsageError."""
-    from proxy_engine.config import secret
     from proxy_engine.errors import UsageError
+    from proxy_engine.settings.config import secret
 
     token = secret(chosen, "token")
     if not token:
@@ -194,13 +194,13 @@ async def _connect(
 ) -> int:
     import asyncio
 
-    from proxy_engine.agent import Agent
+    from proxy_engine.agent.agent import Agent
+    from proxy_engine.agent.reach import Reacher
+    from proxy_engine.agent.servers import Servers
+    from proxy_engine.agent.targets import Targets, resolve
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
-    from proxy_engine.reach import Reacher
     from proxy_engine.runner import EngineRunner, make_engine
-    from proxy_engine.servers import Servers
-    from proxy_engine.targets import Targets, resolve
 
     signals = Signals()
     engine = make_engine("agent", chosen)

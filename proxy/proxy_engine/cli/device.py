@@ -155,7 +155,7 @@ def _label(args: argparse.Namespace) -> int:
 
 
 def _certificate(args: argparse.Namespace) -> int:
-    from proxy_engine.certificate_names import check_names
+    from proxy_engine.tls.certificate_names import check_names
 
     check_names(args.names)
     return _change(args, certificate_names=args.names)

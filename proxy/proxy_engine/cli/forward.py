@@ -9,10 +9,10 @@ from proxy_engine.cli.connect import find_servers, read_token
 from proxy_engine.cli.parser import add_common, add_servers, add_setting, add_trust, settings
 
 if TYPE_CHECKING:
-    from proxy_engine.client_tls import LinkTls
-    from proxy_engine.config import Settings
-    from proxy_engine.forwarding import Tunnel
-    from proxy_engine.servers import Servers
+    from proxy_engine.agent.forwarding import Tunnel
+    from proxy_engine.agent.servers import Servers
+    from proxy_engine.settings.config import Settings
+    from proxy_engine.tls.client import LinkTls
     from proxy_engine.values import Address
 
 
@@ -30,8 +30,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
+    from proxy_engine.agent.forwarding import Tunnel
     from proxy_engine.errors import UsageError
-    from proxy_engine.forwarding import Tunnel
     from proxy_engine.tokens import is_name
     from proxy_engine.values import LABEL, parse_address
 
@@ -47,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("which server? give --server URL")
     token = read_token(chosen)
     from proxy_engine import logs
-    from proxy_engine.client_tls import LinkTls
+    from proxy_engine.agent.servers import Servers
     from proxy_engine.runner import run_async
-    from proxy_engine.servers import Servers
+    from proxy_engine.tls.client import LinkTls
 
     tls = LinkTls(chosen)
     logs.setup(chosen.log_format)
@@ -71,11 +71,11 @@ async def _forward(
     import asyncio
     import sys
 
+    from proxy_engine.agent.forwarding import Forwarder
+    from proxy_engine.agent.reach import Reacher
+    from proxy_engine.agent.targets import resolve
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError, error_text
-    from proxy_engine.forwarding import Forwarder
-    from proxy_engine.reach import Reacher
-    from proxy_engine.targets import resolve
     from proxy_engine.text import escape, scrub
 
     signals = Signals()

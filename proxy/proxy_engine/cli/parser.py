@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from proxy_engine.errors import EXIT_USAGE, suggestion
 
 if TYPE_CHECKING:
-    from proxy_engine.config import Loaded, Settings
+    from proxy_engine.settings.config import Loaded, Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -148,7 +148,7 @@ def settings(args: argparse.Namespace) -> Settings:
 
 def loaded(args: argparse.Namespace) -> Loaded:
     """The settings, and where each came from. Reads the file anew each time."""
-    from proxy_engine import config
+    from proxy_engine.settings import config
 
     flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
     found = config.load_with_sources(flags, os.environ, file=args.config)

@@ -92,7 +92,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 
 def _status(text: str) -> str:
-    from proxy_engine.request_query import parse_status
+    from proxy_engine.requests.query import parse_status
 
     _argument(parse_status, text)
     return text
@@ -100,7 +100,7 @@ def _status(text: str) -> str:
 
 def _time(text: str) -> str:
     """A moment: an age counts from now, for all pages of an answer."""
-    from proxy_engine.request_query import parse_time
+    from proxy_engine.requests.query import parse_time
 
     return f"{_argument(parse_time, text):.6f}"
 
@@ -193,7 +193,7 @@ def _counts(items: Iterable[tuple[object, int]]) -> str:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from proxy_engine.request_export import CSV_HEAD, csv_lines, json_lines
+    from proxy_engine.requests.export import CSV_HEAD, csv_lines, json_lines
 
     out = sys.stdout.buffer
     with connected(args) as client:

@@ -12,7 +12,7 @@ from proxy_engine.cli.parser import add_common, add_process, add_setting, add_st
 
 if TYPE_CHECKING:
     from proxy_engine.app import FirstRun, Server
-    from proxy_engine.config import Loaded
+    from proxy_engine.settings.config import Loaded
 
 
 def add_parser(verbs: Any) -> None:

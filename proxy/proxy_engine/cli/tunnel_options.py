@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """What the flags say, as the API takes it. Raises UsageError."""
     from proxy_engine.errors import UsageError
-    from proxy_engine.option_texts import parse_headers
+    from proxy_engine.tunnels.option_texts import parse_headers
 
     options: dict[str, Any] = {}
     for name in ("allow", "deny", "strip_prefix", "host_header"):
@@ -77,7 +77,7 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _users(args: argparse.Namespace) -> dict[str, str] | None:
     from proxy_engine.errors import UsageError, error_text
-    from proxy_engine.option_texts import parse_users
+    from proxy_engine.tunnels.option_texts import parse_users
 
     items: list[str] = list(args.option_basic_auth or ())
     file = args.option_basic_auth_file
@@ -102,8 +102,8 @@ def texts(options: dict[str, Any]) -> dict[str, str]:
     """Those that say something, one line each."""
     import msgspec
 
-    from proxy_engine.option_texts import header_texts
-    from proxy_engine.tunnel_options import Headers
+    from proxy_engine.tunnels.option_texts import header_texts
+    from proxy_engine.tunnels.options import Headers
 
     found: dict[str, str] = {}
     for name in OPTIONS:

@@ -8,18 +8,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from proxy_engine.agent import Agent
+from proxy_engine.agent.agent import Agent
+from proxy_engine.agent.reach import Reacher
+from proxy_engine.agent.servers import Servers, parse_server
+from proxy_engine.agent.targets import Targets, resolve
 from proxy_engine.app import Server
 from proxy_engine.cli import output
 from proxy_engine.cli.signals import Signals
-from proxy_engine.config import Settings
 from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.demo import checks, service
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
-from proxy_engine.reach import Reacher
 from proxy_engine.runner import EngineRunner, make_engine
-from proxy_engine.servers import Servers, parse_server
-from proxy_engine.targets import Targets, resolve
+from proxy_engine.settings.config import Settings
 from proxy_engine.text import duration_text
 from proxy_engine.values import Address, Listen
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy_engine.config import secret
+from proxy_engine.settings.config import secret
 
 if TYPE_CHECKING:
-    from proxy_engine.config import Settings
+    from proxy_engine.settings.config import Settings
     from proxy_engine.storage import Store
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from proxy_engine.tunnel_options import NONE, Domain, Maintenance, Options
+from proxy_engine.tunnels.options import NONE, Domain, Maintenance, Options
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from proxy_engine import handshake
-from proxy_engine.agent import Agent
-from proxy_engine.allowed import Allowed, parse_allowed
-from proxy_engine.backoff import Backoff
+from proxy_engine.agent.agent import Agent
+from proxy_engine.agent.backoff import Backoff
+from proxy_engine.agent.link_keeper import REGISTER_TIMEOUT
+from proxy_engine.agent.reach import Reached
+from proxy_engine.agent.servers import Servers, ServerUrl, parse_server
+from proxy_engine.agent.targets import Targets
 from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.errors import UsageError
-from proxy_engine.link_keeper import REGISTER_TIMEOUT
-from proxy_engine.reach import Reached
-from proxy_engine.servers import Servers, ServerUrl, parse_server
-from proxy_engine.targets import Targets
+from proxy_engine.settings.allowed import Allowed, parse_allowed
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine, fields
 

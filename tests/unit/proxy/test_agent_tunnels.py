@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy_engine import config
-from proxy_engine.agent_tunnels import AgentTunnel, tunnels_of
+from proxy_engine.agent.tunnels import AgentTunnel, tunnels_of
 from proxy_engine.errors import UsageError
-from proxy_engine.option_texts import header_texts, parse_headers
-from proxy_engine.tunnel_options import NONE, Headers, Options, digest_of
+from proxy_engine.settings import config
+from proxy_engine.tunnels.option_texts import header_texts, parse_headers
+from proxy_engine.tunnels.options import NONE, Headers, Options, digest_of
 from proxy_engine.values import Address
 
 HTTP = ["web=127.0.0.1:3000", "api=127.0.0.1:4000"]

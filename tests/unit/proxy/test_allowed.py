@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine.allowed import is_allowed, parse_allowed
+from proxy_engine.settings.allowed import is_allowed, parse_allowed
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,18 @@ import proxy_engine
 from proxy_engine import tokens
 from proxy_engine.api.server import create_app
 from proxy_engine.cache import AccessCache
-from proxy_engine.config import Settings
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.hooks import Webhook
-from proxy_engine.links import Links
+from proxy_engine.links.links import Links
+from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
-from proxy_engine.login_guard import LoginGuard
 from proxy_engine.reload import Reloaded
-from proxy_engine.request_log import RequestLog
+from proxy_engine.requests.log import RequestLog
+from proxy_engine.settings.config import Settings
 from proxy_engine.storage import Metric, Retention
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.tls_keeper import TlsKeeper
-from proxy_engine.tunnels import TunnelTable
+from proxy_engine.tls.keeper import TlsKeeper
+from proxy_engine.tunnels.routes import TunnelTable
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
 from tests.unit.proxy.fake_engine import FakeEngine

@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.tunnel_options import digest_of
+from proxy_engine.tunnels.options import digest_of
 from tests.unit.proxy.fake_engine import FakeEngine
 from tests.unit.proxy.test_api import Service, admin, client, service
 from tests.unit.proxy.test_api_access import Caller, call
@@ -293,7 +293,7 @@ async def test_what_another_server_changed_is_picked_up(
     try:
         import msgspec
 
-        from proxy_engine.tunnel_options import Domain
+        from proxy_engine.tunnels.options import Domain
 
         tunnels = {tunnel.name: tunnel for tunnel in await elsewhere.tunnels()}
         domains = (Domain(name="a.example"),)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy_engine.backoff import Backoff
+from proxy_engine.agent.backoff import Backoff
 
 
 def highest(low: float, high: float) -> float:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine.certificate_names import check_names, is_for, refusal
 from proxy_engine.errors import UsageError
+from proxy_engine.tls.certificate_names import check_names, is_for, refusal
 
 
 def test_a_certificate_is_for_the_device_of_its_name() -> None:

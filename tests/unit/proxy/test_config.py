@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy_engine import config
 from proxy_engine.errors import UsageError
+from proxy_engine.settings import config
 from proxy_engine.values import Address, HttpTarget, Listen
 
 

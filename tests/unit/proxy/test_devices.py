@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine import devices
-from proxy_engine.devices import Registry
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.grants import ANY, UNLIMITED
-from proxy_engine.link_table import Link
+from proxy_engine.links import devices
+from proxy_engine.links.devices import Registry
+from proxy_engine.links.table import Link
 from proxy_engine.storage import DeviceEvent, Sighting
 from proxy_engine.storage.sqlite import SqliteStore
 

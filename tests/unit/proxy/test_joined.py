@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from proxy_engine.joined import Joined
+from proxy_engine.links.joined import Joined
 from proxy_engine.storage import Token
 from tests.unit.proxy.fake_engine import FakeEngine
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy_engine import journal as journals
-from proxy_engine.journal import ENTRY_HEADER, SEGMENT_HEADER, Journal
+from proxy_engine.requests import journal as journals
+from proxy_engine.requests.journal import ENTRY_HEADER, SEGMENT_HEADER, Journal
 
 
 def opened(path: Path, size_max: int = 1 << 20) -> Journal:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy_engine import key_files
 from proxy_engine.errors import UsageError
-from proxy_engine.key_files import PairFiles, Watch
+from proxy_engine.tls import key_files
+from proxy_engine.tls.key_files import PairFiles, Watch
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from proxy_engine.handshake import Offer
-from proxy_engine.link_demand import FEWER_AFTER, SETTLE, LinkDemand
-from proxy_engine.link_table import Link, LinkTable
+from proxy_engine.links.demand import FEWER_AFTER, SETTLE, LinkDemand
+from proxy_engine.links.table import Link, LinkTable
 from tests.unit.proxy.fake_engine import FakeEngine
 from tests.unit.proxy.test_link_table import token
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from proxy_engine.handshake import Offer, Refusal
-from proxy_engine.link_table import Link, LinkTable
+from proxy_engine.links.table import Link, LinkTable
 from proxy_engine.storage import Token
 
 

@@ -9,11 +9,11 @@ import pytest
 from proxy_engine import control, grants, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError, UsageError
-from proxy_engine.links import REPLACED_GRACE, SPENT_GRACE, Links
-from proxy_engine.login_guard import LoginGuard
+from proxy_engine.links.links import REPLACED_GRACE, SPENT_GRACE, Links
+from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.storage import Token
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.tunnels import TunnelTable
+from proxy_engine.tunnels.routes import TunnelTable
 from proxy_engine_core.core import EVENT_LINK_LOAD, EVENT_LINK_SPENT
 from tests.unit.proxy.fake_engine import FakeEngine, body, fields, head, status
 

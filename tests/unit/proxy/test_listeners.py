@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from proxy_engine import listeners
-from proxy_engine.config import Settings
 from proxy_engine.errors import UsageError
+from proxy_engine.settings.config import Settings
 from proxy_engine.values import Address, HttpTarget, Listen, parse_http_target, parse_listen
 
 ANY = Address("0.0.0.0", 443)

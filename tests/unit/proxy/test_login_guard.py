@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine import login_guard
-from proxy_engine.login_guard import LoginGuard
+from proxy_engine.links import login_guard
+from proxy_engine.links.login_guard import LoginGuard
 
 
 def fail(guard: LoginGuard, peer: str, times: int, now: float) -> None:

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from proxy_engine import open_requests
-from proxy_engine.open_requests import OpenRequests
-from proxy_engine.redaction import Redactor
+from proxy_engine.requests import under_way as open_requests
+from proxy_engine.requests.redaction import Redactor
+from proxy_engine.requests.under_way import OpenRequests
 from proxy_engine.storage import RequestQuery
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LOG_OPEN, LogRecord

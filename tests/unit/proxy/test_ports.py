@@ -11,12 +11,12 @@ import pytest
 
 from proxy_engine.cache import AccessCache
 from proxy_engine.grants import PortRange, parse_scopes
-from proxy_engine.links import Links
-from proxy_engine.login_guard import LoginGuard
-from proxy_engine.ports import GRACE, Ports
+from proxy_engine.links.links import Links
+from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine.tokens import create
-from proxy_engine.tunnels import TunnelTable
+from proxy_engine.tunnels.ports import GRACE, Ports
+from proxy_engine.tunnels.routes import TunnelTable
 from tests.unit.proxy.fake_engine import FakeEngine, body, head, status
 
 AGENT = {"Connection": "Upgrade", "Upgrade": "proxy-engine-yamux", "Proxy_Engine_Version": "1"}

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from proxy_engine.agent.reach import Reacher, parse_proxy, proxy_for
+from proxy_engine.agent.servers import ServerUrl, parse_server
 from proxy_engine.errors import UsageError
-from proxy_engine.reach import Reacher, parse_proxy, proxy_for
-from proxy_engine.servers import ServerUrl, parse_server
 
 SERVER = parse_server("http://server.test:8080")
 NAMES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine.redaction import SECRET_KEYS, Redactor
+from proxy_engine.requests.redaction import SECRET_KEYS, Redactor
 
 
 @pytest.mark.parametrize(

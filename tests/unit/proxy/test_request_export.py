@@ -4,7 +4,7 @@ import csv
 import io
 import json
 
-from proxy_engine.request_export import CSV_HEAD, csv_lines, json_lines
+from proxy_engine.requests.export import CSV_HEAD, csv_lines, json_lines
 from proxy_engine.storage import Request
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from proxy_engine import request_log
 from proxy_engine.errors import StorageError
-from proxy_engine.journal import Journal
-from proxy_engine.request_log import RequestLog
+from proxy_engine.requests import log as request_log
+from proxy_engine.requests.journal import Journal
+from proxy_engine.requests.log import RequestLog
 from proxy_engine.storage import RequestPage, RequestQuery, Retention
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine_core import log_batch

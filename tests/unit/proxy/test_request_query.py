@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_engine.request_query import parse_status, parse_time, wanted
+from proxy_engine.requests.query import parse_status, parse_time, wanted
 from proxy_engine.storage.requests import U63_MAX, RequestQuery
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from proxy_engine import runner
-from proxy_engine.config import Settings
 from proxy_engine.errors import UsageError
 from proxy_engine.runner import EngineRunner, make_engine
+from proxy_engine.settings.config import Settings
 
 
 class ReadyEngine:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy_engine.servers import Servers, parse_server
+from proxy_engine.agent.servers import Servers, parse_server
 
 ONE, TWO = (parse_server(f"http://{name}.example") for name in ("one", "two"))
 

@@ -4,7 +4,7 @@ import pytest
 
 from proxy_engine.cache.logins import SharedLogins
 from proxy_engine.cache.seal import Sealer
-from proxy_engine.login_guard import LoginGuard
+from proxy_engine.links.login_guard import LoginGuard
 
 PEER = "203.0.113.9:1"
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from proxy_engine import logs
-from proxy_engine.allowed import parse_allowed
-from proxy_engine.targets import Targets, resolve
+from proxy_engine.agent.targets import Targets, resolve
+from proxy_engine.settings.allowed import parse_allowed
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from proxy_engine import tls_keeper
-from proxy_engine.config import Settings
 from proxy_engine.errors import UsageError
-from proxy_engine.tls_keeper import DAY, TlsKeeper
+from proxy_engine.settings.config import Settings
+from proxy_engine.tls import keeper as tls_keeper
+from proxy_engine.tls.keeper import DAY, TlsKeeper
 from tests.certificates import Authority, Pair
 
 NAME = "web.example.test"

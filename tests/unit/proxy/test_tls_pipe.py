@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy_engine.agent.pipe import Pipe
+from proxy_engine.agent.tls_pipe import TlsPipe, Trust, has_name
 from proxy_engine.errors import error_text
-from proxy_engine.pipe import Pipe
-from proxy_engine.tls_pipe import TlsPipe, Trust, has_name
 from tests.certificates import Authority, Pair
 
 NAME = "proxy.test"

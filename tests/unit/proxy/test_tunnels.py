@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from proxy_engine.storage import Tunnel
-from proxy_engine.tunnel_options import Options
-from proxy_engine.tunnels import TunnelTable, name_refusal
+from proxy_engine.tunnels.options import Options
+from proxy_engine.tunnels.routes import TunnelTable, name_refusal
 
 
 def tunnel(number: int, name: str) -> Tunnel:

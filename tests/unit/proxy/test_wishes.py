@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from proxy_engine import control, grants, tokens
-from proxy_engine.pushes import NotPushed
+from proxy_engine.links.pushes import NotPushed
 from proxy_engine.storage import Tunnel
 from proxy_engine.storage.sqlite import SqliteStore
-from proxy_engine.tunnel_options import Domain, Options
+from proxy_engine.tunnels.options import Domain, Options
 from tests.unit.proxy.fake_engine import FakeEngine
 from tests.unit.proxy.test_links import Server, server
 

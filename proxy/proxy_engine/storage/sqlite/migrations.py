@@ -208,7 +208,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE tunnels ADD COLUMN updated_at REAL",
         "ALTER TABLE tunnels ADD COLUMN is_enabled INTEGER NOT NULL DEFAULT 1",
         "ALTER TABLE tunnels ADD COLUMN target TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE tunnels ADD COLUMN maintenance TEXT",  # tunnel_options.Maintenance
+        "ALTER TABLE tunnels ADD COLUMN maintenance TEXT",  # tunnels.options.Maintenance
         "ALTER TABLE tunnels ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",  # ... Options
         """
         CREATE TABLE tunnel_domains (

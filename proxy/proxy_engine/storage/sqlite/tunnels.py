@@ -10,7 +10,7 @@ import msgspec
 from proxy_engine.storage.access import NameTaken
 from proxy_engine.storage.sqlite.database import Database, fields
 from proxy_engine.storage.tunnels import DomainTaken, PortTaken, Tunnel
-from proxy_engine.tunnel_options import NONE, Domain, Maintenance, Options
+from proxy_engine.tunnels.options import NONE, Domain, Maintenance, Options
 
 _TUNNEL = """
     SELECT id, name, kind, device_id, created_at, port, version, updated_at, is_enabled, target,

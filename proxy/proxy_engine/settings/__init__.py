@@ -1,0 +1,1 @@
+"""One settings tree and what its values may be."""
