@@ -139,7 +139,7 @@ def test_plain_http_on_a_tls_port_is_400(site: TlsSite) -> None:
 
 
 def test_a_handshake_that_stalls_is_ended_and_hurts_nobody(tmp_path: Path) -> None:
-    site = TlsSite(tmp_path, engine={"head_timeout_ms": 500})
+    site = TlsSite(tmp_path, engine={"tls_handshake_timeout_ms": 500})
     try:
         stalled = [socket.create_connection(("127.0.0.1", site.tls_port), 10) for _ in range(50)]
         for sock in stalled:
