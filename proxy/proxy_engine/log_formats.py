@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import logging
+import re
 from typing import Any, Literal
 
 from proxy_engine.text import escape, scrub
@@ -13,16 +15,25 @@ ROOT = "proxy_engine"
 LogFormat = Literal["text", "json"]
 
 
+_PLAIN = re.compile(r"[!#-<>-~]+")  # needs neither quotes nor escaping
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def timestamp(seconds: float) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = int(seconds * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
 
 
 def text_value(value: Any) -> str:
     """A field's value on a line of text: escaped, and in quotes where it needs them."""
-    if type(value) is int:
-        return str(value)
-    text = escape(str(value))
+    text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text  # nearly always, and much faster
+    text = escape(text)
     if text == "" or " " in text or '"' in text or "=" in text:
         return '"' + text.replace('"', '\\"') + '"'
     return text
