@@ -16,6 +16,8 @@ cdef struct Address:
     uint32_t size                 # bytes of `storage` in use; 0: none
 
 cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept nogil  # 0, -EINVAL
+# A socket of this machine: a path, or "@NAME" in the abstract namespace (unix(7)), without NUL.
+cdef int address_unix(Address *address, const char *path, size_t size) noexcept nogil   # 0, -EINVAL
 # IP literal as text (IPv4-mapped IPv6 as plain IPv4); returns its length.
 cdef int address_text(const Address *address, char *target) noexcept nogil
 cdef uint16_t address_port(const Address *address) noexcept nogil

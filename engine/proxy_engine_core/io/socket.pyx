@@ -5,12 +5,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from proxy_engine_core.io.sys cimport (
-    AF_INET, AF_INET6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR, SO_KEEPALIVE,
-    SO_LINGER, SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, TCP_NOTSENT_LOWAT,
-    accept4, bind, close, connect, getsockname, getsockopt, htons, inet_ntop, inet_pton,
-    linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, AF_UNIX, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR,
+    SO_KEEPALIVE, SO_LINGER, SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
+    SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname, getsockopt, htons, inet_ntop,
+    inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, sockaddr_un, socket, socklen_t,
 )
 
 cdef enum:
@@ -35,6 +35,22 @@ cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept
         address.size = sizeof(sockaddr_in6)
         return 0
     return -EINVAL
+
+
+cdef int address_unix(Address *address, const char *path, size_t size) noexcept nogil:
+    cdef sockaddr_un *local = <sockaddr_un *>&address.storage
+    memset(address, 0, sizeof(Address))
+    if size == 0 or size >= sizeof(local.sun_path):
+        return -EINVAL
+    local.sun_family = AF_UNIX
+    memcpy(local.sun_path, path, size)
+    # An abstract name ends where the address does, a path with its NUL.
+    address.size = <uint32_t>(sizeof(sockaddr_un) - sizeof(local.sun_path) + size)
+    if path[0] == b"@":
+        local.sun_path[0] = 0
+    else:
+        address.size += 1
+    return 0
 
 
 cdef int address_text(const Address *address, char *target) noexcept nogil:
@@ -223,8 +239,9 @@ cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept 
     fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -errno
-    socket_tune(fd, address)
-    socket_keep_alive(fd, keepalive_ms)
+    if address.storage.ss_family != AF_UNIX:
+        socket_tune(fd, address)
+        socket_keep_alive(fd, keepalive_ms)
     if connect(fd, <const sockaddr *>&address.storage, address.size) < 0 and errno != EINPROGRESS:
         error = errno
         close(fd)
