@@ -27,14 +27,14 @@ def peer_of(end: socket.socket) -> socket.socket:
 
 def find_socket(ends: tuple[object, object]) -> socket.socket | None:
     for name in os.listdir("/proc/self/fd"):
-        try:
+        with suppress(OSError):  # closed meanwhile
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
             found = socket.socket(fileno=os.dup(int(name)))
-        except OSError:  # no socket, or closed meanwhile
-            continue
-        with suppress(OSError):  # it listens
-            if (found.getsockname()[:2], found.getpeername()[:2]) == ends:
-                return found
-        found.close()
+            with suppress(OSError):  # it listens
+                if (found.getsockname()[:2], found.getpeername()[:2]) == ends:
+                    return found
+            found.close()
     return None
 
 
