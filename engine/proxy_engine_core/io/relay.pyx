@@ -6,7 +6,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.counters cimport COUNT_PIPES_SHORT, COUNT_SPLICED_BYTES, count
 from proxy_engine_core.io.conn cimport (
-    conn_finish_writing, conn_flush_out, conn_owed, conn_recv, conn_write, gather_flush,
+    conn_finish_writing, conn_flush_out, conn_owed, conn_recv, conn_requeue, conn_write,
+    gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_NONE
 from proxy_engine_core.io.socket cimport SOCKET_UNSENT, socket_set_unsent
@@ -131,6 +132,7 @@ cdef int splice_out(RelayWay *way, Conn *target) noexcept nogil:
     # 0: all there was, or what the socket takes now (CONN_WRITABLE is clear then); -errno. The
     # signal of a broken pipe is blocked in workers.
     cdef ssize_t moved
+    cdef int error
     while way.piped:
         moved = splice(
             way.pipe.source, NULL, target.fd, NULL, way.piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
@@ -143,9 +145,11 @@ cdef int splice_out(RelayWay *way, Conn *target) noexcept nogil:
             target.flags &= ~CONN_WRITABLE
             return 0
         else:
+            error = -errno if moved < 0 else -EAGAIN
             target.flags &= ~CONN_WRITABLE
             target.flags |= CONN_BROKEN | CONN_READABLE
-            return -errno if moved < 0 else -EAGAIN
+            conn_requeue(target)          # what it said last is still to be read
+            return error
     return 0
 
 
