@@ -54,6 +54,7 @@ cdef tuple NAMES = (
     "direct_dials_failed",
     "spliced_bytes",
     "pipes_short",
+    "resets_late",
     "udp_visitors",
     "udp_refused",
     "udp_datagrams_in",

@@ -8,11 +8,13 @@ session of its own on purpose: a test decides about every frame, also about wron
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import ssl
 import struct
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -132,6 +134,11 @@ class Wire:
 
     def close(self) -> None:
         self.sock.close()
+
+    def unacknowledged(self) -> int:
+        """Bytes that the other side's kernel has not confirmed."""
+        size = fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0")
+        return int(struct.unpack("i", size)[0])
 
     def abort(self) -> None:
         """Close with RST."""

@@ -397,6 +397,64 @@ def test_a_reset_of_the_device_is_a_reset_behind_its_last_bytes(direct: Direct) 
     assert direct.server.log().reason == "target_lost"
 
 
+SPOKEN = b"0123456789abcdef" * 12_000  # what sockets take without a reader
+
+
+def test_a_reset_of_the_device_overtakes_nothing_on_its_way_to_a_slow_visitor() -> None:
+    """A relay that only copies and closes would lose none of it, either."""
+    with serving() as server:
+        direct = Direct(server)
+        _, wires = direct.stocked()
+        visitor = direct.connect(receive_buffer=4096)
+        data = direct.taken(wires)
+        data.sock.sendall(ACCEPTED + SPOKEN)
+        wait_until(lambda: data.unacknowledged() == 0, "the server's kernel to have it")
+        data.abort()
+        got = b""
+        with pytest.raises(ConnectionResetError):
+            while part := visitor.sock.recv(3000):
+                got += part
+        assert got == SPOKEN
+        assert server.log().reason == "target_lost"
+        wait_until(lambda: server.stat("connections") <= 6, "the visitor to be gone")
+
+
+def test_who_reads_nothing_does_not_keep_a_reset_up_for_ever() -> None:
+    with serving(reader_timeout_ms=200) as server:
+        direct = Direct(server)
+        _, wires = direct.stocked()
+        visitor = direct.connect(receive_buffer=4096)
+        data = direct.taken(wires)
+        data.sock.sendall(ACCEPTED + SPOKEN[:12_000])  # the kernel takes it all
+        wait_until(lambda: data.unacknowledged() == 0, "the server's kernel to have it")
+        data.abort()
+        server.wait_stat("resets_late", 1)
+        assert server.log().reason == "target_lost"
+        server.wait_stat("connections_closed", 2)
+        with pytest.raises(ConnectionResetError):
+            while visitor.sock.recv(3000):
+                pass
+
+
+def test_a_reset_of_the_visitor_overtakes_nothing_on_its_way_to_the_device(direct: Direct) -> None:
+    _, wires = direct.stocked()
+    for wire in wires:
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    visitor = direct.connect()
+    data = direct.taken(wires)
+    data.sock.sendall(ACCEPTED)
+    visitor.send(SPOKEN)
+    wait_until(lambda: visitor.unacknowledged() == 0, "the server's kernel to have it")
+    visitor.abort()
+    direct.server.wait_stat("resets_late", 1)
+    got = b""
+    with pytest.raises(ConnectionResetError):
+        while part := data.sock.recv(3000):
+            got += part
+    assert got == SPOKEN
+    assert direct.server.log().reason == "visitor_gone"
+
+
 def test_a_reset_of_the_visitor_is_passed_on(direct: Direct) -> None:
     _, visitor, data = direct.opened()
     visitor.send(b"x")

@@ -218,6 +218,25 @@ def test_a_reset_goes_through_either_way(agent: Agent) -> None:
     wait_until(lambda: agent.connections() == 1, "the link alone")
 
 
+def test_a_reset_overtakes_nothing_either_way(agent: Agent) -> None:
+    spoken = b"0123456789abcdef" * 12_000  # what sockets take without a reader
+    listener = agent.target("db")
+    direct = Direct(agent)
+    for is_target in (True, False):
+        data, target = direct.opened(listener)
+        one, other = (target, data) if is_target else (data, target)
+        other.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.sock.sendall(spoken)
+        wait_until(lambda one=one: one.unacknowledged() == 0, "the agent's kernel to have it")
+        one.abort()
+        got = b""
+        with pytest.raises(ConnectionResetError):
+            while part := other.sock.recv(3000):
+                got += part
+        assert got == spoken
+    wait_until(lambda: agent.connections() == 1, "the link alone")
+
+
 def test_a_visitor_that_has_gone_before_the_target_is_there(agent: Agent) -> None:
     listener = agent.target("db")
     data = Direct(agent).idle()

@@ -22,6 +22,7 @@ from proxy_engine_core.io.conn cimport (
     conn_abort, conn_attach, conn_close, conn_deadline, conn_flush_out, conn_recv, conn_requeue,
     conn_write,
 )
+from proxy_engine_core.io.parting cimport conn_part
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
@@ -44,6 +45,11 @@ cdef enum:
     IDLE_MAX = 64                         # that the server may have us keep ready
     ANSWER_SIZE_MAX = 4096
     ANSWER_TIMEOUT_MS = 10_000            # a ticket lives no longer
+
+cdef enum DataEnd:
+    DATA_ENDS
+    DATA_RESET                            # not by an end that looks complete ...
+    DATA_PARTS                            # ... nor before all that was said has arrived
     READ_SIZE = 4096
     FIELD_SIZE = 2 * TICKET_SIZE + 4      # a ticket's digits and the end of the head
 
@@ -125,7 +131,7 @@ cdef bint dial_one(Link *link, DataDialer *dialer, const uint8_t *ticket) noexce
         &data.conn.out, field, FIELD_SIZE
     ) < 0:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
-        data_end(data, False)
+        data_end(data, DATA_ENDS)
         return False
     conn_deadline(&data.conn, ANSWER_TIMEOUT_MS)
     return True
@@ -133,8 +139,8 @@ cdef bint dial_one(Link *link, DataDialer *dialer, const uint8_t *ticket) noexce
 
 # --- the end ------------------------------------------------------------------------------
 
-cdef void data_end(Data *data, bint is_reset) noexcept nogil:
-    """Close it and its target. `is_reset`: not by ends that look complete."""
+cdef void data_end(Data *data, DataEnd how) noexcept nogil:
+    """Close it and its target."""
     cdef Worker *worker = data.conn.worker
     cdef DataDialer *dialer = <DataDialer *>data.link.direct
     cdef DirectTarget *target = data.target
@@ -151,18 +157,22 @@ cdef void data_end(Data *data, bint is_reset) noexcept nogil:
     relay_free(&data.up, worker)
     relay_free(&data.down, worker)
     buffer_free(&data.input)
-    if is_reset:
-        conn_abort(&data.conn)
-    conn_close(&data.conn)
+    close_as(&data.conn, how)
     data.target = NULL
     if target != NULL:
         target.data = NULL
         if target.base.conn.fd < 0:
             target_release(&target.base.conn)  # never had a connection
             return
-        if is_reset:
-            conn_abort(&target.base.conn)
-        conn_close(&target.base.conn)
+        close_as(&target.base.conn, how)
+
+
+cdef void close_as(Conn *conn, DataEnd how) noexcept nogil:
+    if how == DATA_PARTS:
+        conn_part(conn)
+    elif how == DATA_RESET:
+        conn_abort(conn)
+    conn_close(conn)
 
 
 cdef void data_close(Link *link) noexcept nogil:
@@ -170,7 +180,7 @@ cdef void data_close(Link *link) noexcept nogil:
     if dialer == NULL:
         return
     while dialer.first != NULL:
-        data_end(dialer.first, dialer.first.state == DATA_OPEN)
+        data_end(dialer.first, DATA_RESET if dialer.first.state == DATA_OPEN else DATA_ENDS)
     link.direct = NULL
     free(dialer)
 
@@ -181,7 +191,7 @@ cdef void data_release(Conn *conn) noexcept nogil:
 
 cdef void data_timeout(Conn *conn) noexcept nogil:
     count(conn.worker.counters, COUNT_DIRECT_DIALS_FAILED, 1)
-    data_end(<Data *>conn, False)
+    data_end(<Data *>conn, DATA_ENDS)
 
 
 # --- from the server ------------------------------------------------------------------------
@@ -196,14 +206,14 @@ cdef void data_ready(Conn *conn) noexcept nogil:
             return
         if socket_error(conn.fd) < 0 or conn.flags & CONN_BROKEN:
             count(conn.worker.counters, COUNT_DIRECT_DIALS_FAILED, 1)
-            data_end(data, False)
+            data_end(data, DATA_ENDS)
             return
         data.state = DATA_ASKED
     conn_flush_out(conn)
     if data.state < DATA_TARGET:
         read_input(data)
     elif conn.flags & CONN_BROKEN:
-        data_end(data, True)
+        data_end(data, DATA_PARTS)
 
 
 cdef void read_input(Data *data) noexcept nogil:
@@ -230,7 +240,7 @@ cdef void read_input(Data *data) noexcept nogil:
 cdef void data_fail(Data *data) noexcept nogil:
     if data.state < DATA_IDLE:
         count(data.conn.worker.counters, COUNT_DIRECT_DIALS_FAILED, 1)
-    data_end(data, data.state == DATA_TARGET)
+    data_end(data, DATA_RESET if data.state == DATA_TARGET else DATA_ENDS)
 
 
 cdef bint take_answer(Data *data) noexcept nogil:
@@ -296,7 +306,7 @@ cdef bint take_header(Data *data) noexcept nogil:
 cdef void refuse(Data *data, uint32_t code) noexcept nogil:
     cdef uint8_t answer = <uint8_t>code
     conn_write(&data.conn, &answer, 1)
-    data_end(data, False)
+    data_end(data, DATA_ENDS)
 
 
 # --- the target -----------------------------------------------------------------------------
@@ -382,11 +392,11 @@ cdef void run(Data *data) noexcept nogil:
         if data.conn.flags & CONN_CLOSED:
             return                        # the link ended of it
     if up == RELAY_DONE and down == RELAY_DONE:
-        data_end(data, False)
+        data_end(data, DATA_ENDS)
     elif data.conn.flags & CONN_BROKEN and up != RELAY_WAITS and up != RELAY_GOES_ON:
-        data_end(data, True)
+        data_end(data, DATA_PARTS)
     elif target.base.conn.flags & CONN_BROKEN and down != RELAY_WAITS and down != RELAY_GOES_ON:
-        data_end(data, True)
+        data_end(data, DATA_PARTS)
     elif up == RELAY_GOES_ON or down == RELAY_GOES_ON:
         conn_requeue(&data.conn)
 

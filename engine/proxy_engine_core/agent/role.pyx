@@ -12,6 +12,7 @@ from proxy_engine_core.agent.target cimport target_init_worker, target_open
 from proxy_engine_core.agent.udp_target cimport udp_target_free, udp_target_init_worker
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.handshake cimport handshake_init_worker
+from proxy_engine_core.io.parting cimport parting_init_worker
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.relay cimport relay_free_worker
 from proxy_engine_core.io.socket cimport socket_close
@@ -39,6 +40,7 @@ cdef int agent_init(Worker *worker) noexcept nogil:
     target_init_worker(worker)
     data_init_worker(worker)
     handshake_init_worker(worker)
+    parting_init_worker(worker)
     udp_target_init_worker(worker)
     role.host.opened = target_open
     role.host.housekeep = nothing

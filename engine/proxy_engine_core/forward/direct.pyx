@@ -14,7 +14,7 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.forward.clock cimport transaction_deadline
 from proxy_engine_core.forward.direct_pool cimport (
-    DirectPool, direct_lost, direct_pool_free, direct_put, direct_release, direct_take,
+    DIRECT_ENDS, DirectPool, direct_lost, direct_pool_free, direct_put, direct_release, direct_take,
     ticket_redeem, ticket_worker,
 )
 from proxy_engine_core.forward.log cimport log_write
@@ -241,7 +241,7 @@ cdef void direct_run(Visitor *visitor) noexcept nogil:
             return                        # the link ended of it
     if up == RELAY_DONE and down == RELAY_DONE:
         finish(visitor)
-    elif visitor.conn.flags & CONN_BROKEN:
+    elif visitor.conn.flags & CONN_BROKEN and up != RELAY_WAITS and up != RELAY_GOES_ON:
         transaction_fail(visitor, 0, b"visitor_gone", b"")
     elif data.conn.flags & CONN_BROKEN and down != RELAY_WAITS and down != RELAY_GOES_ON:
         transaction_fail(visitor, 0, b"target_lost", b"")
@@ -260,7 +260,7 @@ cdef bint data_ended(Link *link, uint64_t name) noexcept nogil:
 
 cdef void finish(Visitor *visitor) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
-    direct_release(transaction.data, False)
+    direct_release(transaction.data, DIRECT_ENDS)
     transaction.data = NULL
     count(visitor.conn.worker.counters, COUNT_RESPONSES, 1)
     log_write(visitor, b"")

@@ -51,8 +51,13 @@ cdef struct DirectPool:
 cdef void direct_begin(Worker *worker, const Route *route) noexcept nogil
 # A connection for a visitor, counted among the link's requests; NULL: a stream has to do.
 cdef DataConn *direct_take(Link *link, Visitor *visitor) noexcept nogil
-# Close it, and give its visitor's place back. `is_reset`: not by an end that looks complete.
-cdef void direct_release(DataConn *data, bint is_reset) noexcept nogil
+cdef enum DirectEnd:
+    DIRECT_ENDS
+    DIRECT_RESET                          # not by an end that looks complete ...
+    DIRECT_PARTS                          # ... nor before all that was said has arrived
+
+# Close it, and give its visitor's place back.
+cdef void direct_release(DataConn *data, DirectEnd how) noexcept nogil
 # The worker that a request's ticket belongs to; -1: it has none, or nonsense.
 cdef int ticket_worker(Worker *worker, const Head *head) noexcept nogil
 # The link whose ticket it was, which nobody can use again; NULL: it is not good.

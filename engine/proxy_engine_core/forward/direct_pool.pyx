@@ -15,6 +15,7 @@ from proxy_engine_core.forward.route cimport Route, route_links
 from proxy_engine_core.forward.transaction cimport DataConn, Visitor
 from proxy_engine_core.http1.head cimport FIELD_PROXY_ENGINE_TICKET, Field, Head, head_field
 from proxy_engine_core.io.conn cimport conn_abort, conn_close, conn_deadline
+from proxy_engine_core.io.parting cimport conn_part
 from proxy_engine_core.io.pressure cimport PRESSURE_NONE
 from proxy_engine_core.io.relay cimport relay_free
 from proxy_engine_core.io.secret cimport secret_fill, secret_is_same
@@ -59,7 +60,7 @@ cdef void direct_pool_free(Link *link) noexcept nogil:
         return
     CHECK(pool.busy == NULL)
     while pool.idle != NULL:
-        direct_release(pool.idle, False)
+        direct_release(pool.idle, DIRECT_ENDS)
     link.direct = NULL
     free(pool)
 
@@ -70,7 +71,7 @@ cdef void direct_lost(DataConn *data) noexcept nogil:
     cdef DirectPool *pool = <DirectPool *>link.direct
     cdef Worker *worker = link.conn.worker
     count(worker.counters, COUNT_DIRECT_LOST, 1)
-    direct_release(data, False)
+    direct_release(data, DIRECT_ENDS)
     pool.refill_ms = max(pool.refill_ms, worker.now_ms + LOST_PAUSE_MS)
     refill_soon(link, pool)
 
@@ -82,7 +83,7 @@ cdef void direct_drain(Link *link) noexcept nogil:
     pool.wanted = 0
     pool.ticket_count = 0
     while pool.idle != NULL:
-        direct_release(pool.idle, False)
+        direct_release(pool.idle, DIRECT_ENDS)
 
 
 cdef void look_after(Link *link, uint64_t after_ms) noexcept nogil:
@@ -145,14 +146,16 @@ cdef DataConn *direct_take(Link *link, Visitor *visitor) noexcept nogil:
     return data
 
 
-cdef void direct_release(DataConn *data, bint is_reset) noexcept nogil:
+cdef void direct_release(DataConn *data, DirectEnd how) noexcept nogil:
     cdef Link *link = data.link
     if data.conn.flags & CONN_CLOSED:
         return
     unlink(data)
     relay_free(&data.up, link.conn.worker)
     relay_free(&data.down, link.conn.worker)
-    if is_reset:
+    if how == DIRECT_PARTS:
+        conn_part(&data.conn)
+    elif how == DIRECT_RESET:
         conn_abort(&data.conn)
     conn_close(&data.conn)
     if data.visitor != NULL:
@@ -194,7 +197,7 @@ cdef void shrink(DirectPool *pool) noexcept nogil:
     if pool.lowest > surplus and pool.wanted > POOL_MIN:
         pool.wanted = max(<uint32_t>POOL_MIN, pool.wanted - surplus)
     while pool.idle_count > pool.wanted:
-        direct_release(pool.idle, False)
+        direct_release(pool.idle, DIRECT_ENDS)
     pool.lowest = pool.idle_count
 
 

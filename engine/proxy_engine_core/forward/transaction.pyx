@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strcmp
 
 from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
@@ -10,7 +10,7 @@ from proxy_engine_core.counters cimport (
     COUNT_RESPONSES, COUNT_RESPONSES_LOCAL, count,
 )
 from proxy_engine_core.forward.clock cimport visitor_rest_deadline
-from proxy_engine_core.forward.direct_pool cimport direct_release
+from proxy_engine_core.forward.direct_pool cimport DIRECT_PARTS, DIRECT_RESET, direct_release
 from proxy_engine_core.forward.log cimport log_write
 from proxy_engine_core.forward.pace cimport pace_spend, pace_stop
 from proxy_engine_core.forward.policy cimport policy_release
@@ -23,6 +23,7 @@ from proxy_engine_core.io.conn cimport (
     conn_abort, conn_close, conn_finish_writing, conn_owed, conn_recv, conn_requeue,
     conn_stop_waiting, gather_flush,
 )
+from proxy_engine_core.io.parting cimport conn_part
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_HUP, CONN_READABLE, WORKER_SCRATCH_SIZE, Worker,
 )
@@ -169,8 +170,12 @@ cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef Worker *worker = visitor.conn.worker
     cdef HttpStream *http = transaction.http
+    # One side broke off; what it said before is said.
+    cdef bint is_late = strcmp(reply.reason, b"target_lost") == 0 or (
+        strcmp(reply.reason, b"visitor_gone") == 0
+    )
     if transaction.data != NULL:
-        direct_release(transaction.data, True)
+        direct_release(transaction.data, DIRECT_PARTS if is_late else DIRECT_RESET)
         transaction.data = NULL
     if http != NULL:
         transaction.http = NULL
@@ -192,7 +197,11 @@ cdef void transaction_answer(Visitor *visitor, Reply *reply) noexcept nogil:
         if visitor.state == VISITOR_TUNNEL or transaction.is_tcp or transaction.head_sent and (
             transaction.reframe == REFRAME_CLOSE or transaction.response_framing == BODY_CLOSE
         ):
-            conn_abort(&visitor.conn)
+            if is_late:
+                buffer_free(&visitor.input)
+                conn_part(&visitor.conn)
+            else:
+                conn_abort(&visitor.conn)
         transaction_free(visitor)
         visitor_close(visitor)
         return
@@ -227,7 +236,7 @@ cdef void visitor_close(Visitor *visitor) noexcept nogil:
             visitor.transaction.http.visitor = NULL
             http_stream_release(visitor.transaction.http, YAMUX_RESET_CANCEL)
         if visitor.transaction.data != NULL:
-            direct_release(visitor.transaction.data, True)
+            direct_release(visitor.transaction.data, DIRECT_RESET)
         transaction_free(visitor)
     buffer_free(&visitor.input)
     conn_close(&visitor.conn)

@@ -40,6 +40,7 @@ from proxy_engine_core.io.conn cimport (
 from proxy_engine_core.io.handshake cimport (
     handshake_admits, handshake_init_worker, handshake_start,
 )
+from proxy_engine_core.io.parting cimport parting_init_worker
 from proxy_engine_core.io.socket cimport (
     Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
 )
@@ -60,6 +61,7 @@ cdef void visitor_init_worker(Worker *worker) noexcept nogil:
     worker.ops[<int>CONN_VISITOR].sent = visitor_sent
     worker.ops[<int>CONN_VISITOR].release = visitor_release
     handshake_init_worker(worker)
+    parting_init_worker(worker)
 
 
 cdef Visitor *visitor_new(Worker *worker) noexcept nogil:
@@ -119,7 +121,8 @@ cdef void visitor_ready(Conn *conn) noexcept nogil:
     cdef Visitor *visitor = <Visitor *>conn
     if buffer_size(&conn.out):
         conn_flush_out(conn)
-    if conn.flags & CONN_BROKEN and visitor.state != VISITOR_LINGER:
+    # Of a relay's side what it said before it broke is still passed on.
+    if conn.flags & CONN_BROKEN and visitor.state not in (VISITOR_LINGER, VISITOR_DIRECT):
         if visitor.transaction != NULL:
             transaction_fail(visitor, 0, b"visitor_gone", b"")
         else:

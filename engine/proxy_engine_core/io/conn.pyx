@@ -27,8 +27,8 @@ from proxy_engine_core.io.tls cimport (
 )
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DIRTY, CONN_FINISHED, CONN_HUP, CONN_QUEUED, CONN_READABLE,
-    CONN_UDP_LISTENER, CONN_UDP_TARGET, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX, GENERATION_MASK,
-    WORKER_ARENA_SIZE, Conn, Gather, WaitList, Worker,
+    CONN_TOLD, CONN_UDP_LISTENER, CONN_UDP_TARGET, CONN_WRITABLE, GATHER_COPY_MAX, GATHER_MAX,
+    GENERATION_MASK, WORKER_ARENA_SIZE, Conn, Gather, WaitList, Worker,
 )
 
 
@@ -232,7 +232,7 @@ cdef void broken(Conn *conn) noexcept nogil:
     # Found while writing, often deep in another connection's turn: the owner learns of
     # it from ready(). The peer may have answered before it broke off, so there may be
     # something to read that epoll has not told us of yet.
-    conn.flags |= CONN_BROKEN | CONN_READABLE
+    conn.flags |= CONN_BROKEN | CONN_READABLE | CONN_TOLD
     conn_requeue(conn)
 
 

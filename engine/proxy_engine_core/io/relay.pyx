@@ -16,8 +16,8 @@ from proxy_engine_core.io.sys cimport (
     splice,
 )
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_HUP, CONN_READABLE, CONN_WRITABLE, PIPES_KEPT_MAX, Conn, Pipe, PipePool,
-    Worker,
+    CONN_BROKEN, CONN_HUP, CONN_READABLE, CONN_TOLD, CONN_WRITABLE, PIPES_KEPT_MAX, Conn, Pipe,
+    PipePool, Worker,
 )
 
 cdef enum:
@@ -147,7 +147,7 @@ cdef int splice_out(RelayWay *way, Conn *target) noexcept nogil:
         else:
             error = -errno if moved < 0 else -EAGAIN
             target.flags &= ~CONN_WRITABLE
-            target.flags |= CONN_BROKEN | CONN_READABLE
+            target.flags |= CONN_BROKEN | CONN_READABLE | CONN_TOLD
             conn_requeue(target)          # what it said last is still to be read
             return error
     return 0
@@ -203,8 +203,8 @@ cdef int relay_move(RelayWay *way, Conn *source, Conn *target) noexcept nogil:
             result = RELAY_GOES_ON
             break
         received = pass_some(way, source, target)
-        if received == 0:
-            way.is_ended = True
+        if received == 0 and not source.flags & CONN_TOLD:
+            way.is_ended = True           # else it was a reset, and a send has heard of it
     if way.pipe.size and way.piped == 0:
         pipe_give(worker, &way.pipe, True)
     if target.flags & CONN_BROKEN:

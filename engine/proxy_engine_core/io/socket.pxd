@@ -54,3 +54,5 @@ cdef void socket_set_unsent(int fd, uint32_t size) noexcept nogil
 cdef void socket_finish_writing(int fd) noexcept nogil            # shutdown(SHUT_WR)
 cdef void socket_reset_on_close(int fd) noexcept nogil            # close() will send RST, not FIN
 cdef void socket_close(int fd) noexcept nogil
+# Bytes that were sent and the peer has not acknowledged; 0: none, or it can not be told.
+cdef uint32_t socket_unacknowledged(int fd) noexcept nogil

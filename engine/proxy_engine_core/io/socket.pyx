@@ -5,12 +5,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from proxy_engine_core.io.sys cimport (
-    AF_INET, AF_INET6, AF_UNIX, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR,
+    AF_INET, AF_INET6, AF_UNIX, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SIOCOUTQ, SO_ERROR,
     SO_KEEPALIVE, SO_LINGER, SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
     SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
     TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname, getsockopt, htons, inet_ntop,
-    inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, sockaddr_un, socket, socklen_t,
+    inet_pton, ioctl, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, sockaddr_un, socket, socklen_t,
 )
 
 cdef enum:
@@ -292,6 +292,11 @@ cdef void socket_reset_on_close(int fd) noexcept nogil:
     value.l_onoff = 1
     value.l_linger = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &value, sizeof(value))
+
+
+cdef uint32_t socket_unacknowledged(int fd) noexcept nogil:
+    cdef int size = 0
+    return <uint32_t>size if ioctl(fd, SIOCOUTQ, &size) == 0 and size > 0 else 0
 
 
 cdef void socket_close(int fd) noexcept nogil:

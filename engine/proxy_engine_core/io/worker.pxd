@@ -50,6 +50,7 @@ cdef enum ConnKind:
     CONN_HANDSHAKE                        # any but a listener, until its TLS stands
     CONN_UDP_LISTENER                     # server: the port of a UDP tunnel
     CONN_UDP_TARGET                       # agent: a UDP visitor's socket towards the target
+    CONN_PARTING                          # to be reset once all that was said has arrived
     CONN_PACER                            # server: a timer only, forward/pace.pxd
     CONN_KIND_COUNT
 
@@ -63,6 +64,7 @@ cdef enum ConnFlag:
     CONN_CLOSED = 64
     CONN_FINISHED = 128                   # we shut down our writing side
     CONN_NEW = 256                        # accepted, not heard of yet
+    CONN_TOLD = 512                       # a send has failed, and has used up what recv would say
 
 cdef struct WaitList:                     # first come, first served
     Conn *first
