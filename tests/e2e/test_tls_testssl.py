@@ -1,12 +1,14 @@
-"""testssl.sh finds nothing. Minutes, so only where PROXY_ENGINE_TESTSSL names the program:
+"""testssl.sh finds nothing, and gives an A where it gives grades.
 
-PROXY_ENGINE_TESTSSL=testssl pytest tests/e2e/test_tls_testssl.py
+It takes more than a minute for each version, and is left out where there is no testssl (Debian:
+testssl.sh; PROXY_ENGINE_TESTSSL names another one).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,13 +16,15 @@ import pytest
 
 from tests.e2e.tls_site import DOMAIN, TlsSite
 
-TESTSSL = os.environ.get("PROXY_ENGINE_TESTSSL", "")
+TESTSSL = os.environ.get("PROXY_ENGINE_TESTSSL") or shutil.which("testssl") or ""
+PATIENCE = 900  # seconds, on a machine that does other things as well
 # What is no property of the server: a private authority without revocation, DNS and the clock of
 # the machine, headers of the service behind it.
 NOT_OURS = ("cert_", "DNS_", "OCSP", "HSTS", "clock_skew", "security_headers", "intermediate_cert")
 
 
-@pytest.mark.skipif(not TESTSSL, reason="PROXY_ENGINE_TESTSSL names no testssl.sh")
+@pytest.mark.skipif(not TESTSSL, reason="no testssl (apt-get install testssl.sh)")
+@pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize("version", ["1.3", "1.2"])
 def test_testssl_finds_nothing(tmp_path: Path, version: str) -> None:
     site = TlsSite(tmp_path, server_args=["--tls-min-version", version])
@@ -34,7 +38,7 @@ def test_testssl_finds_nothing(tmp_path: Path, version: str) -> None:
             ],
             check=False,
             capture_output=True,
-            timeout=900,
+            timeout=PATIENCE,
         )
     finally:
         site.close()
@@ -51,3 +55,5 @@ def test_testssl_finds_nothing(tmp_path: Path, version: str) -> None:
     for name in ("SSLv2", "SSLv3", "TLS1", "TLS1_1"):
         assert "not offered" in findings[name]
     assert ("not" in findings["TLS1_2"]) == (version == "1.3")
+    # Debian 12's testssl gives no grades yet: no finding is what makes an A there.
+    assert findings.get("overall_grade", "A") in ("A", "A+")
