@@ -223,6 +223,7 @@ cdef void set_up():
                 [(("web.test",), CERTIFICATE, KEY), (("*.other.test",), CERTIFICATE, KEY)],
                 client_ca=CERTIFICATE if asks else b"", client_required=bool(asks),
                 minimum=minimum, unknown_name="refuse" if asks else "default",
+                ticket_keys=[bytes(range(80)), bytes(range(80, 160))] if asks else [],
             )
             kept.append(server)
             servers[version][asks] = server.context

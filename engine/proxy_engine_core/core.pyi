@@ -164,7 +164,7 @@ class TlsServer:
     to Engine.tls_apply().
 
     ALPN is "http/1.1", or nothing. No renegotiation, compression or 0-RTT; session tickets are
-    good for the identity they were given by, and this object.
+    good for the identity they were given by, and without `ticket_keys` for this object.
 
     Args:
         identities: one or more; the first is also for who asks for no name.
@@ -172,6 +172,8 @@ class TlsServer:
         client_crl: PEM of their revocation lists. An issuer without one is not looked up.
         client_required: no connection without a client certificate.
         unknown_name: who asks for a name that nobody has gets the first identity, or is refused.
+        ticket_keys: 80 secret random bytes each, at most 8. The first seals tickets, all open
+            them, for objects with the same certificate and the same rules for those of clients.
     Raises: ValueError with one line that says what is wrong: a key that does not fit its
         certificate, PEM that can not be read, a key with a passphrase, no TLS in this build ...
     """
@@ -185,6 +187,7 @@ class TlsServer:
         client_required: bool = False,
         minimum: Literal["1.2", "1.3"] = "1.3",
         unknown_name: Literal["default", "refuse"] = "default",
+        ticket_keys: Sequence[bytes] = (),
     ) -> None: ...
 
 class TlsClient:

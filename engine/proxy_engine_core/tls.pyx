@@ -9,8 +9,9 @@ from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.io.tls_openssl cimport (
-    TLS_ERROR_SIZE, TLS_PIN_SIZE, TLS_SERVER_NAME_SIZE_MAX, TlsContext, TlsDescription, TlsName,
-    TlsSettings, TlsText, tls_context_drop, tls_context_new, tls_context_set, tls_describe,
+    TLS_ERROR_SIZE, TLS_PIN_SIZE, TLS_SERVER_NAME_SIZE_MAX, TLS_TICKET_KEY_SIZE,
+    TLS_TICKET_KEYS_MAX, TlsContext, TlsDescription, TlsName, TlsSettings, TlsText, TlsTicketKey,
+    tls_context_drop, tls_context_new, tls_context_set, tls_describe,
     tls_library,
 )
 
@@ -94,6 +95,7 @@ cdef class TlsServer:
     def __cinit__(
         self, identities, *, bytes client_ca=b"", bytes client_crl=b"",
         bint client_required=False, str minimum="1.3", str unknown_name="default",
+        ticket_keys=(),
     ):
         cdef TlsSettings settings
         cdef uint32_t index
@@ -111,6 +113,7 @@ cdef class TlsServer:
         settings.peer_required = client_required
         settings.refuses_unknown = unknown_name == "refuse"
         self.context = new_context(<uint32_t>len(rows))
+        self.set_ticket_keys(list(ticket_keys))
         for index, (_, chain, key) in enumerate(rows):
             if not key:
                 raise ValueError("there is no private key in the key file")
@@ -140,6 +143,23 @@ cdef class TlsServer:
             entry.size = <uint8_t>len(name)
             memcpy(entry.text, <const char *>name, len(name))
             self.context.name_count += 1
+        return 0
+
+    cdef int set_ticket_keys(self, list keys) except -1:
+        cdef bytes key
+        cdef uint32_t index
+        if len(keys) > TLS_TICKET_KEYS_MAX:
+            raise ValueError(f"{len(keys)} ticket keys, more than {TLS_TICKET_KEYS_MAX}")
+        if not keys:
+            return 0
+        self.context.ticket_keys = <TlsTicketKey *>calloc(len(keys), sizeof(TlsTicketKey))
+        if self.context.ticket_keys == NULL:
+            raise MemoryError
+        for index, key in enumerate(keys):
+            if len(key) != TLS_TICKET_KEY_SIZE:
+                raise ValueError(f"a ticket key has {TLS_TICKET_KEY_SIZE} bytes, not {len(key)}")
+            memcpy(&self.context.ticket_keys[index], <const char *>key, TLS_TICKET_KEY_SIZE)
+        self.context.ticket_key_count = <uint32_t>len(keys)
         return 0
 
 

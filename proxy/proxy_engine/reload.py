@@ -80,7 +80,7 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "webhook_url": _nothing,
     **dict.fromkeys(
         (
-            *("tls_cert", "tls_key", "tls_min_version"),
+            *("tls_cert", "tls_key", "tls_min_version", "tls_ticket_age"),
             *("tls_client_ca", "tls_client_crl", "tls_client_required"),
             *("admin_tls_cert", "admin_tls_key"),
         ),

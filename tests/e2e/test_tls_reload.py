@@ -192,6 +192,29 @@ def test_settings_of_tls_change_on_sighup(tmp_path: Path, target: Target) -> Non
         site.close()
 
 
+def test_sessions_outlive_a_sighup_and_one_ticket_key(tmp_path: Path) -> None:
+    site = TlsSite(tmp_path, server_args=["--tls-ticket-age", "6s"])
+    kept = tmp_path / "session.pem"
+    ask = "GET / HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n"
+    try:
+
+        def hello(*args: str) -> str:
+            return site.s_client("-ign_eof", *args, say=ask)
+
+        with site.tls_visitor() as visitor:
+            assert "New, TLSv1.3" in hello("-sess_out", str(kept))
+            site.hang_up()
+            site.server.log("certificates reloaded")
+            assert "Reused, TLSv1.3" in hello("-sess_in", str(kept))
+            # With the key that sealed it the session goes.
+            wait_until(lambda: "New, TLSv1.3" in hello("-sess_in", str(kept)), 30)
+            visitor.send(ask.encode())  # ... but no connection
+            assert visitor.response().status == 404
+        assert site.api("/api/v1/stats")["tls_reloads"] == 1
+    finally:
+        site.close()
+
+
 def test_a_certificate_that_ends_soon_is_told_ahead(tmp_path: Path) -> None:
     authority = Authority()
     site = TlsSite(

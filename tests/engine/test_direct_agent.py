@@ -218,6 +218,10 @@ def test_a_reset_goes_through_either_way(agent: Agent) -> None:
     wait_until(lambda: agent.connections() == 1, "the link alone")
 
 
+def acknowledged(wire: Wire) -> None:
+    wait_until(lambda: wire.unacknowledged() == 0, "the agent's kernel to have it")
+
+
 def test_a_reset_overtakes_nothing_either_way(agent: Agent) -> None:
     spoken = b"0123456789abcdef" * 12_000  # what sockets take without a reader
     listener = agent.target("db")
@@ -227,7 +231,7 @@ def test_a_reset_overtakes_nothing_either_way(agent: Agent) -> None:
         one, other = (target, data) if is_target else (data, target)
         other.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         one.sock.sendall(spoken)
-        wait_until(lambda one=one: one.unacknowledged() == 0, "the agent's kernel to have it")
+        acknowledged(one)
         one.abort()
         got = b""
         with pytest.raises(ConnectionResetError):

@@ -4,6 +4,7 @@ that goes wrong in a handshake. The other side is Python's ssl."""
 from __future__ import annotations
 
 import datetime
+import os
 import random
 import socket
 import ssl
@@ -510,6 +511,47 @@ def test_a_ticket_ends_with_its_certificate() -> None:
         server.engine.tls_apply(server.port, server_tls())
         server.settle()
         assert not is_resumed(server.port, context, session)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_sessions_outlive_a_change_of_ticket_keys(version: str) -> None:
+    first, second, third = (os.urandom(80) for _ in range(3))
+    context = client_context(maximum=version)
+
+    def tls(*keys: bytes, pair: Pair = WEB, **rules: Any) -> TlsServer:
+        return server_tls(pair, minimum="1.2", ticket_keys=keys, **rules)
+
+    with serving_tls(2, tls=tls(first)) as server:
+
+        def use(tls: TlsServer) -> None:
+            server.engine.tls_apply(server.port, tls)
+            server.settle()
+
+        session = session_of(server.port, context)
+        use(tls(first))  # the same again, as of a SIGHUP
+        assert is_resumed(server.port, context, session)
+        use(tls(second, first))
+        assert is_resumed(server.port, context, session)
+        newer = session_of(server.port, context)
+        use(tls(third, second))
+        assert not is_resumed(server.port, context, session)
+        assert is_resumed(server.port, context, newer)
+        # Neither key is enough where something else than the key is another.
+        use(tls(third, second, pair=AUTHORITY.issue("web.test")))
+        assert not is_resumed(server.port, context, newer)
+        use(tls(third, second, client_ca=AUTHORITY.pem))
+        assert not is_resumed(server.port, context, newer)
+        asked = session_of(server.port, context)
+        use(tls(third, client_ca=AUTHORITY.pem, client_crl=AUTHORITY.revoke()))
+        assert not is_resumed(server.port, context, asked)
+        use(tls(third, client_ca=AUTHORITY.pem))
+        assert is_resumed(server.port, context, asked)
+
+
+@pytest.mark.parametrize("keys", [[b"short"], [b"x" * 81], [b"x" * 80] * 9])
+def test_ticket_keys_that_are_none(keys: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="ticket key"):
+        server_tls(ticket_keys=keys)
 
 
 # --- client certificates ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ cdef extern from "<openssl/crypto.h>" nogil:
     const char *OpenSSL_version(int kind)
     int OPENSSL_VERSION
     void OPENSSL_free(void *block)
+    void OPENSSL_cleanse(void *bytes, size_t size)
 
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
@@ -55,12 +56,45 @@ cdef extern from "<openssl/asn1.h>" nogil:
     ASN1_TIME *ASN1_TIME_set(ASN1_TIME *target, time_t moment)
     void ASN1_TIME_free(ASN1_TIME *moment)
 
+cdef extern from "<openssl/rand.h>" nogil:
+    int RAND_bytes(uint8_t *target, int size)
+
+cdef extern from "<openssl/core_names.h>" nogil:
+    const char *OSSL_MAC_PARAM_KEY
+    const char *OSSL_MAC_PARAM_DIGEST
+
+cdef extern from "<openssl/params.h>" nogil:
+    ctypedef struct OSSL_PARAM:
+        pass
+    OSSL_PARAM OSSL_PARAM_construct_octet_string(const char *key, void *bytes, size_t size)
+    OSSL_PARAM OSSL_PARAM_construct_utf8_string(const char *key, char *text, size_t size)
+    OSSL_PARAM OSSL_PARAM_construct_end()
+
 cdef extern from "<openssl/evp.h>" nogil:
     ctypedef struct EVP_PKEY:
         pass
     ctypedef struct EVP_MD:
         pass
+    ctypedef struct EVP_MD_CTX:
+        pass
+    ctypedef struct EVP_CIPHER:
+        pass
+    ctypedef struct EVP_CIPHER_CTX:
+        pass
+    ctypedef struct EVP_MAC_CTX:
+        pass
     const EVP_MD *EVP_sha256()
+    EVP_MD_CTX *EVP_MD_CTX_new()
+    void EVP_MD_CTX_free(EVP_MD_CTX *context)
+    int EVP_DigestInit_ex(EVP_MD_CTX *context, const EVP_MD *kind, void *engine)
+    int EVP_DigestUpdate(EVP_MD_CTX *context, const void *bytes, size_t size)
+    int EVP_DigestFinal_ex(EVP_MD_CTX *context, uint8_t *target, unsigned int *target_size)
+    const EVP_CIPHER *EVP_aes_256_cbc()
+    int EVP_CipherInit_ex(
+        EVP_CIPHER_CTX *context, const EVP_CIPHER *kind, void *engine, const uint8_t *key,
+        const uint8_t *iv, int is_encrypting
+    )
+    int EVP_MAC_CTX_set_params(EVP_MAC_CTX *context, const OSSL_PARAM *parameters)
     int EVP_Digest(
         const void *bytes, size_t size, uint8_t *target, unsigned int *target_size,
         const EVP_MD *kind, void *engine
@@ -217,6 +251,12 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_CTX_set_num_tickets(SSL_CTX *context, size_t count)
     long SSL_CTX_set_session_cache_mode(SSL_CTX *context, long mode)
     int SSL_CTX_set_session_id_context(SSL_CTX *context, const uint8_t *id, unsigned int size)
+    int SSL_CTX_set_tlsext_ticket_key_evp_cb(
+        SSL_CTX *context,
+        int (*)(
+            SSL *, uint8_t *, uint8_t *, EVP_CIPHER_CTX *, EVP_MAC_CTX *, int
+        ) noexcept nogil
+    )
     void SSL_CTX_sess_set_new_cb(SSL_CTX *context, int (*)(SSL *, SSL_SESSION *) noexcept nogil)
     void SSL_CTX_set_client_hello_cb(
         SSL_CTX *context, int (*)(SSL *, int *, void *) noexcept nogil, void *argument

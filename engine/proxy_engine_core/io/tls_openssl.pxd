@@ -15,6 +15,9 @@ cdef enum:
     TLS_NAMES_SIZE_MAX = 4096             # bytes of all names of a certificate
     TLS_SERVER_NAME_SIZE_MAX = 253
     TLS_PIN_SIZE = 32                     # SHA-256
+    TLS_SESSION_ID_SIZE = 32              # SHA-256
+    TLS_TICKET_KEY_SIZE = 80
+    TLS_TICKET_KEYS_MAX = 8
     TLS_SESSIONS_MAX = 4                  # that a client remembers: one for each of its links
 
 cdef struct TlsName:                      # of an identity, in lower case
@@ -22,6 +25,11 @@ cdef struct TlsName:                      # of an identity, in lower case
     uint8_t size
     bint is_wildcard                      # `text` is then what follows the star: ".example.com"
     uint8_t text[TLS_SERVER_NAME_SIZE_MAX + 1]
+
+cdef struct TlsTicketKey:
+    uint8_t name[16]
+    uint8_t cipher[32]                    # of AES-256-CBC
+    uint8_t mac[32]                       # of HMAC-SHA-256
 
 cdef struct TlsContext:
     uint64_t references                   # atomic
@@ -31,6 +39,9 @@ cdef struct TlsContext:
     TlsName *names
     uint32_t name_count
     bint refuses_unknown                  # a name that nobody has
+    uint8_t (*session_ids)[TLS_SESSION_ID_SIZE]       # what tickets of an identity are good for
+    TlsTicketKey *ticket_keys             # NULL: OpenSSL's own
+    uint32_t ticket_key_count
     char server_name[TLS_SERVER_NAME_SIZE_MAX + 1]
     bint is_address                       # server_name is one: it is not sent
     uint8_t *pins                         # TLS_PIN_SIZE bytes each

@@ -15,6 +15,7 @@ from proxy_engine_core.io.socket cimport (
 
 cdef enum:
     DER_SIZE_MAX = 8192                   # of a public key: RSA of 16,384 bits has 2 KiB
+    TICKET_IV_SIZE = 16
 
 # What TLS 1.2 may use, if it is allowed at all: forward secrecy and AEAD only (RFC 9325).
 cdef const char *CIPHERS_1_2 = (
@@ -45,6 +46,7 @@ cdef const char *tls_library() noexcept nogil:
 
 
 include "tls_certificate.pxi"
+include "tls_tickets.pxi"
 
 
 # --- contexts -------------------------------------------------------------------------------
@@ -53,7 +55,13 @@ cdef TlsContext *tls_context_new(uint32_t identity_count, char *error) noexcept 
     cdef TlsContext *context = <TlsContext *>calloc(1, sizeof(TlsContext))
     if context != NULL:
         context.identities = <void **>calloc(identity_count, sizeof(void *))
-    if context == NULL or context.identities == NULL:
+        context.session_ids = <uint8_t (*)[TLS_SESSION_ID_SIZE]>calloc(
+            identity_count, TLS_SESSION_ID_SIZE
+        )
+    if context == NULL or context.identities == NULL or context.session_ids == NULL:
+        if context != NULL:
+            free(context.identities)
+            free(context.session_ids)
         free(context)
         say(error, b"no memory")
         return NULL
@@ -78,6 +86,10 @@ cdef void tls_context_drop(TlsContext *context) noexcept nogil:
         SSL_CTX_free(<SSL_CTX *>context.identities[index])
     free(context.identities)
     free(context.names)
+    free(context.session_ids)
+    if context.ticket_keys != NULL:
+        OPENSSL_cleanse(context.ticket_keys, context.ticket_key_count * sizeof(TlsTicketKey))
+    free(context.ticket_keys)
     free(context.pins)
     free(context)
 
@@ -114,22 +126,26 @@ cdef int tls_context_set(
         if use_chain(ssl_context, chain, error) < 0 or use_key(ssl_context, key, error) < 0:
             return -1
     if settings.is_server:
-        return set_server(context, identity, settings, error)
+        return set_server(context, identity, settings, chain, error)
     return set_client(context, settings, error)
 
 
 cdef int set_server(
-    TlsContext *context, uint32_t identity, const TlsSettings *settings, char *error
+    TlsContext *context, uint32_t identity, const TlsSettings *settings, const TlsText *chain,
+    char *error
 ) noexcept nogil:
     cdef SSL_CTX *ssl_context = <SSL_CTX *>context.identities[identity]
+    cdef uint8_t *session_id = context.session_ids[identity]
     SSL_CTX_set_options(
         ssl_context, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA
     )
-    # The session is in the ticket: nothing is kept here. Its keys are those of the first
-    # identity's SSL_CTX, random and as old as this context; the id says for which it is good.
     SSL_CTX_set_session_cache_mode(ssl_context, SSL_SESS_CACHE_OFF)
     SSL_CTX_set_num_tickets(ssl_context, 1)
-    SSL_CTX_set_session_id_context(ssl_context, <const uint8_t *>&identity, sizeof(identity))
+    if identify(session_id, identity, settings, chain) < 0 or (
+        use_ticket_keys(ssl_context, context) < 0
+    ):
+        return say(error, b"no memory")
+    SSL_CTX_set_session_id_context(ssl_context, session_id, TLS_SESSION_ID_SIZE)
     SSL_CTX_set_client_hello_cb(ssl_context, choose_identity, context)
     SSL_CTX_set_alpn_select_cb(ssl_context, choose_protocol, NULL)
     if settings.ca.size == 0:
@@ -235,7 +251,6 @@ cdef int choose_identity(SSL *ssl, int *alert, void *argument) noexcept nogil:
     cdef const uint8_t *bytes
     cdef size_t size
     cdef int found
-    cdef uint32_t identity
     if not SSL_client_hello_get0_ext(ssl, 0, &bytes, &size):
         return SSL_CLIENT_HELLO_SUCCESS
     bytes = asked_name(bytes, &size)
@@ -248,9 +263,8 @@ cdef int choose_identity(SSL *ssl, int *alert, void *argument) noexcept nogil:
             alert[0] = SSL_AD_UNRECOGNIZED_NAME
             return SSL_CLIENT_HELLO_ERROR
         found = 0
-    identity = <uint32_t>found
-    SSL_set_SSL_CTX(ssl, <SSL_CTX *>context.identities[identity])
-    SSL_set_session_id_context(ssl, <const uint8_t *>&identity, sizeof(identity))
+    SSL_set_SSL_CTX(ssl, <SSL_CTX *>context.identities[found])
+    SSL_set_session_id_context(ssl, context.session_ids[found], TLS_SESSION_ID_SIZE)
     return SSL_CLIENT_HELLO_SUCCESS
 
 

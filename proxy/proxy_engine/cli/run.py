@@ -119,6 +119,12 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
     )
     add_setting(parser, "tls_min_version", metavar="1.2|1.3", help="of TLS [1.3]")
     add_setting(
+        parser,
+        "tls_ticket_age",
+        metavar="TIME",
+        help="until another key seals session tickets [12h]",
+    )
+    add_setting(
         parser, "tls_client_ca", metavar="FILE", help="authorities (PEM) of devices' certificates"
     )
     add_setting(parser, "tls_client_crl", metavar="FILE", help="what those have revoked (PEM)")

@@ -70,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert: tuple[str, ...] = ()
     tls_key: tuple[str, ...] = ()  # (): in the files of the certificates
     tls_min_version: Literal["1.2", "1.3"] = "1.3"
+    tls_ticket_age: float = 43_200.0  # seconds until another key seals session tickets
     tls_client_ca: str = ""  # authorities of devices' certificates
     tls_client_crl: str = ""  # what those have revoked
     tls_client_required: Literal["no", "devices", "all"] = "no"  # who has to show one
@@ -162,6 +163,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "tls_cert": parse.to_words,
     "tls_key": parse.to_words,
     "tls_min_version": parse.to_choice("1.2", "1.3"),
+    "tls_ticket_age": parse.to_interval,
     "tls_client_ca": parse.to_text,
     "tls_client_crl": parse.to_text,
     "tls_client_required": parse.to_choice("no", "devices", "all"),

@@ -99,6 +99,14 @@ def to_duration(value: Any) -> float:
     return parse_duration(value)
 
 
+def to_interval(value: Any) -> float:
+    """A duration of a second or more."""
+    seconds = to_duration(value)
+    if seconds < 1:
+        raise ValueError(f'"{value}" is less than a second')
+    return seconds
+
+
 def to_share(value: Any) -> float:
     try:
         share = float(to_text(value) if isinstance(value, str) else value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from proxy_engine import logs
@@ -16,6 +16,7 @@ from proxy_engine.errors import UsageError
 from proxy_engine.tls import server as server_tls
 from proxy_engine.tls.key_files import Watch
 from proxy_engine.tls.server import Certificate, Loaded
+from proxy_engine.tls.ticket_keys import TicketKeys
 
 if TYPE_CHECKING:
     from proxy_engine.settings.config import Settings
@@ -44,9 +45,9 @@ class Prepared(NamedTuple):
     read: Read
 
 
-def read(settings: Settings) -> Read:
+def read(settings: Settings, ticket_keys: Sequence[bytes] = ()) -> Read:
     """Raises UsageError."""
-    return Read(server_tls.load(settings), server_tls.load_admin(settings))
+    return Read(server_tls.load(settings, ticket_keys), server_tls.load_admin(settings))
 
 
 def check(settings: Settings, now: float) -> None:
@@ -77,7 +78,8 @@ class TlsKeeper:
         self._clock = clock
         self._settings = settings
         self._watch = Watch(server_tls.files(settings))
-        self._read = read(settings)
+        self._tickets = TicketKeys(settings.tls_ticket_age, clock)
+        self._read = read(settings, self._tickets.keys)
         self._warned: dict[Certificate, int] = {}  # the last of WARN_DAYS that was said
         self.reloads = 0
         self.failures = 0
@@ -101,7 +103,17 @@ class TlsKeeper:
                 _log.error("certificates not reloaded, the last good ones stay", error=error)
             else:
                 self._use(found)
+        await self._renew_tickets()
         self.warn()
+
+    async def _renew_tickets(self) -> None:
+        listeners = self._read.listeners
+        if not self._tickets.rotate() or listeners.again is None:
+            return
+        tls = await asyncio.to_thread(listeners.again, self._tickets.keys)
+        if self._read.listeners is listeners:  # else they were read again meanwhile
+            self._read = self._read._replace(listeners=listeners._replace(tls=tls))
+            self.apply(tls)
 
     def prepare(self, settings: Settings) -> Prepared:
         """What the files of these settings hold now, for use(). Raises UsageError."""
@@ -110,12 +122,13 @@ class TlsKeeper:
 
     def use(self, prepared: Prepared) -> None:
         self._settings, self._watch, found = prepared
+        self._tickets.age = self._settings.tls_ticket_age
         self._use(found)
         self.warn()
 
     def _read_good(self, settings: Settings) -> Read:
         """One that nobody takes is no better than the one in use."""
-        found = read(settings)
+        found = read(settings, self._tickets.keys)
         in_use = set(self.certificates)
         now = self._clock()
         for certificate in found.certificates:

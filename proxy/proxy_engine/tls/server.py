@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from proxy_engine.errors import UsageError
@@ -40,9 +40,11 @@ def _date(moment: int) -> str:
 class Loaded(NamedTuple):
     tls: TlsServer | None  # None: no listener has TLS
     certificates: list[Certificate]
+    # The same with other keys of session tickets, without a look at the files.
+    again: Callable[[Sequence[bytes]], TlsServer] | None = None
 
 
-def load(settings: Settings) -> Loaded:
+def load(settings: Settings, ticket_keys: Sequence[bytes] = ()) -> Loaded:
     """What the listeners show and ask for. Raises UsageError that names the file."""
     identities: list[TlsIdentity] = []
     certificates = []
@@ -66,7 +68,11 @@ def load(settings: Settings) -> Loaded:
             options[option] = key_files.read(path, f"tls_{option}")
             _make(identities, f"tls_{option} {path}", **options)
     options["client_required"] = settings.tls_client_required == "all"
-    return Loaded(_make(identities, "tls_cert", **options), certificates)
+
+    def again(keys: Sequence[bytes]) -> TlsServer:
+        return _make(identities, "tls_cert", ticket_keys=keys, **options)
+
+    return Loaded(again(ticket_keys), certificates, again)
 
 
 def load_admin(settings: Settings) -> list[Certificate]:

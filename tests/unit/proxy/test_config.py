@@ -72,6 +72,7 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "tls_cert": "a.pem,b.pem",
         "tls_key": "a.key,b.key",
         "tls_min_version": "1.2",
+        "tls_ticket_age": "2h",
         "tls_client_ca": "ca.pem",
         "tls_client_crl": "crl.pem",
         "tls_client_required": "devices",

@@ -10,6 +10,7 @@ from proxy_engine.errors import UsageError
 from proxy_engine.settings.config import Settings
 from proxy_engine.tls import keeper as tls_keeper
 from proxy_engine.tls.keeper import DAY, TlsKeeper
+from proxy_engine.tls.ticket_keys import TicketKeys
 from tests.certificates import Authority, Pair
 
 NAME = "web.example.test"
@@ -161,3 +162,35 @@ def test_without_tls_there_is_nothing_to_keep() -> None:
 def test_settings_that_lack_something(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         tls_keeper.read(Settings(**settings))
+
+
+async def test_ticket_keys_change_without_a_look_at_the_files(tmp_path: Path) -> None:
+    world = World(tmp_path, authority.issue(NAME), tls_ticket_age=100.0)
+    world.certificate.unlink()  # the last good one stays
+    world.now += 99
+    await world.keeper.look()
+    assert world.applied == []
+    world.now += 1
+    await world.keeper.look()
+    assert world.applied == [world.keeper.tls]
+    await world.keeper.look()
+    assert (len(world.applied), world.keeper.reloads) == (1, 0)
+
+
+def test_the_key_before_the_newest_is_kept_until_the_next() -> None:
+    now = 0.0
+    keys = TicketKeys(10.0, lambda: now)
+    first = keys.keys
+    assert [len(key) for key in first] == [80]
+    now = 9.0
+    assert not keys.rotate()
+    now = 11.0
+    assert keys.rotate()
+    second = keys.keys
+    assert second[1:] == first and second[0] not in first
+    now = 22.0
+    assert keys.rotate()
+    assert keys.keys[1:] == second[:1]
+    now = 99.0  # the machine slept
+    assert keys.rotate()
+    assert len(keys.keys) == 1
