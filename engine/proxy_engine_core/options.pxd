@@ -38,10 +38,12 @@ cdef struct Options:
     uint64_t bandwidth_burst_ms       # ... and a limit of bandwidth
     uint64_t address_table_size       # addresses a worker remembers
     uint64_t direct_ticket_ms         # a device's time to make a direct connection it was asked for
+    uint64_t direct_shrink_ms         # idle direct connections that none needed: a quarter go
     uint64_t udp_timeout_ms           # a UDP visitor that has sent several datagrams is silent
     uint64_t udp_brief_timeout_ms     # ... one that has sent a single one
     uint64_t udp_tunnel_visitors_max  # addresses at once, of one UDP tunnel
     uint64_t udp_visitors_max         # ... of all, in all workers
+    uint64_t tcp_keepalive_ms         # silent visitors and targets are asked if they are there
     uint64_t tcp_proxy_protocol       # trusted proxies begin TCP connections with its header
     uint64_t link_pings_max           # of a device's link in a second: pings
     uint64_t link_opens_max           # ... streams it tries to open
