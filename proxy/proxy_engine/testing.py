@@ -51,7 +51,7 @@ async def proxy_client(proxy_server: Server) -> AsyncIterator[Client]:
     from proxy_engine import Client
 
     token = await proxy_server.create_token("pytest")
-    async with Client(proxy_server.url, token=token) as client:
+    async with Client(proxy_server.local_url, token=token) as client:
         yield client
 
 

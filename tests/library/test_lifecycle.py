@@ -256,8 +256,12 @@ async def test_settings_come_in_several_forms(tmp_path: Path) -> None:
     assert (first.settings.domain, second.settings.domain) == ("a.example", "b.example")
     async with second as server:
         assert server.url.startswith("http://b.example:")
+        assert server.local_url == f"http://127.0.0.1:{server.http_port}"
+        async with Client(server.local_url, token=await server.create_token("pi")) as client:
+            tunnel = await client.http("web", "127.0.0.1:1")
+            assert tunnel.url == f"http://web.b.example:{server.http_port}/"
         assert server.settings.listen[0].address.host == "127.0.0.1"
-        assert server.counters()["accepted"] == 0
+        assert server.counters()["accepted"] == 1
     assert (tmp_path / "proxy-engine.db").exists() or list(tmp_path.iterdir())
 
 

@@ -35,14 +35,18 @@ FILES_IN_ORDER = {
 COMPOSED = ("cli", "demo", "library", "testing", "app", "reload")
 CONTROL_PLANE = {
     "library": ("cli", "demo", "testing"),
-    "apps": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels", "tls"),
+    "apps": (
+        *(*COMPOSED, "api", "metrics", "agent", "links", "requests", "storage", "cache"),
+        *("tunnels", "tls"),
+    ),
     "api": ("cli", "demo", "library", "testing", "agent", "apps"),
-    "links": (*COMPOSED, "api", "agent", "requests"),
-    "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
-    "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
-    "cache": (*COMPOSED, "api", "agent", "requests", "tunnels"),
-    "tunnels": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
-    "storage": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
+    "metrics": (*COMPOSED, "api", "agent"),
+    "links": (*COMPOSED, "api", "metrics", "agent", "requests"),
+    "agent": (*COMPOSED, "api", "metrics", "links", "requests", "storage", "cache"),
+    "requests": (*COMPOSED, "api", "metrics", "agent", "links", "tunnels"),
+    "cache": (*COMPOSED, "api", "metrics", "agent", "requests", "tunnels"),
+    "tunnels": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
+    "storage": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),
     "settings": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels"),
 }

@@ -126,6 +126,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_onoff
         int l_linger
     int SO_ERROR
+    int SO_KEEPALIVE
     int SO_LINGER
     int SO_MEMINFO
     int SO_RCVBUF
@@ -168,6 +169,9 @@ cdef extern from "<linux/sock_diag.h>" nogil:
         SK_MEMINFO_VARS
 
 cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_KEEPCNT
+    int TCP_KEEPIDLE
+    int TCP_KEEPINTVL
     int TCP_NODELAY
     int TCP_CONGESTION
     int TCP_NOTSENT_LOWAT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import (
@@ -137,20 +136,18 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "which services? give --http NAME=HOST:PORT, --tcp PORT=HOST:PORT or --udp ..."
         )
-    from proxy_engine import logs
+    from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
 
-    logs.setup(chosen.log_format)
-    try:
+    with process(chosen.log_format, chosen.log_level):
         return run_async(_connect(chosen))
-    finally:
-        logs.flush()
 
 
 async def _connect(chosen: Settings) -> int:
     import asyncio
 
     from proxy_engine.agent.composed import ComposedAgent
+    from proxy_engine.cli.output import complain
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
 
@@ -167,7 +164,7 @@ async def _connect(chosen: Settings) -> int:
         stop.cancel()
         ended.cancel()
         for error in agent.failure:
-            _complain(str(error))
+            complain(str(error))
         # Even an agent that was replaced has requests under way that can still be answered.
         code = await signals.finish(composed.drain(chosen.grace))
         return EXIT_OK if code == EXIT_OK and not agent.failure else EXIT_FAILURE
@@ -175,14 +172,8 @@ async def _connect(chosen: Settings) -> int:
         await composed.close()
 
 
-def _complain(line: str) -> None:
-    from proxy_engine.text import escape, scrub
-
-    print(f"proxy-engine: error: {scrub(escape(line))}", file=sys.stderr, flush=True)
-
-
 def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicTunnel]) -> None:
-    from proxy_engine.cli.output import box, is_terminal
+    from proxy_engine.cli.output import box, is_terminal, say
     from proxy_engine.text import escape
 
     targets = {tunnel.name: tunnel.shown_target() for tunnel in tunnels}
@@ -197,7 +188,7 @@ def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicT
             }
             for x in public
         ]
-        print(json.dumps({"event": "connected", "tunnels": found}), flush=True)
+        say(json.dumps({"event": "connected", "tunnels": found}))
         return
     lines = [
         escape(f"{url} -> {targets.get(x.name, '?')}")

@@ -137,6 +137,15 @@ class Server:
         return self._started().url
 
     @property
+    def local_url(self) -> str:
+        """The same for a Client of this machine, where the domain may lead elsewhere."""
+        server = self._started()
+        host, port = server.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        scheme = listeners.public(server.listeners).scheme
+        return f"{scheme}://{Address(host, port)}"
+
+    @property
     def address(self) -> Address:
         """(host, port) on this machine."""
         return self._started().address
