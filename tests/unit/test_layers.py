@@ -35,6 +35,7 @@ FILES_IN_ORDER = {
 COMPOSED = ("cli", "demo", "app", "reload")
 CONTROL_PLANE = {
     "api": ("cli", "demo", "agent"),
+    "diagnosis": (*COMPOSED, "api", "agent", "links", "requests", "cache", "tunnels"),
     "links": (*COMPOSED, "api", "agent", "requests"),
     "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
     "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
