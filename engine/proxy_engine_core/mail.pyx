@@ -1,5 +1,7 @@
 # See mail.pxd.
 
+import os
+
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -9,10 +11,13 @@ from proxy_engine_core.forward.policy cimport policy_new
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, route_new,
 )
+from proxy_engine_core.forward.route_stats cimport (
+    RouteStatsBlock, route_stats_hold, route_stats_of,
+)
 from proxy_engine_core.forward.server cimport server_discard
 from proxy_engine_core.io.crew cimport crew_add_link, crew_post
 from proxy_engine_core.io.mailbox cimport MailboxNode
-from proxy_engine_core.io.socket cimport Address, address_parse, socket_close
+from proxy_engine_core.io.socket cimport Address, address_parse, address_unix, socket_close
 from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_hold
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
@@ -84,6 +89,17 @@ cdef int address_read(Address *address, str host, int port, int port_min) except
     return 0
 
 
+cdef int unix_read(Address *address, str host, int port, int flags) except -1:
+    cdef bytes path = os.fsencode(host[len("unix:"):])
+    if port:
+        raise ValueError(f"{host!r} has no port, not {port}")
+    if flags & TARGET_UDP:
+        raise ValueError(f"{host!r} can not be the target of a UDP tunnel")
+    if b"\0" in path or address_unix(address, path, len(path)) < 0:
+        raise ValueError(f"{host!r} is not the name of a socket: 1 to 107 bytes")
+    return 0
+
+
 cdef bytes tunnel_name(str tunnel):
     cdef bytes name = tunnel.encode()
     if not 0 < len(name) <= TUNNEL_NAME_SIZE_MAX:
@@ -140,7 +156,7 @@ cdef int post_dump(
 
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
-    dict options
+    dict options, RouteStatsBlock *stats
 ) except -1:
     cdef bytes key_bytes = key.encode()
     cdef bytes packed = policy_pack(options, key.startswith(("tcp:", "udp:"))) if options else b""
@@ -165,6 +181,9 @@ cdef int post_route(
             route_id, handles, link_count, <const uint8_t *>name_start, <uint32_t>len(name),
             <const uint8_t *>key_start, <uint32_t>len(key_bytes),
         )
+        if change.route != NULL:
+            change.route.stats = route_stats_of(stats, index)
+            route_stats_hold(change.route.stats)
         if change.route != NULL and packed:
             change.route.policy = policy_new(packed_start, <uint32_t>len(packed))
         if change.route == NULL or packed and change.route.policy == NULL:
@@ -280,7 +299,10 @@ cdef int read_target(
     cdef bytes name = tunnel_name(tunnel)
     if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER | TARGET_UDP):
         raise ValueError(f"unknown flags of a target: {flags}")
-    address_read(&entry.address, host, port, 1)
+    if host.startswith("unix:"):
+        unix_read(&entry.address, host, port, flags)
+    else:
+        address_read(&entry.address, host, port, 1)
     entry.flags = <uint8_t>flags
     entry.tls = tls.context if tls is not None else NULL
     entry.name_size = <uint8_t>len(name)

@@ -35,13 +35,14 @@ FILES_IN_ORDER = {
 COMPOSED = ("cli", "demo", "app", "reload")
 CONTROL_PLANE = {
     "api": ("cli", "demo", "agent"),
-    "diagnosis": (*COMPOSED, "api", "agent", "links", "requests", "cache", "tunnels"),
-    "links": (*COMPOSED, "api", "agent", "requests"),
-    "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
-    "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
-    "cache": (*COMPOSED, "api", "agent", "requests", "tunnels"),
-    "tunnels": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
-    "storage": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
+    "diagnosis": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache", "tunnels"),
+    "metrics": (*COMPOSED, "api", "agent"),
+    "links": (*COMPOSED, "api", "metrics", "agent", "requests"),
+    "agent": (*COMPOSED, "api", "metrics", "links", "requests", "storage", "cache"),
+    "requests": (*COMPOSED, "api", "metrics", "agent", "links", "tunnels"),
+    "cache": (*COMPOSED, "api", "metrics", "agent", "requests", "tunnels"),
+    "tunnels": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
+    "storage": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),
     "settings": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels"),
 }

@@ -22,7 +22,7 @@ import msgspec
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
 from proxy_engine.settings import setting_values as parse
-from proxy_engine.settings.allowed import Allowed
+from proxy_engine.settings.allowed import Rule
 from proxy_engine.settings.tunnel_config import TunnelConfig, shown, to_tunnels
 from proxy_engine.values import POOL_MAX, Address, HttpTarget, Listen, PortTunnel
 
@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests_size: int = 0  # bytes; 0: no limit
     request_sample: float = 1.0  # share of the requests that went well that is logged
     request_redact: tuple[str, ...] = ()  # more keys of queries whose values are secret
+    access_log: bool = False  # a line of the log for each request
     request_journal_max: int = 1 << 30  # bytes on disk while the store fails; 0: no journal
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
@@ -97,7 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     response_header: tuple[str, ...] = ()
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
-    allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
+    allow_target: tuple[Rule, ...] = ()  # what targets may be; (): anything
     allow_remote_config: bool = False  # the server may change targets, among those
     links: int = 0  # links to the server at most; 0: as many as it offers
     ca: str = ""  # authorities of the server's certificate; "": the system's
@@ -115,7 +116,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_token_file: str = ""
     # several
     workers: int = 0  # threads of the data plane; 0: run: one for each core, connect: 1
-    log_format: str = "text"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     debug: bool = False  # run: /debug/ on the admin listener
     watchdog: float = 10.0  # run: seconds a worker may take for a turn; 0: any
     engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
@@ -142,6 +144,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests_size": parse.to_size,
     "request_sample": parse.to_share,
     "request_redact": parse.to_names,
+    "access_log": parse.to_boolean,
     "request_journal_max": parse.to_size,
     "mongodb_uri": parse.to_mongodb_uri,
     "mongodb_uri_file": parse.to_text,
@@ -204,6 +207,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "admin_token_file": parse.to_text,
     "workers": parse.to_integer(0, 64),
     "log_format": parse.to_choice("text", "json"),
+    "log_level": parse.to_choice("debug", "info", "warning", "error"),
     "debug": parse.to_boolean,
     "watchdog": parse.to_duration,
     "engine": parse.to_engine_options,

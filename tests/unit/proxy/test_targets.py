@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from proxy_engine import logs
 from proxy_engine.agent.targets import Targets, resolve
 from proxy_engine.settings.allowed import parse_allowed
 from proxy_engine.values import Address
@@ -55,9 +55,8 @@ async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngin
 
 
 async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
-    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logs.setup("json")
     names = Names(app=["10.0.0.1", "192.0.2.1"], db=["192.0.2.2"])
     aims = {"web": Address("app", 80), "x": Address("db", 81)}
     targets = Targets(_any(engine), aims, names, allowed=[parse_allowed("10.0.0.0/8")])
@@ -67,8 +66,7 @@ async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
     names.known["app"] = ["169.254.169.254"]  # the name was moved elsewhere
     await targets.refresh()
     assert engine.targets == []
-    logs.flush()
-    said = [line for line in capsys.readouterr().err.splitlines() if "target not allowed" in line]
+    said = [line for line in caplog.messages if "target not allowed" in line]
     assert len(said) == 3
 
 
@@ -79,3 +77,21 @@ def _any(engine: Any) -> Any:
 async def test_literals_resolve_to_themselves() -> None:
     assert await resolve("127.0.0.1", 80) == ["127.0.0.1"]
     assert await resolve("::1", 80) == ["::1"]
+
+
+async def test_a_socket_of_this_machine_is_known_by_where_its_links_lead(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert await resolve(f"unix:{tmp_path}/link/app", 0) == [f"unix:{tmp_path}/real/app"]
+    assert await resolve("unix:@app", 0) == ["unix:@app"]
+    aims = {"web": Address(f"unix:{tmp_path}/link/app", 0)}
+    rule = parse_allowed(f"unix:{tmp_path}/link/")  # of the folder it leads to now
+    targets = Targets(_any(engine), aims, resolve, allowed=[rule])
+    await targets.refresh()
+    assert engine.targets == [("web", f"unix:{tmp_path}/real/app", 0, 0)]
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("/run")
+    await targets.refresh()
+    assert engine.targets == []
