@@ -58,7 +58,8 @@ def anchor(name: str) -> str:
     return name.lower()
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+def _operation(method: str, path: str, operation: dict[str, Any], common: dict[str, str]) -> str:
+    """common: answers that need not be said again, by status."""
     parts = [f"### {method.upper()} {path}\n\n{sentence(operation['summary'])}"]
     if operation.get("description"):
         parts.append(operation["description"])
@@ -82,7 +83,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         text += f"Body: {shown_type(schema)}.\n\n"
     rows = []
     for status, answer in operation["responses"].items():
-        if scope and status in COMMON:
+        if scope and answer["description"] == common.get(status):
             continue
         kinds = [
             shown_type(each["schema"]) if kind == "application/json" else code(kind)
@@ -113,14 +114,14 @@ def _schema(name: str, schema: dict[str, Any]) -> str:
 def page() -> str:
     found = document()
     answers = found["paths"]["/api/v1/stats"]["get"]["responses"]
-    common = [(status, answers[status]["description"]) for status in COMMON]
-    parts = [ABOUT, table(("status", "when"), common)]
+    common = {status: answers[status]["description"] for status in COMMON}
+    parts = [ABOUT, table(("status", "when"), common.items())]
     for tag in found["tags"]:
         parts.append(f"## {tag['name'].capitalize()}\n\n{tag.get('description', '')}\n\n")
         for path, operations in found["paths"].items():
             for method, operation in operations.items():
                 if tag["name"] in operation["tags"]:
-                    parts.append(_operation(method, path, operation))
+                    parts.append(_operation(method, path, operation, common))
     parts.append("## Schemas\n\n")
     for name, schema in sorted(found["components"]["schemas"].items()):
         if not name.startswith("Page_"):
