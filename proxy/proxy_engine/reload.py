@@ -70,6 +70,8 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "link_busy_share": _link_busy_share,
     "log_format": _log_format,
     "login_failures": _login_failures,
+    "metrics_public": _nothing,
+    "metrics_tunnels": _nothing,
     "request_redact": _request_redact,
     "request_sample": _request_sample,
     "tcp_ports": _tcp_ports,
