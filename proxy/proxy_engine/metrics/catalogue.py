@@ -242,6 +242,9 @@ tls_certificates             tls_certificates
 tls_certificate_days         tls_certificate_remaining_seconds  *86400
 tls_reloads                  tls_reloads_total              result=ok
 tls_reload_failures          tls_reloads_total              result=failed
+log_lines_written            log_lines_total                result=written
+log_lines_dropped            log_lines_total                result=dropped
+log_lines_repeated           log_lines_total                result=repeated
 request_log_written          request_log_written_total
 request_log_sampled_out      request_log_sampled_out_total
 request_log_redacted         request_log_redacted_total
@@ -342,6 +345,7 @@ _HELP = {
     "tls_certificates": "Certificates in use.",
     "tls_certificate_remaining_seconds": "Until the first of them ends, in whole days.",
     "tls_reloads_total": "Times the certificates were read again.",
+    "log_lines_total": "Lines of the log on stderr; repeated: those that were only counted.",
     "request_log_written_total": "Records the store has taken.",
     "request_log_sampled_out_total": "Records left out by request_sample.",
     "request_log_redacted_total": "Paths that something was taken out of.",
