@@ -221,6 +221,7 @@ log_ring_bytes               log_ring_bytes
 log_ring_size                log_ring_size_bytes
 visitor_bytes_in             visitor_received_bytes_total
 visitor_bytes_out            visitor_sent_bytes_total
+slow_turns                   slow_turns_total
 memory_errors                memory_errors_total
 buffer_bytes                 buffer_bytes
 buffer_bytes_max             buffer_peak_bytes
@@ -328,6 +329,7 @@ _HELP = {
     "log_ring_size_bytes": "What these rings hold.",
     "visitor_received_bytes_total": "Bytes from visitors.",
     "visitor_sent_bytes_total": "Bytes to visitors.",
+    "slow_turns_total": "Turns of workers that took far too long: docs/diagnosis.md.",
     "memory_errors_total": "Allocations the system refused.",
     "buffer_bytes": "Bytes lent out of the buffers.",
     "buffer_peak_bytes": "The most that was lent at once, of each worker, together.",
