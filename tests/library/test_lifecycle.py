@@ -312,3 +312,25 @@ async def test_a_server_that_is_gone_for_good(tmp_path: Path) -> None:
     with pytest.raises(ConnectError) as caught:
         await Client(url, token=token, timeout=0.3).__aenter__()
     assert caught.value.retryable
+
+
+async def test_descriptors_go_with_the_end_and_not_with_the_last_reference() -> None:
+    async with (
+        Server(workers=2) as server,
+        Client(server.url, token=await server.create_token("pi")) as client,
+    ):
+        pass
+    gc.collect()
+    before = fds()
+    gc.disable()
+    try:
+        kept = []
+        for _ in range(5):
+            async with (
+                Server(workers=2) as server,
+                Client(server.url, token=await server.create_token("pi")) as client,
+            ):
+                kept.append((server, client))
+        assert fds() <= before
+    finally:
+        gc.enable()
