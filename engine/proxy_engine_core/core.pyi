@@ -4,6 +4,8 @@ that holds the GIL; the engine's own workers never take it."""
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict
 
+from proxy_engine_core.inspector import Inspector
+
 # Kinds of control events, the first item of each tuple from Engine.poll().
 EVENT_AUTH: Final = 1
 EVENT_LINK_UP: Final = 2
@@ -16,6 +18,8 @@ EVENT_PRESSURE: Final = 8
 EVENT_LINK_SPENT: Final = 9
 EVENT_LINK_LOAD: Final = 10
 EVENT_REQUESTS_OPEN: Final = 11
+EVENT_SLOW_TURN: Final = 12
+EVENT_DUMP: Final = 13
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
@@ -43,6 +47,10 @@ WORKERS_MAX: Final = 64
 #   its worker's links between two calls of link_loads().
 # (EVENT_REQUESTS_OPEN, query, batch, is last): server. What is under way on a worker, packed for
 #   proxy_engine_core.log_batch; several of each worker, of which one is its last.
+# (EVENT_SLOW_TURN, worker, microseconds, when it began): one turn took slow_turn_ms or longer. It
+#   began at so many microseconds of CLOCK_MONOTONIC.
+# (EVENT_DUMP, query, worker, rows, is last): server. What Inspector.dump() asked for, packed for
+#   inspector.dump_rows(); several of each worker, of which one is its last.
 AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[str, ...]]
 LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
 LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
@@ -54,10 +62,12 @@ PressureEvent: TypeAlias = tuple[Literal[8], int, int, int, str]
 LinkSpentEvent: TypeAlias = tuple[Literal[9], int]
 LinkLoadEvent: TypeAlias = tuple[Literal[10], int, int]
 RequestsOpenEvent: TypeAlias = tuple[Literal[11], int, bytes, bool]
+SlowTurnEvent: TypeAlias = tuple[Literal[12], int, int, int]
+DumpEvent: TypeAlias = tuple[Literal[13], int, int, bytes, bool]
 Event: TypeAlias = (
     AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
     | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent | LinkLoadEvent
-    | RequestsOpenEvent
+    | RequestsOpenEvent | SlowTurnEvent | DumpEvent
 )
 
 class LogRecord(NamedTuple):
@@ -250,6 +260,8 @@ class Engine:
     def event_fd(self) -> int: ...
     @property
     def workers(self) -> int: ...
+    @property
+    def inspector(self) -> Inspector: ...
     def listen(self, host: str, port: int, *, tls: TlsServer | None = None) -> int:
         """Open a public HTTP listener on an IP literal; returns the port bound.
 
@@ -304,7 +316,8 @@ class Engine:
         """
 
     def stop(self) -> None:
-        """Stop and join the workers (without the GIL) and close everything. Idempotent."""
+        """Stop and join the workers (without the GIL) and close everything, event_fd included.
+        Idempotent."""
 
     def poll(self, limit: int = 4096) -> list[Event]: ...
     def poll_logs(self, limit: int = 4096) -> list[LogRecord]: ...
@@ -373,6 +386,15 @@ class Engine:
         """Server: ask every worker which of its links carry most: EVENT_LINK_LOAD follows for
         each with a sixteenth or more of the bytes of its worker's links since the last call."""
 
+    def links_look(self) -> int:
+        """Server: ask every worker to look at its links; the number of this look, for
+        links_seen()."""
+
+    def links_seen(self) -> tuple[int, dict[str, int], tuple[int, ...]]:
+        """Server: the number of the last look that every worker has done, what they saw, by the
+        names of LINKS_SEEN, and the round trips of pings since the start: microseconds together,
+        then how many there were in each bucket of ROUTE_STATS_BOUNDS_US, and longer ones."""
+
     def requests_open(self, query: int, limit: int = 1000) -> None:
         """Server: ask every worker for its requests and connections to tunnels that are under way,
         at most `limit` of each: EVENT_REQUESTS_OPEN follows with `query`, a number of the
@@ -429,6 +451,11 @@ class Engine:
         """The same of one worker. Raises: ValueError for a worker there is not."""
 
 DEFAULTS: Final[dict[str, int]]
+
+# What Engine.links_seen() tells: streams open, requests that wait for one, bytes that wait to be
+# sent to devices, the longest round trip (microseconds), and of windows: bytes lent beyond what was
+# agreed, how often one grew, bytes of credit taken back when memory was short.
+LINKS_SEEN: Final[tuple[str, ...]]
 
 # The fields of a record of Engine.route_stats():
 #   route           its id

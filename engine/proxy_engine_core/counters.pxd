@@ -8,6 +8,7 @@ from proxy_engine_core.atomic cimport counter_add
 
 cdef enum Counter:
     COUNT_TURNS
+    COUNT_SLOW_TURNS
     COUNT_ACCEPTED
     COUNT_ACCEPT_ERRORS
     COUNT_CONNECTIONS_CLOSED
@@ -77,6 +78,9 @@ cdef enum Counter:
     COUNT_IDLE_STREAMS_LOST
     COUNT_LINKS_OPENED
     COUNT_LINKS_CLOSED
+    COUNT_LINKS_STALLED
+    COUNT_LINKS_SILENT
+    COUNT_LINK_WAITS
     COUNT_LINK_PROTOCOL_ERRORS
     COUNT_LINK_PING_FLOODS                # from here on in the order of FloodKind
     COUNT_LINK_OPEN_FLOODS

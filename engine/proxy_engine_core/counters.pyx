@@ -2,6 +2,7 @@
 
 cdef tuple NAMES = (
     "turns",
+    "slow_turns",
     "accepted",
     "accept_errors",
     "connections_closed",
@@ -71,6 +72,9 @@ cdef tuple NAMES = (
     "idle_streams_lost",
     "links_opened",
     "links_closed",
+    "links_stalled",
+    "links_silent",
+    "link_waits",
     "link_protocol_errors",
     "link_ping_floods",
     "link_open_floods",

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import listeners, logs, tokens
 from proxy_engine.cache import AccessCache
-from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.diagnosis.service import Diagnosis
+from proxy_engine.errors import ListenError, ProxyEngineError, StorageError, error_text
 from proxy_engine.hooks import Webhook
 from proxy_engine.links.access_watch import AccessWatch
 from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
+from proxy_engine.metrics.store import measured
 from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import Journal
 from proxy_engine.requests.log import RequestLog, retention
@@ -34,6 +36,7 @@ from proxy_engine.settings import config
 from proxy_engine.settings.config import Loaded, Settings
 from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.storage.opening import open_store
+from proxy_engine.tasks import finish
 from proxy_engine.tls.admin import admin_context, refresh
 from proxy_engine.tls.keeper import TlsKeeper
 from proxy_engine.tunnels.ports import Ports
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy_engine.cache.shared import SharedCache
+    from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
     from proxy_engine_core.core import Engine, Event, TlsServer
 
@@ -96,7 +100,9 @@ class Server:
         self.request_log: RequestLog
         self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
+        self.exporter: Exporter | None = None
         self.events: LiveEvents
+        self.diagnosis: Diagnosis
         self.tls: TlsKeeper
         self.listeners: list[Listen]  # as bound
         self.admin: Address
@@ -107,7 +113,7 @@ class Server:
         try:
             await self._start()
         except BaseException:
-            await self._exit.aclose()
+            await finish(self._exit.aclose())
             raise
         return self
 
@@ -117,7 +123,7 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._exit.aclose()
+        await finish(self._exit.aclose())
 
     @property
     def url(self) -> str:
@@ -133,7 +139,7 @@ class Server:
 
     async def _start(self) -> None:
         from proxy_engine.api.server import start_api
-        from proxy_engine.api.stats import all_stats
+        from proxy_engine.api.stats import all_stats, exporter_of
 
         settings = self.settings
         self.engine = make_engine("server", settings)
@@ -153,7 +159,7 @@ class Server:
         host, port = admin_socket.getsockname()[:2]
         self.admin = Address(host, port)
 
-        self.store = await open_store(settings)
+        self.store = measured(await open_store(settings))
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
         self.redactors = [Redactor(settings.request_redact) for _ in range(4)]
@@ -195,6 +201,12 @@ class Server:
             devices=self._device_names,
             redact=self.redactors[2],
         )
+        self.diagnosis = Diagnosis(
+            self.engine,
+            settings,
+            tunnels=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            devices=self._device_names,
+        )
         self.ports = Ports(
             self.engine,
             self.table,
@@ -217,6 +229,7 @@ class Server:
             needs_certificate=lambda: self.settings.tls_client_required != "no",
         )
         await self.watch.start(self.links)
+        self.exporter = exporter_of(self)
         admin_tls = admin_context(settings)
         if admin_tls is not None:
             self.tls.apply_admin = partial(refresh, admin_tls)
@@ -226,6 +239,8 @@ class Server:
         self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
+        self.diagnosis.watch.start()
+        self._exit.callback(self.diagnosis.stop)
         for work in (self._look, self.links.registry.write):
             ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
             self._exit.callback(ticker.cancel)
@@ -255,6 +270,7 @@ class Server:
     def _on_event(self, event: Event) -> None:
         link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
         self.links.on_event(event)
+        self.diagnosis.on_event(event)
         if event[0] == EVENT_REQUESTS_OPEN and self.open_requests is not None:
             self.open_requests.on_event(*event[1:])
         if event[0] == EVENT_LINK_UP:
@@ -388,7 +404,7 @@ def _listen(engine: Engine, listener: Listen, tls: TlsServer | None) -> Listen:
     try:
         port = engine.listen(host, address.port, tls=tls)
     except (OSError, ValueError) as error:
-        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+        raise ListenError(f"can not listen on {address}: {error_text(error)}") from None
     return Listen(Address(host, port), listener.scheme)
 
 
@@ -402,9 +418,7 @@ def _bind_admin(address: Address) -> socket.socket:
     try:
         return socket.create_server((host, address.port), family=family)
     except OSError as error:
-        raise ProxyEngineError(
-            f"can not listen on {address} (admin): {error_text(error)}"
-        ) from None
+        raise ListenError(f"can not listen on {address} (admin): {error_text(error)}") from None
 
 
 def _literal(address: Address) -> str:
@@ -413,5 +427,5 @@ def _literal(address: Address) -> str:
             address.host, address.port, type=socket.SOCK_STREAM
         )
     except (OSError, UnicodeError) as error:
-        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+        raise ListenError(f"can not listen on {address}: {error_text(error)}") from None
     return str(found[0][4][0])  # type: ignore[index]

@@ -165,6 +165,7 @@ cdef struct Worker:
     bint is_settled                       # draining, and nothing here is in flight
     uint64_t now_ms                       # monotonic, read once a turn
     uint64_t now_us
+    uint64_t busy_since_us                # when the turn under way began; 0: asleep. Relaxed
     uint64_t drain_deadline_ms
     const Options *options
     void *role                            # ServerWorker or AgentWorker
@@ -214,6 +215,7 @@ cdef struct Worker:
     uint64_t random_state
     uint64_t counters[COUNTER_COUNT]
     pthread_t thread
+    uint64_t thread_id                    # the kernel's; 0: none. Relaxed
     bint has_thread
     bint has_cpu_clock
     clockid_t cpu_clock                   # of the thread
@@ -228,6 +230,8 @@ cdef Worker *worker_new(
 # Close and release all connections; the thread must have been joined. Their roles' structs
 # must still be there, so this comes before the role's free and that before worker_free.
 cdef void worker_close_conns(Worker *worker) noexcept nogil
+# What only its thread needed; what it has to tell and what it counted stays. Idempotent.
+cdef void worker_close_fds(Worker *worker) noexcept nogil
 cdef void worker_free(Worker *worker) noexcept nogil
 cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
 # From another thread: ask, then join. All are asked before the first is joined.

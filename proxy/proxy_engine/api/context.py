@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from proxy_engine.cache import AccessCache
+    from proxy_engine.diagnosis.service import Diagnosis
     from proxy_engine.hooks import Webhook
     from proxy_engine.links.links import Links
     from proxy_engine.links.login_guard import LoginGuard
     from proxy_engine.live_events import LiveEvents
+    from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
     from proxy_engine.requests.log import RequestLog
     from proxy_engine.requests.under_way import OpenRequests
@@ -40,7 +42,9 @@ class Service(Protocol):
     table: TunnelTable
     request_log: RequestLog
     open_requests: OpenRequests | None  # None: there is no engine
+    exporter: Exporter | None  # the same
     events: LiveEvents
+    diagnosis: Diagnosis
 
     async def access_changed(self) -> None:
         """Tokens or devices were written: links that are not allowed any more end now."""

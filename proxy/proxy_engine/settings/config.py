@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url_file: str = ""
     redis_password: str = ""  # instead of one in the URL
     redis_password_file: str = ""
+    metrics_public: bool = False  # /metrics of the admin listener asks for no token
+    metrics_tunnels: int = 1000  # with series of their own; the others are counted together
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
@@ -119,6 +121,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0  # threads of the data plane; 0: run: one for each core, connect: 1
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    debug: bool = False  # run: /debug/ on the admin listener
+    watchdog: float = 10.0  # run: seconds a worker may take for a turn; 0: any
     engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
 
 
@@ -152,6 +156,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "redis_url_file": parse.to_text,
     "redis_password": parse.to_text,
     "redis_password_file": parse.to_text,
+    "metrics_public": parse.to_boolean,
+    "metrics_tunnels": parse.to_integer(0, 1_000_000),
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,
@@ -208,6 +214,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "workers": parse.to_integer(0, 64),
     "log_format": parse.to_choice("text", "json"),
     "log_level": parse.to_choice("debug", "info", "warning", "error"),
+    "debug": parse.to_boolean,
+    "watchdog": parse.to_duration,
     "engine": parse.to_engine_options,
 }
 KEYS = tuple(_PARSERS)
@@ -261,6 +269,36 @@ def plain(settings: Settings, key: str) -> Any:
             for name, x in value.items()
         }
     return value
+
+
+def from_values(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """The settings of a program that embeds us: values as in the file, or parsed already.
+
+    Args:
+        base: what is not among the values; None: the defaults, and no data_dir.
+    Raises: UsageError.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in _PARSERS:
+            raise UsageError(f'unknown setting "{key}"{suggestion(key, KEYS)}')
+        try:
+            found[key] = _PARSERS[key](_as_in_file(value))
+        except ValueError as error:
+            raise UsageError(f"{key}: {error}") from None
+    return msgspec.structs.replace(base or Settings(), **found)
+
+
+def _as_in_file(value: Any) -> Any:
+    if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
+        return [_as_in_file(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _as_in_file(item) for name, item in value.items()}
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    return str(value)  # a Path, an Address, a network: each is written as it is parsed
 
 
 def load(

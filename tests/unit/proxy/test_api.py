@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -48,6 +51,8 @@ class Service:
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.open_requests = None
+        self.exporter = None
+        self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
         self.events = LiveEvents(
@@ -95,6 +100,15 @@ async def test_an_address_that_fails_too_often_is_answered_429(
     assert (stats["logins_failed"], stats["logins_limited"]) == (5, 2)
 
 
+async def test_every_counter_is_documented(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    stats = await (await client.get("/api/v1/stats", headers=admin)).json()
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    named = set(re.findall(r"`([a-z0-9_]+)`", "".join(x.read_text() for x in docs.glob("*.md"))))
+    assert not set(stats) - named
+
+
 PATHS = [
     "/api/v1/stats",
     "/api/v1/devices",
@@ -125,6 +139,15 @@ async def test_while_draining_it_is_alive_but_not_ready(
     assert (await client.get("/livez")).status == 200
     response = await client.get("/readyz")
     assert (response.status, (await response.json())["status"]) == (503, "draining")
+
+
+async def test_with_a_worker_that_is_stuck_it_is_neither_alive_nor_ready(
+    client: TestClient[Any, Any], service: Service
+) -> None:
+    service.diagnosis.watch.is_stuck = True
+    for path in ("/livez", "/readyz", "/health"):
+        response = await client.get(path)
+        assert (response.status, (await response.json())["status"]) == (503, "stuck")
 
 
 async def test_while_the_store_fails_it_is_not_ready(
