@@ -105,7 +105,7 @@ class View:
     def _head(self, found: Rates, width: int) -> list[str]:
         good = found.status == "ok"
         latency = times(found.latency_ms)
-        title = f"proxy-engine {found.version}  up {duration_text(found.up_s)}  "
+        title = f"server {found.version}  up {duration_text(found.up_s)}  "
         rest = f"  {len(found.devices)} devices, {found.links} links  {self.where}"
         first = f"{title}{found.status}{rest}"[:width]
         if len(title) + len(found.status) < width:  # or its colour would be cut off
