@@ -36,6 +36,10 @@ COMPOSED = ("cli", "demo", "app", "reload")
 CONTROL_PLANE = {
     "api": ("cli", "demo", "agent"),
     "links": (*COMPOSED, "api", "agent", "requests"),
+    "hooks": (
+        *(*COMPOSED, "server_hooks", "hook_feed", "api", "agent", "links", "requests", "cache"),
+        *("storage", "tunnels"),
+    ),
     "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
     "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
     "cache": (*COMPOSED, "api", "agent", "requests", "tunnels"),

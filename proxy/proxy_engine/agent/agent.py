@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 TARGET_LOG_INTERVAL = 60.0  # seconds between log lines about one failing target
 TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
+PASSING = ("store_failed", "hook_failed", "hook_later")  # refusals of tunnels that may not be later
 
 _log = logs.get("agent")
 
@@ -199,8 +200,8 @@ class Agent:
     def link_registered(self, keeper: LinkKeeper, record: control.Registered) -> str:
         serving = sum(other.is_serving for other in self._keepers)
         if self._has_tunnels and not record.tunnels:
-            if record.refused and all(item.code == "store_failed" for item in record.refused):
-                return "store_failed"
+            if record.refused and all(item.code in PASSING for item in record.refused):
+                return record.refused[0].code
             refused = [f'tunnel "{x.name}" refused: {x.message} ({x.code})' for x in record.refused]
             self.fail(*(refused or ["the server accepted no tunnel"]))
             return ""

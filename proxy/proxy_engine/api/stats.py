@@ -19,7 +19,7 @@ async def read_stats(call: Call) -> dict[str, int]:
 
 def all_stats(service: Service) -> dict[str, int]:
     log, guard, events = service.request_log, service.guard, service.events
-    hook = service.webhook
+    hook = service.hooks.webhook
     return {
         **service.engine.stats(),
         **log.stats(),
@@ -30,6 +30,7 @@ def all_stats(service: Service) -> dict[str, int]:
         "webhooks_sent": hook.sent,
         "webhook_failures": hook.failed,
         "webhooks_dropped": hook.dropped,
+        **service.hooks.manager.stats(),
         "device_events_dropped": service.links.registry.events_dropped,
         "event_subscribers": len(events),
         "events_dropped": events.dropped,

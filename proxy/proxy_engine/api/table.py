@@ -8,6 +8,7 @@ from proxy_engine.api import (
     devices,
     events,
     health,
+    hooks,
     metrics,
     requests,
     stats,
@@ -26,6 +27,7 @@ TOPICS: tuple[Routes, ...] = (
     metrics.routes,
     events.routes,
     configuration.routes,
+    hooks.routes,
     health.routes,
 )
 TABLE: tuple[Route, ...] = tuple(route for topic in TOPICS for route in topic)
