@@ -50,6 +50,7 @@ LINK_ARGS = ["-pthread"]
 LIBRARIES = {"proxy_engine_core.websocket.deflate": ["z"]}
 # The one module that calls OpenSSL; without_tls/ has the one for a build without it.
 TLS_MODULE = "proxy_engine_core.io.tls_openssl"
+TLS_FUZZ = "fuzz_tls"  # the target for it, which tells OpenSSL what is random
 OPENSSL_MAJOR = 3
 if switch("PROXY_ENGINE_WERROR"):
     # gcc 12 sees tuple[-1] in Cython's own helpers as out of bounds.
@@ -146,6 +147,10 @@ def extensions() -> list[Extension]:
             linked = tls or {}
             if tls is None:
                 source = source.parent / "without_tls" / source.name
+        elif name == TLS_FUZZ:
+            if tls is None:
+                continue
+            linked = tls
         found.append(
             Extension(
                 name,

@@ -144,6 +144,8 @@ RouteOp: TypeAlias = (
     | tuple[Literal["delete"], str]
 )
 # (tunnel name, IP literal, port), TARGET_... flags, if any, and TLS, if it is spoken to the target.
+# A socket of this machine, not of UDP tunnels, is "unix:/PATH", or "unix:@NAME" in the abstract
+# namespace, with port 0; names are at most 107 bytes.
 Target: TypeAlias = (
     tuple[str, str, int] | tuple[str, str, int, int] | tuple[str, str, int, int, TlsClient | None]
 )
@@ -404,7 +406,7 @@ class Engine:
         """
 
     def targets_apply(self, targets: Sequence[Target]) -> None:
-        """Agent: replace the table of targets."""
+        """Agent: replace the table of targets. Raises: ValueError."""
 
     def stats(self) -> dict[str, int]:
         """Counters and gauges by name, summed over the workers. cpu_us is the CPU time of their

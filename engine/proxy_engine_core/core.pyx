@@ -229,7 +229,8 @@ cdef class Engine:
         cdef uint32_t index
         address_read(&address, host, port, 0)
         error = socket_listen_all(
-            &address, <int>self.options.backlog, fds, self.crew.worker_count
+            &address, <int>self.options.backlog, self.options.tcp_keepalive_ms, fds,
+            self.crew.worker_count,
         )
         if error < 0:
             raise OSError(-error, os.strerror(-error), f"{host}:{port}")

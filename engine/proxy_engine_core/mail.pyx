@@ -1,5 +1,7 @@
 # See mail.pxd.
 
+import os
+
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -12,7 +14,7 @@ from proxy_engine_core.forward.route cimport (
 from proxy_engine_core.forward.server cimport server_discard
 from proxy_engine_core.io.crew cimport crew_add_link, crew_post
 from proxy_engine_core.io.mailbox cimport MailboxNode
-from proxy_engine_core.io.socket cimport Address, address_parse, socket_close
+from proxy_engine_core.io.socket cimport Address, address_parse, address_unix, socket_close
 from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_hold
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
@@ -80,6 +82,17 @@ cdef int address_read(Address *address, str host, int port, int port_min) except
         raise ValueError(f"port takes {port_min} to 65535, not {port}")
     if address_parse(address, host.encode(), <uint16_t>port) < 0:
         raise ValueError(f"{host!r} is not an IP address")
+    return 0
+
+
+cdef int unix_read(Address *address, str host, int port, int flags) except -1:
+    cdef bytes path = os.fsencode(host[len("unix:"):])
+    if port:
+        raise ValueError(f"{host!r} has no port, not {port}")
+    if flags & TARGET_UDP:
+        raise ValueError(f"{host!r} can not be the target of a UDP tunnel")
+    if b"\0" in path or address_unix(address, path, len(path)) < 0:
+        raise ValueError(f"{host!r} is not the name of a socket: 1 to 107 bytes")
     return 0
 
 
@@ -262,7 +275,10 @@ cdef int read_target(
     cdef bytes name = tunnel_name(tunnel)
     if flags & ~(TARGET_TCP | TARGET_PROXY_HEADER | TARGET_UDP):
         raise ValueError(f"unknown flags of a target: {flags}")
-    address_read(&entry.address, host, port, 1)
+    if host.startswith("unix:"):
+        unix_read(&entry.address, host, port, flags)
+    else:
+        address_read(&entry.address, host, port, 1)
     entry.flags = <uint8_t>flags
     entry.tls = tls.context if tls is not None else NULL
     entry.name_size = <uint8_t>len(name)

@@ -42,6 +42,7 @@ cdef struct Options:
     uint64_t udp_brief_timeout_ms     # ... one that has sent a single one
     uint64_t udp_tunnel_visitors_max  # addresses at once, of one UDP tunnel
     uint64_t udp_visitors_max         # ... of all, in all workers
+    uint64_t tcp_keepalive_ms         # silent visitors and targets are asked if they are there
     uint64_t tcp_proxy_protocol       # trusted proxies begin TCP connections with its header
     uint64_t link_pings_max           # of a device's link in a second: pings
     uint64_t link_opens_max           # ... streams it tries to open

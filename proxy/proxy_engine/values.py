@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from typing import NamedTuple
 # A DNS label (RFC 1123): what a tunnel or device may be called.
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
+UNIX = "unix:"  # begins targets that are sockets of this machine
+UNIX_SIZE_MAX = 107  # bytes of their names: unix(7)
 POOL_MAX = 64  # idle direct connections of a link
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -29,7 +32,14 @@ class Address(NamedTuple):
     host: str
     port: int
 
+    @property
+    def is_unix(self) -> bool:
+        """A socket of this machine: host is "unix:/PATH" or "unix:@NAME", port 0."""
+        return self.host.startswith(UNIX)
+
     def __str__(self) -> str:
+        if self.is_unix:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -51,6 +61,19 @@ def parse_address(text: str, *, port_min: int = 0) -> Address:
     elif any(character.isspace() or character in "/@?#" for character in host):
         raise ValueError(f'"{text}" is not HOST:PORT')
     return Address(host or "0.0.0.0", int(port))
+
+
+def parse_target(text: str) -> Address:
+    """HOST:PORT, unix:/PATH or unix:@NAME. Raises ValueError."""
+    text = text.strip()
+    if not text.startswith(UNIX):
+        return parse_address(text, port_min=1)
+    name = text.removeprefix(UNIX)
+    if not name.startswith(("/", "@")) or name in ("/", "@"):
+        raise ValueError(f'"{text}" is not unix:/PATH or unix:@NAME')
+    if "\0" in name or len(os.fsencode(name)) > UNIX_SIZE_MAX:
+        raise ValueError(f'"{text}": the name of a socket is at most {UNIX_SIZE_MAX} bytes')
+    return Address(text, 0)
 
 
 class Listen(NamedTuple):
@@ -84,10 +107,10 @@ class HttpTarget(NamedTuple):
 
 
 def parse_http_target(text: str) -> HttpTarget:
-    """HOST:PORT, http://HOST[:PORT] or https://HOST[:PORT]. Raises ValueError."""
+    """HOST:PORT, http://HOST[:PORT], https://HOST[:PORT] or unix:/PATH. Raises ValueError."""
     scheme, colon, rest = text.strip().partition("://")
     if not colon:
-        return HttpTarget(parse_address(text, port_min=1))
+        return HttpTarget(parse_target(text))
     if scheme not in ("http", "https"):
         raise ValueError(f'"{text}" is not HOST:PORT, http://HOST:PORT or https://HOST:PORT')
     rest = rest.removesuffix("/")
@@ -129,7 +152,9 @@ def parse_tcp(key: str, target: str, kind: str = "tcp") -> PortTunnel:
     port = int(digits) if digits else None
     if not name and port:
         name = f"{kind}-{port}"
-    return PortTunnel(name, port, parse_address(target, port_min=1))
+    return PortTunnel(
+        name, port, parse_target(target) if kind == "tcp" else parse_address(target, port_min=1)
+    )
 
 
 def parse_duration(text: str | float) -> float:

@@ -99,6 +99,7 @@ def network() -> Iterator[Network]:
 
 ECHO = """
 import asyncio, sys
+host = sys.argv[1]
 async def serve(reader, writer):
     try:
         writer.write(b"hello")
@@ -113,8 +114,8 @@ class Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport): self.transport = transport
     def datagram_received(self, data, address): self.transport.sendto(data, address)
 async def main():
-    await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, ("127.0.0.1", 7))
-    server = await asyncio.start_server(serve, "127.0.0.1", 7)
+    await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, (host, 7))
+    server = await asyncio.start_server(serve, host, 7)
     print("ready", flush=True)
     await server.serve_forever()
 asyncio.run(main())
@@ -122,9 +123,9 @@ asyncio.run(main())
 
 
 @contextmanager
-def echo_inside(where: Network) -> Iterator[None]:
+def echo_inside(where: Network, host: str = "127.0.0.1") -> Iterator[None]:
     """TCP and UDP on port 7 of the namespace."""
-    command = ["ip", "netns", "exec", where.name, sys.executable, "-c", ECHO]
+    command = ["ip", "netns", "exec", where.name, sys.executable, "-c", ECHO, host]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as found:
         try:
             assert found.stdout is not None
@@ -230,3 +231,32 @@ def connect(port: int) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), 10)
     assert take(sock, 5) == b"hello"
     return sock
+
+
+def test_a_target_that_says_nothing_any_more_is_asked_and_given_up(tmp_path: Path) -> None:
+    # The agent is here, its target inside: the link stands, and nobody sends anything.
+    site = Site(
+        tmp_path / "data",
+        engine={"tcp_keepalive_ms": PING_MS},
+        server_args=["--tcp-ports", "20000-29999"],
+    )
+    try:
+        with network() as where, echo_inside(where, where.inside):
+            agent = Process(
+                "connect", "--server", f"http://127.0.0.1:{site.port}", "--transport", "tcp",
+                "--tcp", f"echo:0={where.inside}:7", "--log-format", "json",
+                *options(site.engine), PROXY_ENGINE_TOKEN=site.device_token,
+            )  # fmt: skip
+            site.processes.append(agent)
+            [tunnel] = agent.printed("connected")["tunnels"]
+            visitors = [connect(int(tunnel["url"].rpartition(":")[2])) for _ in range(3)]
+            where.drop()
+            dropped = time.monotonic()
+            for visitor in visitors:
+                visitor.settimeout(4 * FOUND_WITHIN)
+                assert is_reset(visitor)
+                visitor.close()
+            print(f"given up after {time.monotonic() - dropped:.1f} s")
+            assert site.is_online("echo")
+    finally:
+        site.close()

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.engine.harness import (
     CARRIERS,
     DATA,
     FIN,
+    PATIENCE,
     PROTOCOL,
     REFUSED,
     RST,
@@ -507,3 +509,70 @@ def test_a_target_is_told_the_visitor_if_it_wants_to_know() -> None:
 def test_unknown_flags_of_a_target_are_refused() -> None:
     with dialling() as agent, pytest.raises(ValueError, match="flags"):
         agent.engine.targets_apply([("web", "127.0.0.1", 1, 8)])
+
+
+# --- sockets of this machine --------------------------------------------------------------------
+
+
+def unix_listener(name: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name.replace("@", "\0", 1) if name.startswith("@") else name)
+    listener.listen(1)
+    listener.settimeout(PATIENCE)
+    return listener
+
+
+@pytest.mark.parametrize("is_abstract", [False, True])
+def test_a_target_may_be_a_socket_of_this_machine(tmp_path: Path, is_abstract: bool) -> None:
+    name = f"@proxy-engine-test-{os.getpid()}" if is_abstract else str(tmp_path / "app.sock")
+    with dialling() as agent, unix_listener(name) as listener:
+        agent.engine.targets_apply([("web", f"unix:{name}", 0)])
+        link = agent.link()
+        target = connected(agent, link, listener)
+        link.data(2, b"ping")
+        assert target.take(4) == b"ping"
+        target.sock.sendall(b"pong")
+        assert link.next(2, DATA).payload == b"pong"
+        target.sock.shutdown(socket.SHUT_WR)
+        assert link.next(2).flags & FIN
+        link.send(frame(DATA, FIN, 2))
+        assert not target.fill()
+
+
+def test_a_socket_that_is_missing_or_full_refuses(tmp_path: Path) -> None:
+    with dialling() as agent, unix_listener(str(tmp_path / "full")) as listener:
+        rows = [("web", f"unix:{tmp_path}/missing", 0), ("full", f"unix:{tmp_path}/full", 0)]
+        agent.engine.targets_apply(rows)
+        link = agent.link()
+        open_stream(link)
+        assert was_reset(link, 2) == REFUSED
+        assert agent.event(core.EVENT_TARGET_FAILED)[1:3] == ("web", errno.ENOENT)
+        waiting = []
+        while True:  # beyond its backlog a socket answers EAGAIN at once
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setblocking(False)
+            waiting.append(sock)
+            if sock.connect_ex(listener.getsockname()):
+                break
+        open_stream(link, 4, preamble(b"full"))
+        assert was_reset(link, 4) == REFUSED
+        assert agent.event(core.EVENT_TARGET_FAILED)[1:3] == ("full", errno.EAGAIN)
+        for sock in waiting:
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "flags"),
+    [
+        ("unix:", 0, 0),
+        ("unix:/run/app", 80, 0),
+        ("unix:/" + "x" * 107, 0, 0),
+        ("unix:/run\0app", 0, 0),
+        ("unix:/run/app", 0, core.TARGET_UDP),
+    ],
+)
+def test_what_is_no_socket_of_this_machine_is_refused(name: str, port: int, flags: int) -> None:
+    with dialling() as agent, pytest.raises(ValueError, match="unix:"):
+        agent.engine.targets_apply([("web", name, port, flags)])
+    with dialling() as agent:
+        agent.engine.targets_apply([("web", "unix:/" + "x" * 106, 0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,19 @@ def test_a_second_link_resumes_the_session_of_the_first() -> None:
         assert not tls_of(linked(agent, tls, context)).session_reused
         assert tls_of(linked(agent, tls, context)).session_reused
         assert not tls_of(linked(agent, client_tls(), context)).session_reused
+
+
+def test_the_session_of_a_lost_link_is_resumed() -> None:
+    context = server_context()
+    context.num_tickets = 1  # as our server has it
+    with dialling() as agent:
+        tls = client_tls()
+        device = linked(agent, tls, context)
+        sock = tls_of(device)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()  # a reset
+        assert agent.event(core.EVENT_LINK_DOWN)[3] == "connection_lost"
+        assert tls_of(linked(agent, tls, context)).session_reused
 
 
 EXPIRED = AUTHORITY.issue_expired("web.test")

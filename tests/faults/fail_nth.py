@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 HOWS = {
     "alloc": ("ENOMEM",),
@@ -50,8 +50,13 @@ HOWS = {
     "epoll_create1": ("EMFILE",),
     "getrandom": ("EINTR",),
     "pthread_create": ("EAGAIN",),
+    "splice": ("SHORT", "EAGAIN", "EINTR", "ECONNRESET"),
+    "pipe2": ("EMFILE",),
+    "fcntl": ("EPERM", "EMFILE"),
+    "recvmmsg": ("SHORT", "EAGAIN", "EINTR", "ECONNREFUSED"),
+    "sendmmsg": ("SHORT", "EAGAIN", "EINTR", "ENOBUFS", "ECONNREFUSED", "EMSGSIZE"),
 }
-CARRIERS = ("raw", "websocket", "tls")
+CARRIERS = ("raw", "websocket", "tls", "direct")
 WHO = (0, 1, 2)
 SHORT = -1
 CASE_SECONDS_MAX = 60.0  # then the child itself hangs
@@ -126,10 +131,7 @@ def child() -> int:
 
     def run(carrier: str, case: Case | None) -> None:
         interposer.begin(case)
-        known: Carrier = "tls" if carrier == "tls" else "raw"
-        if carrier == "websocket":
-            known = "websocket"
-        Scenario(origin, known, may_fail=case is not None).run()
+        Scenario(origin, cast(Carrier, carrier), may_fail=case is not None).run()
 
     def clean() -> tuple[int, int, int]:
         gc.collect()

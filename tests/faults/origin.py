@@ -22,7 +22,18 @@ class Origin:
         self.seen: Counter[str] = Counter()  # requests by their X-Id
         self.lock = threading.Lock()
         self.live: set[socket.socket] = set()
+        self.datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.datagrams.bind(("127.0.0.1", 0))
         threading.Thread(target=self.accept, daemon=True).start()
+        threading.Thread(target=self.echo_datagrams, daemon=True).start()
+
+    def echo_datagrams(self) -> None:
+        while True:
+            data, address = self.datagrams.recvfrom(65_536)
+            try:
+                self.datagrams.sendto(data, address)
+            except OSError:
+                pass  # who asked has gone
 
     def accept(self) -> None:
         while True:

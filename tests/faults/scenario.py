@@ -25,13 +25,15 @@ from tests.engine.harness import Response, Visitor
 from tests.engine.tlsparts import client_tls, server_tls
 from tests.faults.origin import BIG, TO_THE_END, Origin
 
-Carrier = Literal["raw", "websocket", "tls"]  # the last: raw over TLS
+# tls: raw over TLS; direct: raw, with direct connections for what bulk there is, and datagrams.
+Carrier = Literal["raw", "websocket", "tls", "direct"]
 PATIENCE = 5.0  # seconds; whatever needs an engine's timeout to end is a hang
 TRIES = 12  # a failing call may cost a step, and the link it ran on
 ASKS = 20  # what is asked of an engine may fail as often as calls in a row are made to
 UPLOAD = b"0123456789abcdef" * 20_000
 LINKS, JOINED = 7, 8  # quotas: of the links, of who joins the private tunnel
 BANDWIDTH = 40_000_000  # bytes a second, in one step
+DATAGRAM_PATIENCE = 0.02  # seconds; one may be lost, and is sent again
 
 
 class Violation(Exception):
@@ -60,17 +62,29 @@ def again(action: Callable[[], Any]) -> Any:
     return action()
 
 
+DATA_REQUEST = (
+    b"GET /_proxy/data HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+    b"Upgrade: proxy-engine-data\r\nProxy-Engine-Ticket: "
+)
+
+
 class Control:
     """Both control planes: links are accepted, routed and dialled again when they end."""
 
     def __init__(
-        self, server: Engine, agent: Engine, port: int, tcp_port: int, carrier: Carrier
+        self,
+        server: Engine,
+        agent: Engine,
+        port: int,
+        routes: dict[str, str],
+        carrier: Carrier,
     ) -> None:
         self.server = server
         self.agent = agent
         self.port = port
-        self.tcp_port = tcp_port
-        self.carrier: Literal["raw", "websocket"] = "raw" if carrier == "tls" else carrier
+        self.route_names = routes
+        self.is_direct = carrier == "direct"
+        self.carrier: Literal["raw", "websocket"] = "websocket" if carrier == "websocket" else "raw"
         self.tls = client_tls() if carrier == "tls" else None
         self.link: int | None = None  # the server's, once its tunnels are registered
         self.auth_count = 0
@@ -114,7 +128,12 @@ class Control:
         )
         again(
             lambda: self.agent.dial(
-                "127.0.0.1", self.port, request.encode(), carrier=self.carrier, tls=self.tls
+                "127.0.0.1",
+                self.port,
+                request.encode(),
+                carrier=self.carrier,
+                tls=self.tls,
+                direct=DATA_REQUEST if self.is_direct else b"",
             )
         )
 
@@ -122,10 +141,9 @@ class Control:
         again(
             lambda: self.server.routes_apply(
                 [
-                    ("set", f"host:{name}.test", route_id, links, name)
-                    for route_id, name in enumerate(("web", "dead"), 1)
+                    ("set", key, route_id, links, name)
+                    for route_id, (key, name) in enumerate(self.route_names.items(), 1)
                 ]
-                + [("set", key, 3, links, "raw") for key in (f"tcp::{self.tcp_port}", "tcp:raw")]
             )
         )
 
@@ -144,7 +162,8 @@ class Control:
                     )
                 )
                 return
-            accepted = b"HTTP/1.1 101 S\r\nProxy-Engine-Window: 262144\r\n\r\n"
+            accepted = b"HTTP/1.1 101 S\r\nProxy-Engine-Window: 262144\r\n"
+            accepted += b"Proxy-Engine-Direct: 64\r\n\r\n" if self.is_direct else b"\r\n"
             again(
                 lambda: self.server.auth_reply(
                     event[1],
@@ -153,6 +172,7 @@ class Control:
                     device=7,
                     carrier=self.carrier,
                     preamble=True,
+                    direct=64 if self.is_direct else 0,
                     quota=LINKS,
                     limits=(1000, 0, 0),
                 )
@@ -186,11 +206,28 @@ class Scenario:
         self.may_fail = may_fail
         origin.seen.clear()
         self.is_tls = carrier == "tls"
-        self.own = 4 if self.is_tls else 3  # connections of the server: listeners, the link
+        self.is_direct = carrier == "direct"
+        # Connections of the server in the end: listeners, the link.
+        self.own = {"tls": 4, "direct": 4}.get(carrier, 3)
         self.server, self.port, link_port = again(self.start_server)
         self.agent: Engine = again(self.start_agent)
         self.tcp_port: int = again(lambda: self.server.tcp_listen("127.0.0.1", 0))
-        self.control = Control(self.server, self.agent, link_port, self.tcp_port, carrier)
+        routes = {
+            "host:web.test": "web",
+            "host:dead.test": "dead",
+            f"tcp::{self.tcp_port}": "raw",
+            "tcp:raw": "raw",
+        }
+        if self.is_direct:
+            self.dead_port: int = again(lambda: self.server.tcp_listen("127.0.0.1", 0))
+            self.udp_port: int = again(lambda: self.server.udp_listen("127.0.0.1", 0))
+            routes |= {f"tcp::{self.dead_port}": "dead", f"udp::{self.udp_port}": "echo"}
+            # A listener that gets no memory is counted and missing, as TCP's are.
+            deadline = time.monotonic() + (0.1 if may_fail else PATIENCE)
+            while self.server.stats()["connections"] < 4 and time.monotonic() < deadline:
+                time.sleep(0.0005)
+        self.has_listeners = self.server.stats()["connections"] >= 4
+        self.control = Control(self.server, self.agent, link_port, routes, carrier)
         self.visitors: list[Visitor] = []
         self.request_count = 0
 
@@ -213,6 +250,7 @@ class Scenario:
             ("web", "127.0.0.1", self.origin.port),
             ("dead", *self.origin.dead.getsockname()),
             ("raw", "127.0.0.1", self.origin.port, core.TARGET_TCP),
+            ("echo", *self.origin.datagrams.getsockname(), core.TARGET_UDP),
         ]
         again(lambda: agent.targets_apply(targets))
         agent.start()
@@ -229,6 +267,12 @@ class Scenario:
                 self.tcp, self.tcp_to_the_end, self.gone_in_tcp, self.joined, self.token_ended,
                 self.listed, self.limited,
             ]  # fmt: skip
+            if self.is_direct:
+                steps = [
+                    self.keep_alive, self.tcp, self.tcp_to_the_end, self.upload_by_tcp,
+                    self.gone_in_tcp, self.refused_tcp, self.joined, self.token_ended,
+                    self.listed, self.limited, self.datagrams, self.was_direct,
+                ]  # fmt: skip
             for step in steps:
                 self.attempt(step)
             self.recovered()
@@ -419,10 +463,26 @@ class Scenario:
 
     def connected(self, receive_buffer: int | None = None) -> Visitor:
         self.linked()
-        visitor = Visitor(self.tcp_port, receive_buffer=receive_buffer)
+        if self.is_direct:
+            self.stocked()
+        return self.connected_to(self.tcp_port, receive_buffer)
+
+    def connected_to(self, port: int, receive_buffer: int | None = None) -> Visitor:
+        visitor = Visitor(port, receive_buffer=receive_buffer)
         visitor.sock.settimeout(PATIENCE)
         self.visitors.append(visitor)
         return visitor
+
+    def stocked(self) -> None:
+        """Wait for a direct connection that is idle; where calls fail there may be none."""
+        deadline = time.monotonic() + (0.1 if self.may_fail else PATIENCE)
+        while self.idle() <= 0 and time.monotonic() < deadline:
+            time.sleep(0.0005)
+
+    def idle(self) -> int:
+        stats = self.server.stats()
+        gone = stats["direct_connections"] + stats["direct_lost"]
+        return stats["direct_tickets_used"] - gone
 
     def whole(self, visitor: Visitor, path: str, body: bytes) -> None:
         visitor.get(path, host="any", fields=self.fields())
@@ -447,6 +507,54 @@ class Scenario:
         visitor.get("/known", host="any", fields=self.fields())
         visitor.take_head()
         visitor.abort()
+
+    def upload_by_tcp(self) -> None:
+        visitor = self.connected()
+        head = f"POST /echo HTTP/1.1\r\nHost: any\r\n{self.fields('POST')}"
+        visitor.send(f"{head}Content-Length: {len(BIG)}\r\n\r\n".encode() + BIG)
+        response = visitor.response()
+        require(response.status == 200 and response.body == BIG, f"{response.status} over TCP")
+
+    def refused_tcp(self) -> None:
+        self.linked()
+        self.stocked()
+        visitor = self.connected_to(self.dead_port)
+        require(visitor.is_cut_off(), "a dead target's visitor ends as if all were well")
+
+    def was_direct(self) -> None:
+        if self.may_fail:
+            return
+        for stats in (self.server.stats(), self.agent.stats()):
+            require(stats["direct_connections"] >= 6, "visitors went over streams")
+            require(stats["spliced_bytes"] > len(BIG), "bulk was copied")
+
+    # UDP tunnels: what arrives is right; what does not is sent again.
+
+    def datagrams(self) -> None:
+        self.linked()
+        if not self.has_listeners:
+            return
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(DATAGRAM_PATIENCE)
+            sock.connect(("127.0.0.1", self.udp_port))
+            for size in (1, 1400, 9000):
+                for number in range(3):  # several at a time
+                    sock.send(bytes([number]) + UPLOAD[:size])
+                self.echoed(sock, size)
+
+    def echoed(self, sock: socket.socket, size: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                data = sock.recv(65_536)
+            except (TimeoutError, ConnectionError):
+                require(time.monotonic() < deadline, "waited in vain for a datagram")
+                self.linked()
+                sock.send(b"\0" + UPLOAD[:size])
+                continue
+            require(data[0] < 3 and UPLOAD.startswith(data[1:]), "a datagram has other bytes")
+            if len(data) == size + 1:  # those of earlier sizes may come late
+                return
 
     def join(self) -> Visitor:
         self.linked()
@@ -501,16 +609,26 @@ class Scenario:
         """Everybody has gone: what was accepted is accounted for."""
         for visitor in self.visitors:
             visitor.close()
-        until(lambda: self.server.stats()["connections"] <= self.own, "visitors to be gone")
+        if self.is_direct:
+            again(lambda: self.server.udp_close(self.udp_port))
+        until(
+            lambda: self.server.stats()["connections"] <= self.own + max(0, self.idle()),
+            "visitors to be gone",
+        )
         # The listener of the TCP tunnel may be missing, then one may still be going.
         until(lambda: self.missing() <= self.server.stats()["memory_errors"], "all to end")
-        require(self.missing() >= 0, "more requests ended than began")
+        # ... and a direct connection that got no memory was answered after all.
+        require(
+            self.missing() >= -self.server.stats()["memory_errors"],
+            "more requests ended than began",
+        )
         require(self.server.connections(LINKS) == 0, "a connection is counted for ever")
         stats = self.server.stats()
         answered = stats["responses"] + stats["responses_local"] + stats["requests_aborted"]
+        answered += stats["udp_visitors"]
         require(stats["log_records"] + stats["log_dropped"] == answered, "the log misses some")
         for record in self.server.poll_logs():
-            has_ended = record.status or record.flags & core.LOG_TCP
+            has_ended = record.status or record.flags & (core.LOG_TCP | core.LOG_UDP)
             ended_well = has_ended and not record.flags & (core.LOG_ABORTED | core.LOG_LOCAL)
             require(ended_well or record.reason, f"no reason: {record}")
         for name, count in self.origin.seen.items():
@@ -520,8 +638,9 @@ class Scenario:
         """Requests that are not accounted for."""
         stats = self.server.stats()
         answered = stats["responses"] + stats["responses_local"] + stats["requests_aborted"]
-        # Devices that ask for a link have a request, too, until they have their answer.
-        asked = stats["links_opened"] + stats["auth_refused"]
+        # Devices that ask for a link have a request, too, until they have their answer; so have
+        # direct connections.
+        asked = stats["links_opened"] + stats["auth_refused"] + stats["direct_tickets_used"]
         return stats["requests"] - answered - asked
 
     def drain(self) -> None:

@@ -24,10 +24,19 @@ def interposer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Each of these has broken the law before.
-@pytest.mark.parametrize("only", ["0 getsockname", "1 alloc", "2 alloc"])
-def test_the_law_holds_whichever_call_fails(interposer: Path, only: str) -> None:
+@pytest.mark.parametrize(
+    ("carrier", "only"),
+    [
+        ("raw", "0 getsockname"),
+        ("raw", "1 alloc"),
+        ("raw", "2 alloc"),
+        ("direct", "2 splice"),
+        ("direct", "2 fcntl"),
+    ],
+)
+def test_the_law_holds_whichever_call_fails(interposer: Path, carrier: str, only: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fail_nth", "--carrier", "raw", "--only", only],
+        [sys.executable, "-m", "tests.faults.fail_nth", "--carrier", carrier, "--only", only],
         cwd=ROOT,
         env={**os.environ, "LD_PRELOAD": str(interposer), "PYTHONPATH": "engine:proxy:."},
         capture_output=True,

@@ -18,8 +18,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <link.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -43,19 +45,20 @@ enum {
 enum Call {
     ALLOC, RECV, SEND, SENDMSG, ACCEPT4, CONNECT, EPOLL_WAIT, EPOLL_CTL, SOCKET, EVENTFD, WRITE,
     SETSOCKOPT, GETSOCKOPT, BIND, LISTEN, GETSOCKNAME, EPOLL_CREATE1, GETRANDOM,
-    PTHREAD_CREATE, CALL_COUNT
+    PTHREAD_CREATE, SPLICE, PIPE2, FCNTL, RECVMMSG, SENDMMSG, CALL_COUNT
 };
 static const char names[] =
     "alloc recv send sendmsg accept4 connect epoll_wait epoll_ctl socket eventfd write "
     "setsockopt getsockopt bind listen getsockname epoll_create1 getrandom "
-    "pthread_create";
+    "pthread_create splice pipe2 fcntl recvmmsg sendmmsg";
 
 enum Real {
     REAL_malloc, REAL_calloc, REAL_realloc, REAL_free, REAL_recv, REAL_send, REAL_sendmsg,
     REAL_accept4, REAL_connect, REAL_epoll_wait, REAL_epoll_ctl, REAL_socket, REAL_eventfd,
     REAL_write, REAL_setsockopt, REAL_getsockopt, REAL_bind, REAL_listen,
     REAL_getsockname, REAL_epoll_create1, REAL_getrandom, REAL_pthread_create,
-    REAL_pthread_setname_np, REAL_COUNT
+    REAL_pthread_setname_np, REAL_splice, REAL_pipe2, REAL_fcntl64, REAL_recvmmsg,
+    REAL_sendmmsg, REAL_COUNT
 };
 
 typedef struct {
@@ -325,6 +328,48 @@ EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
     return sent;
 }
 
+EXPORT ssize_t splice(
+    int source, loff_t *source_place, int target, loff_t *target_place, size_t size,
+    unsigned int flags)
+{
+    int error = verdict(SPLICE, CALLER);
+    ssize_t moved = -1;
+    if (error > 0)
+        errno = error;
+    else
+        moved = REAL(splice)(source, source_place, target, target_place,
+                             error == SHORT && size > 1 ? 1 : size, flags);
+    /* One of the two is a pipe, which has no edge. */
+    if (error == SHORT || error == EAGAIN) {
+        raise_edge(source);
+        raise_edge(target);
+    }
+    return moved;
+}
+
+EXPORT int recvmmsg(
+    int fd, struct mmsghdr *messages, unsigned int count, int flags, struct timespec *timeout)
+{
+    int error = verdict(RECVMMSG, CALLER);
+    int received;
+    if (error > 0) {
+        raise_edge(fd);
+        return failed(error);
+    }
+    received = REAL(recvmmsg)(fd, messages, error == SHORT ? 1 : count, flags, timeout);
+    if (error == SHORT)
+        raise_edge(fd);
+    return received;
+}
+
+EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
+{
+    int error = verdict(SENDMMSG, CALLER);
+    if (error > 0)
+        return failed_on(fd, error);
+    return REAL(sendmmsg)(fd, messages, error == SHORT ? 1 : count, flags);
+}
+
 EXPORT ssize_t write(int fd, const void *source, size_t size)
 {
     /* Only eventfds: EAGAIN means that the counter is full, so its reader is awake anyway. */
@@ -384,6 +429,24 @@ EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_
     int is_linger = level == SOL_SOCKET && option == SO_LINGER;
     int error = is_linger ? 0 : verdict(SETSOCKOPT, CALLER);
     return error ? failed(error) : REAL(setsockopt)(fd, level, option, value, size);
+}
+
+EXPORT int pipe2(int fds[2], int flags)
+{
+    int error = verdict(PIPE2, CALLER);
+    return error ? failed(error) : REAL(pipe2)(fds, flags);
+}
+
+/* What fcntl() is where files may be large. All of the engine's arguments are an int. */
+EXPORT int fcntl64(int fd, int command, ...)
+{
+    int error = verdict(FCNTL, CALLER);
+    va_list arguments;
+    void *argument;
+    va_start(arguments, command);
+    argument = va_arg(arguments, void *);
+    va_end(arguments);
+    return error ? failed(error) : REAL(fcntl64)(fd, command, argument);
 }
 
 /* --- the loop -------------------------------------------------------------------------- */

@@ -12,10 +12,10 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from proxy_engine_core.agent.connect cimport TargetConn
 from proxy_engine_core.buffer cimport Buffer
 from proxy_engine_core.io.relay cimport RelayWay
 from proxy_engine_core.io.socket cimport Address
-from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.link.link cimport Link
 
@@ -51,11 +51,8 @@ cdef struct Data:
     uint8_t state
 
 cdef struct DirectTarget:
-    Conn conn
+    TargetConn base                       # must be first
     Data *data                            # NULL: given up
-    uint32_t entry                        # of the role's table: the address being tried
-    uint32_t table_version                # ... of this version
-    TlsContext *tls                       # a reference, until the handshake begins; NULL: none
 
 cdef void data_init_worker(Worker *worker) noexcept nogil
 cdef DataDialer *data_dialer_new(

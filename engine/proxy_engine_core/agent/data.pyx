@@ -1,42 +1,39 @@
 # See data.pxd.
 
-from libc.errno cimport EAGAIN, ECONNREFUSED, ENOMEM, EPROTO, ETIMEDOUT
+from libc.errno cimport EAGAIN, ETIMEDOUT
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy
 
-from proxy_engine_core.agent.role cimport AgentRole, agent_of, find_entry
-from proxy_engine_core.agent.target cimport reset_code
+from proxy_engine_core.agent.connect cimport (
+    TargetConn, reset_code, target_conn_failed, target_conn_free, target_conn_init,
+    target_conn_start, target_conn_step,
+)
+from proxy_engine_core.agent.role cimport agent_of, find_entry
 from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_free, buffer_head, buffer_init, buffer_size,
 )
 from proxy_engine_core.counters cimport (
     COUNT_DIRECT_CONNECTIONS, COUNT_DIRECT_DIALS_FAILED, COUNT_MEMORY_ERRORS,
-    COUNT_MEMORY_REFUSED, COUNT_TARGETS_CONNECTED, COUNT_TARGETS_FAILED, COUNT_TIMEOUTS, count,
+    COUNT_MEMORY_REFUSED, COUNT_TIMEOUTS, count,
 )
-from proxy_engine_core.events cimport EVENT_TARGET_FAILED
 from proxy_engine_core.http1.head cimport Head, head_find_end, response_head_parse
 from proxy_engine_core.io.conn cimport (
     conn_abort, conn_attach, conn_close, conn_deadline, conn_flush_out, conn_recv, conn_requeue,
     conn_write,
 )
-from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
-from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
 )
 from proxy_engine_core.io.socket cimport socket_connect, socket_error
-from proxy_engine_core.io.tls_openssl cimport (
-    TlsContext, tls_context_drop, tls_context_hold,
-)
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DATA, CONN_DIRECT_TARGET, CONN_READABLE, CONN_WRITABLE, Conn,
     Worker, conn_handle, worker_conn,
 )
 from proxy_engine_core.link.control cimport link_send_ended
 from proxy_engine_core.link.link cimport DATA_NAME_SIZE, TICKET_SIZE, Link
-from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TargetEntry
+from proxy_engine_core.messages cimport TARGET_PROXY_HEADER
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.wire cimport load_be64, store_be64
 from proxy_engine_core.yamux.session cimport (
@@ -112,7 +109,7 @@ cdef bint dial_one(Link *link, DataDialer *dialer, const uint8_t *ticket) noexce
         field[2 * index] = <uint8_t>HEX[ticket[index] >> 4]
         field[2 * index + 1] = <uint8_t>HEX[ticket[index] & 15]
     memcpy(field + 2 * TICKET_SIZE, b"\r\n\r\n", 4)
-    fd = socket_connect(&dialer.server)
+    fd = socket_connect(&dialer.server, worker.options.tcp_keepalive_ms)
     if fd >= 0:
         fd = conn_attach(worker, &data.conn, fd, CONN_DATA)
     if fd < 0:
@@ -160,12 +157,12 @@ cdef void data_end(Data *data, bint is_reset) noexcept nogil:
     data.target = NULL
     if target != NULL:
         target.data = NULL
-        if target.conn.fd < 0:
-            target_release(&target.conn)  # never had a connection
+        if target.base.conn.fd < 0:
+            target_release(&target.base.conn)  # never had a connection
             return
         if is_reset:
-            conn_abort(&target.conn)
-        conn_close(&target.conn)
+            conn_abort(&target.base.conn)
+        conn_close(&target.base.conn)
 
 
 cdef void data_close(Link *link) noexcept nogil:
@@ -310,66 +307,34 @@ cdef DirectTarget *target_new(Data *data, uint32_t entry) noexcept nogil:
     if target == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    target.conn.worker = worker
-    target.conn.fd = -1
-    target.conn.kind = CONN_DIRECT_TARGET
-    buffer_init(&target.conn.out, &worker.pool, 0)
+    target_conn_init(&target.base, worker, CONN_DIRECT_TARGET)
     target.data = data
-    target.entry = entry
+    target.base.entry = entry
     data.target = target
-    agent_of(worker).open_targets += 1
     return target
 
 
 cdef void target_release(Conn *conn) noexcept nogil:
-    agent_of(conn.worker).open_targets -= 1
-    tls_context_drop((<DirectTarget *>conn).tls)
-    buffer_free(&conn.out)
+    target_conn_free(<TargetConn *>conn)
     free(conn)
 
 
 cdef void target_connect(DirectTarget *target) noexcept nogil:
-    cdef Worker *worker = target.conn.worker
-    cdef AgentRole *role = agent_of(worker)
-    cdef int fd
-    target.table_version = role.table_version
-    target.tls = tls_context_hold(role.targets[target.entry].tls)
-    fd = socket_connect(&role.targets[target.entry].address)
-    if fd >= 0:
-        fd = conn_attach(worker, &target.conn, fd, CONN_DIRECT_TARGET)
-        if fd < 0:
-            target.conn.fd = -1
-    if fd < 0:
-        connect_failed(target, -fd)
-        return
-    conn_deadline(&target.conn, worker.options.target_timeout_ms)
+    cdef int error = target_conn_start(&target.base)
+    if error < 0:
+        connect_failed(target, -error)
 
 
 cdef void connect_failed(DirectTarget *target, int error) noexcept nogil:
     """On to the next address of the tunnel, or the server is told."""
-    cdef Worker *worker = target.conn.worker
-    cdef AgentRole *role = agent_of(worker)
     cdef Data *data = target.data
-    cdef const TargetEntry *entry
-    cdef const char *text = tls_failure(&target.conn)
-    cdef int following = -1
-    if text == NULL:
-        text = b""
-    count(worker.counters, COUNT_TARGETS_FAILED, 1)
-    if target.table_version == role.table_version:
-        entry = &role.targets[target.entry]
-        following = find_entry(role, entry.name, entry.name_size, target.entry + 1)
-        if following < 0:
-            news_event(
-                worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name,
-                entry.name_size, text, <uint32_t>strlen(text),
-            )
+    cdef int following = target_conn_failed(&target.base, error)
     target.data = NULL
     data.target = NULL
-    if target.conn.fd < 0:
-        target_release(&target.conn)
+    if target.base.conn.fd < 0:
+        target_release(&target.base.conn)
     else:
-        conn_close(&target.conn)
+        conn_close(&target.base.conn)
     if following >= 0:
         target = target_new(data, <uint32_t>following)
         if target != NULL:
@@ -391,19 +356,12 @@ cdef void target_ready(Conn *conn) noexcept nogil:
     if data.state == DATA_OPEN:
         run(data)
         return
-    if not conn.flags & (CONN_WRITABLE | CONN_BROKEN):
+    error = target_conn_step(&target.base)
+    if error == -EAGAIN:
         return
-    error = -socket_error(conn.fd)
-    if tls_failure(conn) != NULL:
-        error = EPROTO
-    if error or conn.flags & CONN_BROKEN:
-        connect_failed(target, error if error else ECONNREFUSED)
+    if error < 0:
+        connect_failed(target, -error)
         return
-    if target.tls != NULL:
-        start_tls(target)
-        return
-    count(conn.worker.counters, COUNT_TARGETS_CONNECTED, 1)
-    conn_deadline(conn, 0)
     data.state = DATA_OPEN
     answer[0] = 0
     store_be64(answer + 1, conn_handle(&data.conn))
@@ -414,19 +372,10 @@ cdef void target_ready(Conn *conn) noexcept nogil:
     run(data)
 
 
-cdef void start_tls(DirectTarget *target) noexcept nogil:
-    # target_ready() again when it is over.
-    cdef TlsContext *tls = target.tls
-    target.tls = NULL
-    if not handshake_start(&target.conn, tls):
-        connect_failed(target, ENOMEM)
-    tls_context_drop(tls)
-
-
 cdef void run(Data *data) noexcept nogil:
     cdef DirectTarget *target = data.target
-    cdef int up = relay_move(&data.up, &data.conn, &target.conn)
-    cdef int down = relay_move(&data.down, &target.conn, &data.conn)
+    cdef int up = relay_move(&data.up, &data.conn, &target.base.conn)
+    cdef int down = relay_move(&data.down, &target.base.conn, &data.conn)
     if down == RELAY_DONE and not data.has_word:
         data.has_word = True
         link_send_ended(data.link, data.peer_name)
@@ -436,7 +385,7 @@ cdef void run(Data *data) noexcept nogil:
         data_end(data, False)
     elif data.conn.flags & CONN_BROKEN and up != RELAY_WAITS and up != RELAY_GOES_ON:
         data_end(data, True)
-    elif target.conn.flags & CONN_BROKEN and down != RELAY_WAITS and down != RELAY_GOES_ON:
+    elif target.base.conn.flags & CONN_BROKEN and down != RELAY_WAITS and down != RELAY_GOES_ON:
         data_end(data, True)
     elif up == RELAY_GOES_ON or down == RELAY_GOES_ON:
         conn_requeue(&data.conn)

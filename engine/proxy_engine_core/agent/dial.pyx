@@ -123,7 +123,7 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     if fd >= 0:
         socket_tune(fd, &message.address)
     else:
-        fd = socket_connect(&message.address)
+        fd = socket_connect(&message.address, 0)  # a link has its pings
     if fd >= 0:
         fd = conn_attach(worker, &dial.conn, fd, CONN_DIAL)
     if fd < 0:

@@ -3,14 +3,10 @@
 #
 #   PREAMBLE -> CONNECTING -> OPEN         no connection of its own before CONNECTING
 
-from libc.stdint cimport uint32_t
-
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.yamux.session cimport YamuxStream
 
 
 cdef void target_init_worker(Worker *worker) noexcept nogil
-# What a stream is reset with whose target could not be connected.
-cdef uint32_t reset_code(int error) noexcept nogil
 cdef void target_open(Link *link, YamuxStream *stream) noexcept nogil   # LinkHost.opened

@@ -1,51 +1,42 @@
 # See target.pxd. Backpressure: towards the target, credit is granted only for what its
 # socket took; from the target, nothing is read without window and room in the link.
 
-from libc.errno cimport (
-    EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EHOSTUNREACH, EMFILE, ENETUNREACH, ENFILE, ENOMEM,
-    EPROTO, ETIMEDOUT,
-)
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, ETIMEDOUT
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport strlen
 
-from proxy_engine_core.agent.role cimport AgentRole, agent_of, find_entry
+from proxy_engine_core.agent.connect cimport (
+    TargetConn, reset_code, target_conn_failed, target_conn_free, target_conn_init,
+    target_conn_start, target_conn_step,
+)
+from proxy_engine_core.agent.role cimport agent_of, find_entry
 from proxy_engine_core.agent.udp_target cimport udp_target_open
 from proxy_engine_core.buffer cimport (
     Buffer, buffer_append, buffer_free, buffer_head, buffer_init, buffer_size,
 )
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_ERRORS, COUNT_MEMORY_REFUSED, COUNT_STREAMS_OPENED, COUNT_TARGETS_CONNECTED,
-    COUNT_TARGETS_FAILED,
-    COUNT_TIMEOUTS, count,
+    COUNT_MEMORY_ERRORS, COUNT_MEMORY_REFUSED, COUNT_STREAMS_OPENED, COUNT_TIMEOUTS, count,
 )
-from proxy_engine_core.events cimport EVENT_TARGET_FAILED
 from proxy_engine_core.io.conn cimport (
-    conn_abort, conn_attach, conn_close, conn_deadline, conn_finish_writing, conn_flush_out,
-    conn_gather, conn_owed, conn_recv, conn_requeue, conn_wait, gather_flush,
+    conn_abort, conn_close, conn_finish_writing, conn_flush_out, conn_gather, conn_owed, conn_recv,
+    conn_requeue, conn_wait, gather_flush,
 )
-from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
-from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
-from proxy_engine_core.io.socket cimport socket_connect, socket_error
-from proxy_engine_core.io.tls_openssl cimport (
-    TlsContext, tls_context_drop, tls_context_hold,
-)
 from proxy_engine_core.io.worker cimport (
-    CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, CONN_WRITABLE, Conn, Worker,
+    CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, Conn, Worker,
 )
 from proxy_engine_core.link.link cimport OWNER_TARGET, Link, LinkHost, link_host, link_of
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
-from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP, TargetEntry
+from proxy_engine_core.messages cimport TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP
 from proxy_engine_core.proxy_protocol cimport Preamble, preamble_decode
 from proxy_engine_core.yamux.send cimport (
     yamux_stream_commit, yamux_stream_finish, yamux_stream_reserve, yamux_stream_rest,
 )
 from proxy_engine_core.yamux.session cimport (
     YAMUX_RESET_CANCEL, YAMUX_RESET_PROTOCOL, YAMUX_RESET_REFUSED, YAMUX_RESET_TARGET_LOST,
-    YAMUX_RESET_TIMEOUT, YAMUX_RESET_UNKNOWN_TUNNEL, YAMUX_RESET_UNREACHABLE, YamuxStream,
+    YAMUX_RESET_UNKNOWN_TUNNEL, YamuxStream,
 )
 from proxy_engine_core.yamux.stream cimport (
     yamux_stream_accept, yamux_stream_consume, yamux_stream_release,
@@ -60,12 +51,9 @@ cdef enum:
     READ_BUDGET = 256 * 1024              # bytes moved before others get a turn
 
 cdef struct Target:
-    Conn conn
+    TargetConn base                       # must be first
     Buffer preamble                       # a split one
     YamuxStream *stream                   # NULL: given back
-    TlsContext *tls                       # a reference, until the handshake begins; NULL: none
-    uint32_t entry                        # of the role's table: the address being tried
-    uint32_t table_version                # ... of this version
     uint8_t flags                         # of the entry
     uint8_t state
     bint target_done                      # the target finished writing
@@ -93,15 +81,11 @@ cdef Target *target_new(Worker *worker, YamuxStream *stream) noexcept nogil:
     if target == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    target.conn.worker = worker
-    target.conn.fd = -1
-    target.conn.kind = CONN_TARGET
-    buffer_init(&target.conn.out, &worker.pool, 0)
+    target_conn_init(&target.base, worker, CONN_TARGET)
     buffer_init(&target.preamble, &worker.pool, 0)
     target.stream = stream
     stream.owner = target
     stream.owner_kind = OWNER_TARGET
-    agent_of(worker).open_targets += 1
     return target
 
 
@@ -126,75 +110,41 @@ cdef void target_end(Target *target, uint32_t code) noexcept nogil:
         yamux_stream_release(target.stream, code)
         target.stream = NULL
         link_touch(link)
-    if target.conn.fd < 0:
-        target_release(&target.conn)      # never had a connection
+    if target.base.conn.fd < 0:
+        target_release(&target.base.conn)      # never had a connection
     else:
-        conn_close(&target.conn)
+        conn_close(&target.base.conn)
 
 
 cdef void target_release(Conn *conn) noexcept nogil:
     cdef Target *target = <Target *>conn
-    agent_of(conn.worker).open_targets -= 1
-    buffer_free(&conn.out)
     buffer_free(&target.preamble)
-    tls_context_drop(target.tls)
+    target_conn_free(&target.base)
     free(target)
-
-
-cdef uint32_t reset_code(int error) noexcept nogil:
-    if error == ETIMEDOUT:
-        return YAMUX_RESET_TIMEOUT
-    if error in (EHOSTUNREACH, ENETUNREACH, EADDRNOTAVAIL, EMFILE, ENFILE, ENOMEM, EPROTO):
-        return YAMUX_RESET_UNREACHABLE
-    return YAMUX_RESET_REFUSED
 
 
 cdef void target_connect(Target *target) noexcept nogil:
     """Connect to the entry's address; on failure to the next one of the same tunnel."""
-    cdef Worker *worker = target.conn.worker
-    cdef AgentRole *role = agent_of(worker)
-    cdef int fd
+    cdef int error
     target.state = TARGET_CONNECTING
-    target.table_version = role.table_version
-    target.tls = tls_context_hold(role.targets[target.entry].tls)
-    fd = socket_connect(&role.targets[target.entry].address)
-    if fd >= 0:
-        fd = conn_attach(worker, &target.conn, fd, CONN_TARGET)
-        if fd < 0:
-            target.conn.fd = -1
-    if fd < 0:
-        connect_failed(target, -fd)
-        return
-    conn_deadline(&target.conn, worker.options.target_timeout_ms)
+    error = target_conn_start(&target.base)
+    if error < 0:
+        connect_failed(target, -error)
 
 
 cdef void connect_failed(Target *target, int error) noexcept nogil:
-    cdef Worker *worker = target.conn.worker
-    cdef AgentRole *role = agent_of(worker)
-    cdef const TargetEntry *entry
+    cdef Worker *worker = target.base.conn.worker
     cdef Target *successor
-    cdef const char *text = tls_failure(&target.conn)
-    cdef int following = -1
-    if text == NULL:
-        text = b""
-    count(worker.counters, COUNT_TARGETS_FAILED, 1)
-    if target.table_version == role.table_version:
-        entry = &role.targets[target.entry]
-        following = find_entry(role, entry.name, entry.name_size, target.entry + 1)
-        if following < 0:
-            news_event(
-                worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name,
-                entry.name_size, text, <uint32_t>strlen(text),
-            )
+    cdef int following = target_conn_failed(&target.base, error)
     if following >= 0:
         successor = target_new(worker, target.stream)
         if successor != NULL:
             # A closed connection keeps its slot to the end of the turn, so the next
             # address gets a Target of its own, with the bytes that wait.
-            successor.conn.out = target.conn.out
-            buffer_init(&target.conn.out, &worker.pool, 0)
+            successor.base.conn.out = target.base.conn.out
+            buffer_init(&target.base.conn.out, &worker.pool, 0)
             successor.stream_done = target.stream_done
-            successor.entry = <uint32_t>following
+            successor.base.entry = <uint32_t>following
             successor.flags = target.flags
             target.stream = NULL
             target_end(target, 0)
@@ -207,7 +157,7 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
     """Read the preamble off the front of [*bytes, *size); True: the target is to be
     connected, False: it is not, or the stream has another owner."""
     cdef Preamble preamble
-    cdef Worker *worker = target.conn.worker
+    cdef Worker *worker = target.base.conn.worker
     cdef uint8_t *head = bytes[0]
     cdef uint32_t before = buffer_size(&target.preamble)
     cdef uint32_t head_size = <uint32_t>size[0]
@@ -230,13 +180,13 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
     if entry < 0:
         target_end(target, YAMUX_RESET_UNKNOWN_TUNNEL)
         return False
-    target.entry = <uint32_t>entry
+    target.base.entry = <uint32_t>entry
     target.flags = agent_of(worker).targets[entry].flags
     if preamble.is_datagram != ((target.flags & TARGET_UDP) != 0):
         target_end(target, YAMUX_RESET_PROTOCOL)
         return False
     if target.flags & TARGET_PROXY_HEADER and buffer_append(
-        &target.conn.out, head, <uint32_t>used
+        &target.base.conn.out, head, <uint32_t>used
     ) < 0:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         target_end(target, YAMUX_RESET_REFUSED)
@@ -246,7 +196,7 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
     buffer_free(&target.preamble)
     yamux_stream_consume(target.stream, <uint32_t>used)
     if target.flags & TARGET_UDP:
-        udp_target_open(target.stream, target.entry, bytes[0], <uint32_t>size[0])
+        udp_target_open(target.stream, target.base.entry, bytes[0], <uint32_t>size[0])
         target.stream = NULL
         target_end(target, 0)
         return False
@@ -263,18 +213,18 @@ cdef void stream_data(
         if not take_preamble(target, &bytes, &size):
             return
         # Queued before the connect starts: a failing one may hand the bytes on.
-        if size and buffer_append(&target.conn.out, bytes, <uint32_t>size) < 0:
+        if size and buffer_append(&target.base.conn.out, bytes, <uint32_t>size) < 0:
             target_end(target, YAMUX_RESET_REFUSED)
             return
         target_connect(target)
         return
-    conn_gather(&target.conn, bytes, size)
+    conn_gather(&target.base.conn, bytes, size)
 
 
 cdef void stream_writable(Link *link, YamuxStream *stream) noexcept nogil:
     cdef Target *target = <Target *>stream.owner
     if target.state == TARGET_OPEN:
-        conn_requeue(&target.conn)
+        conn_requeue(&target.base.conn)
 
 
 cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
@@ -284,16 +234,16 @@ cdef void stream_finished(Link *link, YamuxStream *stream) noexcept nogil:
         target_end(target, YAMUX_RESET_PROTOCOL)
         return
     gather_flush(link.conn.worker)
-    conn_requeue(&target.conn)
+    conn_requeue(&target.base.conn)
 
 
 cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept nogil:
     cdef Target *target = <Target *>stream.owner
     # Not by an end that looks complete. A target of HTTP is spared: its framing tells, and idle
     # streams end like this all the time.
-    if target.flags & TARGET_TCP and target.conn.fd >= 0:
+    if target.flags & TARGET_TCP and target.base.conn.fd >= 0:
         gather_flush(link.conn.worker)
-        conn_abort(&target.conn)
+        conn_abort(&target.base.conn)
     target_end(target, YAMUX_RESET_CANCEL)
 
 
@@ -301,24 +251,16 @@ cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept 
 
 cdef void target_ready(Conn *conn) noexcept nogil:
     cdef Target *target = <Target *>conn
-    cdef Worker *worker = conn.worker
     cdef Link *link
     cdef int error
     if target.state == TARGET_CONNECTING:
-        if not conn.flags & (CONN_WRITABLE | CONN_BROKEN):
+        error = target_conn_step(&target.base)
+        if error == -EAGAIN:
             return
-        error = -socket_error(conn.fd)
-        if tls_failure(conn) != NULL:
-            error = EPROTO
-        if error or conn.flags & CONN_BROKEN:
-            connect_failed(target, error if error else ECONNREFUSED)
-            return
-        if target.tls != NULL:
-            start_tls(target)
+        if error < 0:
+            connect_failed(target, -error)
             return
         target.state = TARGET_OPEN
-        conn_deadline(conn, 0)
-        count(worker.counters, COUNT_TARGETS_CONNECTED, 1)
         link = link_of(target.stream)
         yamux_stream_accept(target.stream, link.session.window_start)
         link_touch(link)
@@ -335,18 +277,9 @@ cdef void target_ready(Conn *conn) noexcept nogil:
         target_end(target, YAMUX_RESET_TARGET_LOST)
 
 
-cdef void start_tls(Target *target) noexcept nogil:
-    # target_ready() again when it is over.
-    cdef TlsContext *tls = target.tls
-    target.tls = NULL
-    if not handshake_start(&target.conn, tls):
-        connect_failed(target, ENOMEM)
-    tls_context_drop(tls)
-
-
 cdef void read_target(Target *target) noexcept nogil:
     """Read straight into the link's output, behind a reserved frame header."""
-    cdef Conn *conn = &target.conn
+    cdef Conn *conn = &target.base.conn
     cdef YamuxStream *stream = target.stream
     cdef Link *link = link_of(stream)
     cdef uint8_t *place

@@ -5,7 +5,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from proxy_engine_core.agent.role cimport AgentRole, agent_of, find_entry
+from proxy_engine_core.agent.connect cimport next_entry, tell_target_failed
+from proxy_engine_core.agent.role cimport AgentRole, agent_of
 from proxy_engine_core.buffer cimport buffer_init
 from proxy_engine_core.counters cimport (
     COUNT_MEMORY_ERRORS, COUNT_TARGETS_CONNECTED, COUNT_TARGETS_FAILED, COUNT_UDP_DATAGRAMS_IN,
@@ -15,11 +16,9 @@ from proxy_engine_core.datagram cimport (
     DATAGRAM_HEADER_SIZE, DATAGRAM_SIZE_MAX, DatagramReader, datagram_header, datagram_next,
     datagram_reader_free, datagram_reader_init,
 )
-from proxy_engine_core.events cimport EVENT_TARGET_FAILED
 from proxy_engine_core.io.conn cimport (
     conn_attach, conn_close, conn_requeue, conn_wait,
 )
-from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.udp cimport (
     UDP_BATCH, UdpInput, UdpOutput, udp_connect, udp_input_free, udp_input_new, udp_output_put,
     udp_output_send, udp_output_to, udp_payload, udp_receive, udp_size,
@@ -33,7 +32,6 @@ from proxy_engine_core.link.link cimport (
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
-from proxy_engine_core.messages cimport TargetEntry
 from proxy_engine_core.yamux.send cimport (
     YAMUX_FRAME_PAYLOAD_MAX, yamux_stream_commit, yamux_stream_reserve, yamux_stream_rest,
 )
@@ -118,12 +116,6 @@ cdef void target_take(UdpTarget *target, YamuxStream *stream) noexcept nogil:
     stream.owner_kind = OWNER_UDP_TARGET
 
 
-cdef int next_entry(const AgentRole *role, uint32_t entry) noexcept nogil:
-    # The next address of the same tunnel; -1: none.
-    cdef const TargetEntry *tried = &role.targets[entry]
-    return find_entry(role, tried.name, tried.name_size, entry + 1)
-
-
 cdef void udp_target_open(
     YamuxStream *stream, uint32_t entry, uint8_t *bytes, uint32_t size
 ) noexcept nogil:
@@ -149,12 +141,8 @@ cdef void udp_target_open(
 
 
 cdef void tell_failed(Worker *worker, uint32_t index, int error) noexcept nogil:
-    cdef const TargetEntry *entry = &agent_of(worker).targets[index]
     count(worker.counters, COUNT_TARGETS_FAILED, 1)
-    news_event(
-        worker, EVENT_TARGET_FAILED, 0, <uint64_t>error, 0, 0, 0, entry.name, entry.name_size,
-        NULL, 0,
-    )
+    tell_target_failed(worker, &agent_of(worker).targets[index], error, NULL)
 
 
 cdef void target_failed(UdpTarget *target, int error) noexcept nogil:

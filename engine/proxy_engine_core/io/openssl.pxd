@@ -266,6 +266,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_read(SSL *ssl, void *target, int size)
     int SSL_write(SSL *ssl, const void *source, int size)
     int SSL_shutdown(SSL *ssl)
+    void SSL_set_shutdown(SSL *ssl, int mode)
+    int SSL_SENT_SHUTDOWN
+    int SSL_RECEIVED_SHUTDOWN
     int SSL_has_pending(const SSL *ssl)
     int SSL_get_error(const SSL *ssl, int result)
     long SSL_get_verify_result(const SSL *ssl)

@@ -6,6 +6,11 @@
 #
 # What is inside TLS is always copied.
 #
+# Otherwise a target holds little that was not sent (SOCKET_UNSENT): what waits, waits here, where
+# budgets count it. In bulk that makes us send each piece ourselves, at once; what stands in the
+# kernel instead leaves in full segments as the receiver's acknowledgements come. So spliced
+# ways are *deep*, as long as they are bulk and few enough for their worker's memory.
+#
 # A side that does not take what is offered stops the reading of the other; an end is passed on
 # behind the last byte. A pipe is borrowed for as long as something is in it, so a connection that
 # rests has none: pipes are file descriptors, and count as memory of their size.
@@ -25,6 +30,9 @@ cdef enum:
     RELAY_PAUSE_SIZE = 8 * 1024
     RELAY_PIPE_SIZE = 1024 * 1024
     RELAY_PIPE_SIZE_MIN = 128 * 1024      # less costs more than copying
+    # What the kernel may hold for a deep socket, and which part of memory_max all of them.
+    RELAY_DEEP_SIZE = 4 * 1024 * 1024
+    RELAY_DEEP_PART = 8
 
 cdef enum RelayResult:
     RELAY_WAITS                           # for either connection: an edge will come
@@ -37,6 +45,7 @@ cdef struct RelayWay:                     # one direction
     uint32_t piped                        # bytes in it
     uint32_t bulk                         # bytes lately, halved by every pause
     uint64_t bytes                        # read so far
+    bint is_deep                          # the target's kernel takes what it has room for
     bint is_ended                         # the source has finished
     # ... which is believed, and passed on, when this is cleared: a process that is killed leaves
     # ends behind that look like any other.

@@ -6,9 +6,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.counters cimport COUNT_PIPES_SHORT, COUNT_SPLICED_BYTES, count
 from proxy_engine_core.io.conn cimport (
-    conn_finish_writing, conn_flush_out, conn_owed, conn_recv, conn_write, gather_flush,
+    conn_finish_writing, conn_flush_out, conn_owed, conn_recv, conn_requeue, conn_write,
+    gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_NONE
+from proxy_engine_core.io.socket cimport SOCKET_UNSENT, socket_set_unsent
 from proxy_engine_core.io.sys cimport (
     F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, close, fcntl, pipe2,
     splice,
@@ -76,7 +78,18 @@ cdef void pipe_give(Worker *worker, Pipe *pipe, bint is_empty) noexcept nogil:
     pipe.size = 0
 
 
+cdef void deepen(RelayWay *way, Conn *target) noexcept nogil:
+    cdef PipePool *pool = &target.worker.pipes
+    if (<uint64_t>pool.deep + 1) * RELAY_DEEP_SIZE <= target.worker.memory_max // RELAY_DEEP_PART:
+        pool.deep += 1
+        way.is_deep = True
+        socket_set_unsent(target.fd, 0)
+
+
 cdef void relay_free(RelayWay *way, Worker *worker) noexcept nogil:
+    if way.is_deep:
+        way.is_deep = False
+        worker.pipes.deep -= 1
     if way.pipe.size:
         pipe_give(worker, &way.pipe, way.piped == 0)
     way.piped = 0
@@ -119,6 +132,7 @@ cdef int splice_out(RelayWay *way, Conn *target) noexcept nogil:
     # 0: all there was, or what the socket takes now (CONN_WRITABLE is clear then); -errno. The
     # signal of a broken pipe is blocked in workers.
     cdef ssize_t moved
+    cdef int error
     while way.piped:
         moved = splice(
             way.pipe.source, NULL, target.fd, NULL, way.piped, SPLICE_F_MOVE | SPLICE_F_NONBLOCK
@@ -131,9 +145,11 @@ cdef int splice_out(RelayWay *way, Conn *target) noexcept nogil:
             target.flags &= ~CONN_WRITABLE
             return 0
         else:
+            error = -errno if moved < 0 else -EAGAIN
             target.flags &= ~CONN_WRITABLE
             target.flags |= CONN_BROKEN | CONN_READABLE
-            return -errno if moved < 0 else -EAGAIN
+            conn_requeue(target)          # what it said last is still to be read
+            return error
     return 0
 
 
@@ -145,6 +161,8 @@ cdef int64_t pass_some(RelayWay *way, Conn *source, Conn *target) noexcept nogil
     if way.bulk >= RELAY_BULK_SIZE and source.tls == NULL and target.tls == NULL and (
         way.pipe.size or pipe_take(worker, &way.pipe)
     ):
+        if not way.is_deep:
+            deepen(way, target)
         received = splice_in(way, source)
         if received > 0 and splice_out(way, target) < 0:
             return received               # the target's flags tell
@@ -158,6 +176,10 @@ cdef int64_t pass_some(RelayWay *way, Conn *source, Conn *target) noexcept nogil
         way.bytes += <uint64_t>received
         if received < RELAY_PAUSE_SIZE:
             way.bulk //= 2
+            if way.is_deep and way.bulk < RELAY_BULK_SIZE:
+                way.is_deep = False
+                worker.pipes.deep -= 1
+                socket_set_unsent(target.fd, SOCKET_UNSENT)
         elif way.bulk < BULK_MAX:
             way.bulk += <uint32_t>received
     return received

@@ -1,21 +1,20 @@
 # See socket.pxd.
 
 from libc.errno cimport EADDRINUSE, EAFNOSUPPORT, EINPROGRESS, EINVAL, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 
 from proxy_engine_core.io.sys cimport (
-    AF_INET, AF_INET6, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR, SO_LINGER,
-    SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    TCP_CONGESTION, TCP_NODELAY, TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname,
-    getsockopt, htons, inet_ntop, inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr,
-    sockaddr_in, sockaddr_in6, sockaddr_storage, socket, socklen_t,
+    AF_INET, AF_INET6, AF_UNIX, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR,
+    SO_KEEPALIVE, SO_LINGER, SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
+    SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
+    TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname, getsockopt, htons, inet_ntop,
+    inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, sockaddr_un, socket, socklen_t,
 )
 
 cdef enum:
-    # Bytes a connection may hold unsent in the kernel: on a link, what goes in front of a
-    # ping or a small stream. More only adds delay; our own buffer orders what waits.
-    NOTSENT_LOWAT = 128 * 1024
+    KEEPALIVE_PROBES = 3
     PROBES_MAX = 10                       # ports tried when any will do
 
 cdef uint8_t[12] MAPPED_PREFIX = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]
@@ -36,6 +35,22 @@ cdef int address_parse(Address *address, const char *ip, uint16_t port) noexcept
         address.size = sizeof(sockaddr_in6)
         return 0
     return -EINVAL
+
+
+cdef int address_unix(Address *address, const char *path, size_t size) noexcept nogil:
+    cdef sockaddr_un *local = <sockaddr_un *>&address.storage
+    memset(address, 0, sizeof(Address))
+    if size == 0 or size >= sizeof(local.sun_path):
+        return -EINVAL
+    local.sun_family = AF_UNIX
+    memcpy(local.sun_path, path, size)
+    # An abstract name ends where the address does, a path with its NUL.
+    address.size = <uint32_t>(sizeof(sockaddr_un) - sizeof(local.sun_path) + size)
+    if path[0] == b"@":
+        local.sun_path[0] = 0
+    else:
+        address.size += 1
+    return 0
 
 
 cdef int address_text(const Address *address, char *target) noexcept nogil:
@@ -133,9 +148,13 @@ cdef int socket_bind(const Address *address, bint is_shared) noexcept nogil:
     return fd
 
 
-cdef int socket_listen(const Address *address, int backlog, bint is_shared) noexcept nogil:
+cdef int socket_listen(
+    const Address *address, int backlog, uint64_t keepalive_ms, bint is_shared
+) noexcept nogil:
     cdef int fd = socket_bind(address, is_shared)
     cdef int error
+    if fd >= 0:
+        socket_keep_alive(fd, keepalive_ms)
     if fd >= 0 and listen(fd, backlog) < 0:
         error = errno
         close(fd)
@@ -156,13 +175,13 @@ cdef int probe_port(const Address *address) noexcept nogil:
 
 
 cdef int socket_listen_all(
-    const Address *address, int backlog, int *fds, uint32_t count
+    const Address *address, int backlog, uint64_t keepalive_ms, int *fds, uint32_t count
 ) noexcept nogil:
     cdef Address bound = address[0]
     cdef uint32_t made = 0
     cdef int port, _attempt
     if count == 1:
-        fds[0] = socket_listen(address, backlog, False)
+        fds[0] = socket_listen(address, backlog, keepalive_ms, False)
         return fds[0] if fds[0] < 0 else 0
     for _attempt in range(PROBES_MAX):
         port = probe_port(address)
@@ -172,7 +191,7 @@ cdef int socket_listen_all(
         (<sockaddr_in *>&bound.storage).sin_port = htons(<uint16_t>port)
         made = 0
         while made < count:
-            fds[made] = socket_listen(&bound, backlog, True)
+            fds[made] = socket_listen(&bound, backlog, keepalive_ms, True)
             if fds[made] < 0:
                 break
             made += 1
@@ -213,14 +232,16 @@ cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil:
     return fd
 
 
-cdef int socket_connect(const Address *address) noexcept nogil:
+cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept nogil:
     cdef int fd, error
     if address.size == 0:
         return -EAFNOSUPPORT
     fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -errno
-    socket_tune(fd, address)
+    if address.storage.ss_family != AF_UNIX:
+        socket_tune(fd, address)
+        socket_keep_alive(fd, keepalive_ms)
     if connect(fd, <const sockaddr *>&address.storage, address.size) < 0 and errno != EINPROGRESS:
         error = errno
         close(fd)
@@ -243,9 +264,23 @@ cdef void socket_tune(int fd, const Address *peer) noexcept nogil:
     # with us, where budgets count it: the kernel would take megabytes for each reader that
     # stalls, and a thousand of those exhaust its memory for TCP. Best effort, all of it.
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+    socket_set_unsent(fd, SOCKET_UNSENT)
     if address_is_loopback(peer):
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, b"reno", 4)
+
+
+cdef void socket_keep_alive(int fd, uint64_t after_ms) noexcept nogil:
+    cdef int seconds = <int>((after_ms + 999) // 1000)
+    if seconds == 0:
+        return
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds)
+    set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, max(1, seconds // KEEPALIVE_PROBES))
+    set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+cdef void socket_set_unsent(int fd, uint32_t size) noexcept nogil:
+    set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, <int>size)
 
 
 cdef void socket_finish_writing(int fd) noexcept nogil:

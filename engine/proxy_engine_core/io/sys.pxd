@@ -71,6 +71,11 @@ cdef extern from "<sys/uio.h>" nogil:
         void *iov_base
         size_t iov_len
 
+cdef extern from "<sys/un.h>" nogil:
+    cdef struct sockaddr_un:
+        uint16_t sun_family
+        char[108] sun_path
+
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:
@@ -111,6 +116,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int AF_INET
     int AF_INET6
+    int AF_UNIX
     int SOCK_STREAM
     int SOCK_DGRAM
     int SOCK_NONBLOCK
@@ -120,6 +126,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_onoff
         int l_linger
     int SO_ERROR
+    int SO_KEEPALIVE
     int SO_LINGER
     int SO_MEMINFO
     int SO_RCVBUF
@@ -162,6 +169,9 @@ cdef extern from "<linux/sock_diag.h>" nogil:
         SK_MEMINFO_VARS
 
 cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_KEEPCNT
+    int TCP_KEEPIDLE
+    int TCP_KEEPINTVL
     int TCP_NODELAY
     int TCP_CONGESTION
     int TCP_NOTSENT_LOWAT

@@ -338,6 +338,11 @@ cdef void resume(TlsContext *context, SSL *ssl) noexcept nogil:
 
 
 cdef void tls_session_free(TlsSession *session) noexcept nogil:
+    # A connection that broke says nothing against its session (RFC 5246, 7.2.1), but OpenSSL would
+    # not resume it, and everybody who lost a network comes back with a whole handshake. Who
+    # was sent a fatal alert has no session any more by now.
+    if session.ssl != NULL:
+        SSL_set_shutdown(<SSL *>session.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)
     SSL_free(<SSL *>session.ssl)
     session.ssl = NULL
     tls_context_drop(session.context)

@@ -125,6 +125,7 @@ cdef struct Pipe:
 cdef struct PipePool:                     # of splice(): see relay.pxd
     Pipe kept[PIPES_KEPT_MAX]
     uint32_t count
+    uint32_t deep                         # ways whose targets hold all they can
     uint64_t retry_ms                     # there was none to be had: not before this
 
 cdef struct EventRecord:                  # in the control ring, followed by its two byte strings

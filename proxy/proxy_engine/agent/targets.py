@@ -8,14 +8,15 @@ be connected. A name may have several; the engine gets them all and tries each i
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from proxy_engine import logs
 from proxy_engine.errors import error_text
-from proxy_engine.settings.allowed import Allowed, is_allowed
-from proxy_engine.values import Address
+from proxy_engine.settings.allowed import Rule, is_allowed
+from proxy_engine.values import UNIX, Address
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import Engine, Target, TlsClient
@@ -38,7 +39,12 @@ _log = logs.get("targets")
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """IP literals of a name, IPv4 first. Raises OSError."""
+    """IP literals of a name, IPv4 first, or the name of a socket without symbolic links. Raises
+    OSError."""
+    if host.startswith(f"{UNIX}/"):
+        return [_real_path(host)]
+    if host.startswith(UNIX):
+        return [host]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # a label that can not be encoded
@@ -46,6 +52,10 @@ async def resolve(host: str, port: int) -> list[str]:
     # A development server usually listens on 127.0.0.1, so ::1 first would fail first.
     found.sort(key=lambda item: item[0] != socket.AF_INET)
     return list(dict.fromkeys(str(item[4][0]) for item in found))
+
+
+def _real_path(name: str) -> str:
+    return UNIX + os.path.realpath(name.removeprefix(UNIX))
 
 
 class Targets:
@@ -63,7 +73,7 @@ class Targets:
         resolve: Resolve = resolve,
         flags: Mapping[str, int] | None = None,
         *,
-        allowed: Sequence[Allowed] = (),
+        allowed: Sequence[Rule] = (),
         tls: Callable[[], Mapping[str, TlsClient]] = dict,
     ) -> None:
         self._tls = tls

@@ -180,7 +180,9 @@ def _headers(items: tuple[str, ...] | None) -> Headers | None:
 
 
 def _host(host: str | None, target: Address) -> str | None:
-    return str(target) if host == REWRITE else host
+    if host != REWRITE:
+        return host
+    return "localhost" if target.is_unix else str(target)
 
 
 def read_users(file: str) -> list[str]:

@@ -38,7 +38,7 @@ def add_parser(verbs: Any) -> None:
         "http",
         metavar="NAME=HOST:PORT",
         action="append",
-        help="serve this target, also https://HOST:PORT, as tunnel NAME; repeatable",
+        help="serve this target, also https://HOST:PORT or unix:/PATH, as tunnel NAME; repeatable",
     )
     add_setting(
         parser,
@@ -64,7 +64,7 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser,
         "allow_target",
-        metavar="NETWORK[:PORTS]",
+        metavar="NETWORK[:PORTS]|unix:PATH",
         action="append",
         help="where services may be, such as 127.0.0.0/8:3000-4000; repeatable [anywhere]",
     )

@@ -22,7 +22,7 @@ import msgspec
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
 from proxy_engine.settings import setting_values as parse
-from proxy_engine.settings.allowed import Allowed
+from proxy_engine.settings.allowed import Rule
 from proxy_engine.settings.tunnel_config import TunnelConfig, shown, to_tunnels
 from proxy_engine.values import POOL_MAX, Address, HttpTarget, Listen, PortTunnel
 
@@ -101,7 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     response_header: tuple[str, ...] = ()
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
     transport: str = "auto"
-    allow_target: tuple[Allowed, ...] = ()  # what targets may be; (): anything
+    allow_target: tuple[Rule, ...] = ()  # what targets may be; (): anything
     allow_remote_config: bool = False  # the server may change targets, among those
     links: int = 0  # links to the server at most; 0: as many as it offers
     ca: str = ""  # authorities of the server's certificate; "": the system's

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from proxy_engine.control import TUNNELS_MAX
 from proxy_engine.grants import PortRange
-from proxy_engine.settings.allowed import Allowed, parse_allowed
+from proxy_engine.settings.allowed import Rule, parse_allowed
 from proxy_engine.values import (
     LABEL,
     Address,
@@ -59,7 +59,7 @@ def to_words(value: Any) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def to_allowed(value: Any) -> tuple[Allowed, ...]:
+def to_allowed(value: Any) -> tuple[Rule, ...]:
     return tuple(parse_allowed(word) for word in to_words(value))
 
 

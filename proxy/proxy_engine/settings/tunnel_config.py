@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from proxy_engine.values import LABEL, HttpTarget, parse_address, parse_http_target
+from proxy_engine.values import LABEL, HttpTarget, parse_address, parse_http_target, parse_target
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -17,7 +17,7 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """As it stands in the file; agent/tunnels.py makes options of it."""
 
     name: str
-    target: str  # HOST:PORT; of an HTTP tunnel https://HOST:PORT too
+    target: str  # HOST:PORT, but of UDP unix:/PATH too, of HTTP https://HOST:PORT
     kind: Literal["http", "tcp", "udp"] = "http"
     port: Port | None = None  # public, of a TCP or UDP tunnel; 0: any, None: private (TCP)
     proxy_protocol: bool = False
@@ -36,6 +36,8 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         """Its target. Raises ValueError."""
         if self.kind == "http":
             return parse_http_target(self.target)
+        if self.kind == "tcp":
+            return HttpTarget(parse_target(self.target))
         return HttpTarget(parse_address(self.target, port_min=1))
 
 

@@ -15,7 +15,7 @@ from proxy_engine.agent.servers import Servers, ServerUrl, parse_server
 from proxy_engine.agent.targets import Targets
 from proxy_engine.control import PublicTunnel, TunnelSpec
 from proxy_engine.errors import UsageError
-from proxy_engine.settings.allowed import Allowed, parse_allowed
+from proxy_engine.settings.allowed import Rule, parse_allowed
 from proxy_engine.values import Address
 from tests.unit.proxy.fake_engine import FakeEngine, fields
 
@@ -40,7 +40,7 @@ class Device:
         servers: tuple[str, ...] = ("http://proxy.example:8080",),
         transport: str = "tcp",
         is_configurable: bool = False,
-        allowed: tuple[Allowed, ...] = (),
+        allowed: tuple[Rule, ...] = (),
     ) -> None:
         self.engine = engine
         self.now = 0.0

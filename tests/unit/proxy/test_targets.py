@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,21 @@ def _any(engine: Any) -> Any:
 async def test_literals_resolve_to_themselves() -> None:
     assert await resolve("127.0.0.1", 80) == ["127.0.0.1"]
     assert await resolve("::1", 80) == ["::1"]
+
+
+async def test_a_socket_of_this_machine_is_known_by_where_its_links_lead(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert await resolve(f"unix:{tmp_path}/link/app", 0) == [f"unix:{tmp_path}/real/app"]
+    assert await resolve("unix:@app", 0) == ["unix:@app"]
+    aims = {"web": Address(f"unix:{tmp_path}/link/app", 0)}
+    rule = parse_allowed(f"unix:{tmp_path}/link/")  # of the folder it leads to now
+    targets = Targets(_any(engine), aims, resolve, allowed=[rule])
+    await targets.refresh()
+    assert engine.targets == [("web", f"unix:{tmp_path}/real/app", 0, 0)]
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("/run")
+    await targets.refresh()
+    assert engine.targets == []

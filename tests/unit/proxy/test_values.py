@@ -7,8 +7,11 @@ from proxy_engine.values import (
     Address,
     parse_address,
     parse_duration,
+    parse_http_target,
     parse_pairs,
     parse_size,
+    parse_tcp,
+    parse_udp,
 )
 
 
@@ -99,3 +102,15 @@ def test_labels(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a.b", "a_b", "a" * 64, "é", "a\n"])
 def test_what_is_no_label(name: str) -> None:
     assert not LABEL.fullmatch(name)
+
+
+def test_a_target_may_be_a_socket_of_this_machine() -> None:
+    target = parse_http_target("unix:/run/app.sock")
+    assert str(target) == "unix:/run/app.sock"
+    assert target.address.is_unix and not target.is_tls
+    assert str(parse_tcp("5432", "unix:@db").target) == "unix:@db"
+    for text in ("unix:", "unix:/", "unix:@", "unix:app", "unix:/a\0b", "unix:/" + "é" * 54):
+        with pytest.raises(ValueError, match="unix"):
+            parse_http_target(text)
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        parse_udp("53", "unix:/run/dns")
