@@ -250,6 +250,7 @@ class Manager:
                 continue
             seats.append(seat)
         self._sit(seats)
+        _log.info("hooks changed", hooks=",".join(seat.name for seat in self._seats))
         await self._stop(list(present.values()), event)
         if errors:
             self.failed("on_server_start", errors)

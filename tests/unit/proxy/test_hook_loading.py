@@ -111,7 +111,7 @@ def test_entry_points_are_loaded_by_name_or_all_together(monkeypatch: pytest.Mon
 
 
 def test_a_hook_whose_options_are_the_same_stays() -> None:
-    options = {"some_hooks:Good": {"depth": 2}}
+    options: dict[str, dict[str, object]] = {"some_hooks:Good": {"depth": 2}}
     before = loading.load(["logger", "some_hooks:Good"], options)
     after = loading.load(["some_hooks:Good", "metrics"], options, before)
     assert next(iter(after.values())) is list(before.values())[1]
