@@ -230,6 +230,7 @@ class Server:
         self._exit.push_async_callback(self.links.close)
         self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
+        self.hooks.watch(self.engine)
         self._exit.push_async_callback(self._runner.stop)
         for work in (self._look, self.links.registry.write):
             ticker = asyncio.create_task(_every(TICK, work, self.hooks), name=work.__name__)

@@ -15,14 +15,14 @@ from proxy_engine.hooks.builtin.webhook import DEVICE_EVENTS, Webhook
 from proxy_engine.hooks.errors import HookError
 from proxy_engine.hooks.events import ServerEvent
 from proxy_engine.hooks.manager import Manager
+from proxy_engine.metrics.routes import route_counts
 from proxy_engine.settings import config
 from proxy_engine.tasks import Tasks
 
 if TYPE_CHECKING:
     from proxy_engine.hooks.hook import Hook
     from proxy_engine.settings.config import Settings
-
-Bytes = Callable[[], Mapping[int, tuple[int, int]]]  # from and to visitors so far, by tunnel
+    from proxy_engine_core.core import Engine
 
 
 class _SettingWebhook(Webhook):
@@ -53,6 +53,7 @@ class ServerHooks:
         )
         self.manager = Manager(self._all(), timeout=lambda: self.settings.hook_timeout)
         self.feed = HookFeed(self.manager, redact=redact)
+        self._engine: Engine | None = None
         self._event: ServerEvent | None = None  # of the start
         self._tasks = Tasks()
 
@@ -66,20 +67,26 @@ class ServerHooks:
         )
         await self.manager.start(self._event)
 
-    def watch(self, read: Bytes) -> None:
-        """Tell on_data what moves, from now on."""
-        self._tasks.spawn(self._tell_data(read))
+    def watch(self, engine: Engine) -> None:
+        """Tell on_data what its tunnels move, from now on."""
+        self._engine = engine
+        self._tasks.spawn(self._watch())
 
     async def close(self) -> None:
         await self._tasks.close()
+        self._tell_data()
         if self._event is not None:
             await self.manager.close(_now(self._event))
 
-    async def _tell_data(self, read: Bytes) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.hook_interval)
-            if self.manager.wants("on_data"):
-                self.feed.data(read())
+            self._tell_data()
+
+    def _tell_data(self) -> None:
+        if self._engine is not None and self.manager.wants("on_data"):
+            counts = route_counts(self._engine.route_stats())
+            self.feed.data({each.route: (each.bytes_in, each.bytes_out) for each in counts})
 
     # Other settings while the server runs
 

@@ -35,16 +35,17 @@ FILES_IN_ORDER = {
 COMPOSED = ("cli", "demo", "app", "reload")
 CONTROL_PLANE = {
     "api": ("cli", "demo", "agent"),
-    "links": (*COMPOSED, "api", "agent", "requests"),
+    "metrics": (*COMPOSED, "api", "agent"),
+    "links": (*COMPOSED, "api", "metrics", "agent", "requests"),
+    "agent": (*COMPOSED, "api", "metrics", "links", "requests", "storage", "cache"),
+    "requests": (*COMPOSED, "api", "metrics", "agent", "links", "tunnels"),
+    "cache": (*COMPOSED, "api", "metrics", "agent", "requests", "tunnels"),
+    "tunnels": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
+    "storage": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "hooks": (
-        *(*COMPOSED, "server_hooks", "hook_feed", "api", "agent", "links", "requests", "cache"),
-        *("storage", "tunnels"),
+        *(*COMPOSED, "server_hooks", "hook_feed", "api", "metrics", "agent", "links", "requests"),
+        *("cache", "storage", "tunnels"),
     ),
-    "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
-    "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
-    "cache": (*COMPOSED, "api", "agent", "requests", "tunnels"),
-    "tunnels": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
-    "storage": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
     "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),
     "settings": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels"),
 }

@@ -56,7 +56,7 @@ def test_a_class_of_a_module_gets_its_options() -> None:
 
 
 def test_built_in_hooks_have_short_names() -> None:
-    options = {"token_auth": {"rules": []}}
+    options: dict[str, dict[str, object]] = {"token_auth": {"rules": []}}
     found = loading.load(list(loading.BUILT_IN), options).values()
     assert [hook.name for hook in found] == list(loading.BUILT_IN)
     assert isinstance(one("logger", sample=100), Logger)
