@@ -118,8 +118,8 @@ class Place:
     @property
     def events(self) -> list[dict[str, Any]]:
         file = self.path / "events"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines]
+        text = file.read_text() if file.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
 
     @property
     def names(self) -> list[str]:
@@ -153,9 +153,10 @@ def test_a_hook_is_told_the_life_of_a_server(place: Place, target: Target) -> No
     site.server.signal()
     assert site.server.exit_code() == 0
     names = [name for name in place.names if name != "data"]
-    assert names[:5] == [
-        "server_start", "device_connect", "device_online", "tunnel_open", "tunnel_online",
-    ]  # fmt: skip
+    # What it is asked does not wait for what it is told.
+    assert names[:2] == ["server_start", "device_connect"]
+    assert set(names[2:5]) == {"device_online", "tunnel_open", "tunnel_online"}
+    assert names.index("device_online") < names.index("tunnel_online")
     assert sorted(names[5:]) == sorted([
         "request", "device_disconnect", "device_offline", "tunnel_close", "tunnel_offline",
         "server_stop",
@@ -174,7 +175,7 @@ def test_a_hook_is_told_the_life_of_a_server(place: Place, target: Target) -> No
     assert (data[-1]["tunnel"], data[-1]["kind"]) == ("web", "http")
     [gone] = place.of("device_disconnect")
     assert gone["links"] == 0
-    assert gone["bytes_in"] > 1000
+    assert gone["bytes_in"] > 0
 
 
 def connect_refused(site: Site, tunnel: str) -> Process:
@@ -243,9 +244,11 @@ def test_hooks_that_block_and_hang_hold_up_no_visitor(place: Place, target: Targ
     wait_until(lambda: state()["Blocks"]["timeouts"] > 0 and state()["Hangs"]["timeouts"] > 0)
     assert state()["Recorder"]["errors"] == 0
     wait_until(lambda: [each for each in place.of("error") if "SystemExit: 7" in each["error"]])
-    for number in range(60):
-        site.get("web", f"/{number}")
-    wait_until(lambda: state()["Blocks"]["dropped"] + state()["Blocks"]["waiting"] > 0)
+    # So many calls hang that no more are made; its queue fills, and the rest is dropped.
+    wait_until(lambda: site.get("web").status == 200 and state()["Blocks"]["dropped"] > 0)
+    wait_until(lambda: state()["Blocks"]["is_stuck"])
+    assert state()["Recorder"]["dropped"] == 0
+    assert site.stats()["hook_dropped"] > 0
     assert site.stats()["hook_timeouts"] > 0
     site.server.signal()  # what hangs does not keep the server
     assert site.server.exit_code() == 0

@@ -52,7 +52,8 @@ def is_inline(method: Callable[..., object]) -> bool:
 
 
 class Hook:
-    """Does nothing. The events of one hook are told one after the other, in order.
+    """Does nothing. What a hook is told it is told one after the other, in order; what it is asked
+    it may be asked meanwhile, and about several devices at once.
 
     Class attributes are defaults; the options of a hook in the settings replace them, and what
     is no attribute of these goes to `__init__`.
