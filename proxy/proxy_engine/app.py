@@ -23,6 +23,7 @@ from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
+from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import Journal
 from proxy_engine.requests.log import RequestLog, retention
 from proxy_engine.requests.redaction import Redactor
@@ -99,6 +100,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
         self.events: LiveEvents
         self.tls: TlsKeeper
@@ -140,8 +142,8 @@ class Server:
         from proxy_engine.api.stats import all_stats
 
         settings = self.settings
-        self.redactors = [Redactor(settings.request_redact) for _ in range(4)]
-        self.hooks = ServerHooks(settings, self._given_hooks, self.redactors[3])
+        self.redactors = [Redactor(settings.request_redact) for _ in range(5)]
+        self.hooks = ServerHooks(settings, self._given_hooks, self.redactors[4])
         self.engine = make_engine("server", settings)
         # Until the runner takes over; stop() is idempotent.
         self._exit.callback(self.engine.stop)
@@ -185,6 +187,11 @@ class Server:
         self.engine.routes_apply(self.table.load(tunnels))
         self.events = LiveEvents(
             redact=self.redactors[1],
+            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            device_name=self._device_name,
+        )
+        self.access_log = AccessLog(
+            redact=self.redactors[3],
             tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
             device_name=self._device_name,
         )
@@ -278,6 +285,8 @@ class Server:
         self.request_log.put(batch)
         self.events.requests(batch)
         self.hooks.feed.requests(batch)
+        if self.settings.access_log:
+            self.access_log.put(batch)
 
     def _tunnel_changed(self, change: Change, tunnel: Tunnel) -> None:
         self.events.tunnel(change, tunnel)

@@ -245,8 +245,8 @@ def test_hooks_that_block_and_hang_hold_up_no_visitor(place: Place, target: Targ
     assert state()["Recorder"]["errors"] == 0
     wait_until(lambda: [each for each in place.of("error") if "SystemExit: 7" in each["error"]])
     # So many calls hang that no more are made; its queue fills, and the rest is dropped.
+    wait_until(lambda: site.get("web").status == 200 and state()["Blocks"]["is_stuck"])
     wait_until(lambda: site.get("web").status == 200 and state()["Blocks"]["dropped"] > 0)
-    wait_until(lambda: state()["Blocks"]["is_stuck"])
     assert state()["Recorder"]["dropped"] == 0
     assert site.stats()["hook_dropped"] > 0
     assert site.stats()["hook_timeouts"] > 0

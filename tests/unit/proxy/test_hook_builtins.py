@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy_engine import logs
+from proxy_engine import log_formats
 from proxy_engine.hooks import (
     DeviceConnect,
     DeviceDisconnect,
@@ -173,10 +173,15 @@ def test_what_is_online_is_counted() -> None:
 def lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     root = logging.getLogger()
-    before = root.handlers[:]
-    logs.setup("text", stream)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(log_formats.TextFormatter())
+    root.addHandler(handler)
+    ours = logging.getLogger("proxy_engine")
+    level = ours.level
+    ours.setLevel(logging.INFO)
     yield stream
-    root.handlers[:] = before
+    ours.setLevel(level)
+    root.removeHandler(handler)
 
 
 def test_the_logger_says_what_it_is_told(lines: io.StringIO) -> None:

@@ -126,7 +126,7 @@ async def test_presence_tells_a_chat_of_devices_that_stay_away(running) -> None:
     app = web.Application()
     app.router.add_post("/", receive)
     async with TestServer(app) as chat:
-        manager, hook = await running("presence:Presence", url=str(chat.make_url("/")), grace=0.05)
+        manager, _ = await running("presence:Presence", url=str(chat.make_url("/")), grace=0.05)
 
         def tell(kind: str, device: str) -> None:
             event = DevicePresence(at=0, device=device, device_id=1, address="::1", reason="closed")
