@@ -2,12 +2,13 @@
 
                       put()                    await method(event)         async
     event ─▶ dropped if full, else queue ─▶ worker ┤
-                                                   └ its thread: method(event)   plain
+                                                   └ its thread: method(event)   plain, some
+                                                                                 calls at a time
                                                         │
     a call that is late: its worker is given up, another one goes on with the queue
 
-A worker is a task that lives as long as there is something to do. One timer of the lane looks
-for calls that are late, so a call that is not costs no timer. An async call that is late is
+A worker is a task that rests when there is nothing to do. One timer of the lane looks for calls
+that are late, so a call that is not costs no timer. An async call that is late is
 cancelled; a thread can not be stopped, so it is left alone until it returns. Of workers that do
 not come back a lane has LOST_MAX at most: then it is stuck, and takes nothing until one returns.
 
@@ -17,15 +18,15 @@ Everything but the plain methods themselves runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from proxy_engine.hooks.errors import HookError, HookTimeout, Refuse
+from proxy_engine.hooks.threads import Batch, Thread
 
 LOST_MAX = 8  # calls that neither return nor can be ended
+BATCH_MAX = 64  # plain calls that a thread is given at once, of those that nobody waits for
 
 # Called with what came of a call: None, or what is wrong.
 Done = Callable[["HookError | None"], None]
@@ -46,21 +47,30 @@ class Lane:
     Args:
         name: of the hook.
         timeout: seconds for one call; read anew for each.
+        batch_max: plain calls that a thread is given at once.
     """
 
     def __init__(
-        self, name: str, *, workers: int, queue_max: int, timeout: Callable[[], float]
+        self,
+        name: str,
+        *,
+        workers: int,
+        queue_max: int,
+        timeout: Callable[[], float],
+        batch_max: int = BATCH_MAX,
     ) -> None:
         self.name = name
         self.calls = self.errors = self.timeouts = self.dropped = 0
         self.waiting = 0  # weight of what is queued
         self._workers_max = workers
         self._queue_max = queue_max
+        self._batch_max = batch_max if workers == 1 else 1  # they want calls of their own
         self._timeout = timeout
         self._queue: deque[Call] = deque()
         self._workers: set[_Worker] = set()
+        self._resting: list[_Worker] = []  # of them
         self._lost: set[_Worker] = set()
-        self._threads: list[_Thread] = []  # that have nothing to do
+        self._threads: list[Thread] = []  # that have nothing to do
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,7 +88,10 @@ class Lane:
             return False
         self._queue.append(call)
         self.waiting += call.weight
-        if len(self._workers) < self._workers_max:
+        if self._resting:
+            self._idle.clear()
+            self._resting.pop().wake()
+        elif len(self._workers) < self._workers_max:
             self._hire()
         return True
 
@@ -93,6 +106,8 @@ class Lane:
     async def close(self) -> int:
         """End it. Returns the weight of what was not done."""
         self._is_closed = True
+        for worker in self._workers:
+            self._put_back(worker)
         left, self.waiting = self.waiting, 0
         self.dropped += left
         self._queue.clear()
@@ -119,27 +134,41 @@ class Lane:
 
     async def _work(self, worker: _Worker) -> None:
         try:
-            while self._queue and not worker.is_lost:
-                call = self._queue.popleft()
-                self.waiting -= call.weight
-                if call.is_wanted is None or call.is_wanted():
-                    await self._do(worker, call)
+            while not worker.is_lost:
+                if not self._queue:
+                    await self._rest(worker)
+                    continue
+                call = self._take()
+                if call.is_wanted is not None and not call.is_wanted():
+                    continue
+                if call.is_async:
+                    await self._await(worker, call)
+                else:
+                    await self._run(worker, call)
         finally:
             self._let_go(worker)
 
-    async def _do(self, worker: _Worker, call: Call) -> None:
-        worker.call = call
-        worker.ends_at = asyncio.get_running_loop().time() + self._timeout()
+    def _take(self) -> Call:
+        call = self._queue.popleft()
+        self.waiting -= call.weight
+        return call
+
+    async def _rest(self, worker: _Worker) -> None:
+        self._resting.append(worker)
+        if len(self._resting) == len(self._workers):
+            self._idle.set()
+        worker.rest = asyncio.get_running_loop().create_future()
+        await worker.rest
+
+    async def _await(self, worker: _Worker, call: Call) -> None:
+        """An async call."""
+        worker.calls = (call,)
+        worker.began_at = asyncio.get_running_loop().time()
         if self._timer is None:
             self._watch()
         error: BaseException | None = None
         try:
-            if call.is_async:
-                await call.method(call.event)
-            else:
-                if worker.thread is None:
-                    worker.thread = self._threads.pop() if self._threads else _Thread(self.name)
-                await worker.thread.run(call.method, call.event)
+            await call.method(call.event)
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if worker.is_lost or (task is not None and task.cancelling()):
@@ -147,8 +176,24 @@ class Lane:
             error = cancelled  # the hook's own
         except BaseException as raised:  # SystemExit in a hook must not end the server either
             error = raised
-        worker.call = None
+        worker.calls = ()
         if not worker.is_lost:
+            self._finish(call, error)
+
+    async def _run(self, worker: _Worker, first: Call) -> None:
+        """A plain call, and those behind it that are plain as well."""
+        calls = [first]
+        while self._queue and len(calls) < self._batch_max and not self._queue[0].is_async:
+            calls.append(self._take())
+        if worker.thread is None:
+            worker.thread = self._threads.pop() if self._threads else Thread(self.name)
+        worker.calls = calls
+        worker.batch = worker.thread.begin([(call.method, call.event) for call in calls])
+        if self._timer is None:
+            self._watch()
+        await worker.batch.future
+        errors, worker.batch, worker.calls = worker.batch.errors, None, ()
+        for call, error in zip(calls, errors, strict=True):
             self._finish(call, error)
 
     def _finish(self, call: Call, error: BaseException | None) -> None:
@@ -168,20 +213,26 @@ class Lane:
     # Calls that are late
 
     def _watch(self) -> None:
-        """Look again when the first of those that run now is late."""
-        ends = [worker.ends_at for worker in self._workers if worker.call is not None]
+        """Look again when the first of those that run now may be late."""
+        began = [worker.since for worker in self._workers if worker.calls]
         self._timer = None
-        if ends and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_at(min(ends), self._look)
+        if began and not self._is_closed:
+            self._timer = asyncio.get_running_loop().call_at(
+                min(began) + self._timeout(), self._look
+            )
 
     def _look(self) -> None:
-        now = asyncio.get_running_loop().time()
+        late = asyncio.get_running_loop().time() - self._timeout()
         for worker in list(self._workers):
-            if worker.call is not None and worker.ends_at <= now:
-                self._give_up(worker, worker.call)
+            if worker.calls and worker.since <= late:
+                self._give_up(worker)
         self._watch()
 
-    def _give_up(self, worker: _Worker, call: Call) -> None:
+    def _give_up(self, worker: _Worker) -> None:
+        """The call it makes is late. What it did before counts, what it has not begun waits."""
+        call = self._put_back(worker)
+        if call is None:
+            return
         worker.is_lost = True
         self._workers.discard(worker)
         self._lost.add(worker)
@@ -194,9 +245,25 @@ class Lane:
         if self._queue:
             self._hire()
 
+    def _put_back(self, worker: _Worker) -> Call | None:
+        """What it has not begun waits again. Returns what it makes now; None: it is done."""
+        calls, done = worker.calls, 0
+        if worker.batch is not None:
+            done = worker.batch.give_up()
+            if done == len(calls):
+                return None
+            for call, error in zip(calls, worker.batch.errors, strict=False):
+                self._finish(call, error)
+        for call in reversed(calls[done + 1 :]):
+            self._queue.appendleft(call)
+            self.waiting += call.weight
+        return calls[done] if calls else None
+
     def _let_go(self, worker: _Worker) -> None:
         """A worker's task has ended; its thread may not have."""
         self._workers.discard(worker)
+        if worker in self._resting:
+            self._resting.remove(worker)
         thread = worker.thread
         if thread is not None and thread.is_busy:
             thread.when_free = lambda: self._found(worker)
@@ -217,64 +284,23 @@ class Lane:
 
 
 class _Worker:
-    __slots__ = ("call", "ends_at", "is_lost", "task", "thread")
+    __slots__ = ("batch", "began_at", "calls", "is_lost", "rest", "task", "thread")
 
     task: asyncio.Task[None]
 
     def __init__(self) -> None:
-        self.call: Call | None = None  # that runs
-        self.ends_at = 0.0
+        self.calls: Sequence[Call] = ()  # that it makes now
+        self.began_at = 0.0  # an async one, by the clock of the loop
+        self.batch: Batch | None = None  # plain ones
+        self.thread: Thread | None = None
+        self.rest: asyncio.Future[None] | None = None
         self.is_lost = False
-        self.thread: _Thread | None = None
 
+    @property
+    def since(self) -> float:
+        """When the call that it makes now began."""
+        return self.began_at if self.batch is None else self.batch.began_at
 
-class _Thread:
-    """Runs plain methods, one at a time. A daemon: one that hangs does not keep the program."""
-
-    def __init__(self, name: str) -> None:
-        self.is_busy = False
-        self.when_free: Callable[[], None] = _nothing
-        self._loop = asyncio.get_running_loop()
-        self._todo: queue.SimpleQueue[tuple[Callable[[Any], Any], object, Any] | None] = (
-            queue.SimpleQueue()
-        )
-        threading.Thread(target=self._work, name=f"hook-{name}"[:15], daemon=True).start()
-
-    async def run(self, method: Callable[[Any], Any], event: object) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self.is_busy = True
-        self._todo.put((method, event, future))
-        await future
-
-    def end(self) -> None:
-        self._todo.put(None)
-
-    def _work(self) -> None:
-        while (todo := self._todo.get()) is not None:
-            method, event, future = todo
-            error: BaseException | None = None
-            try:
-                method(event)
-            except BaseException as raised:
-                error = raised
-            try:
-                self._loop.call_soon_threadsafe(self._done, future, error)
-            except RuntimeError:  # the loop is closed: nobody asks any more
-                return
-            del todo, method, event, future, error  # nothing is kept while there is nothing to do
-
-    def _done(self, future: asyncio.Future[None], error: BaseException | None) -> None:
-        self.is_busy = False
-        if not future.done():
-            if error is None:
-                future.set_result(None)
-            elif isinstance(error, StopIteration):  # which no future takes
-                future.set_exception(RuntimeError("StopIteration"))
-            else:
-                future.set_exception(error)
-        free, self.when_free = self.when_free, _nothing
-        free()
-
-
-def _nothing() -> None:
-    """Nobody waits for it."""
+    def wake(self) -> None:
+        if self.rest is not None and not self.rest.done():
+            self.rest.set_result(None)

@@ -69,7 +69,7 @@ class _Seat:
         self.timeout = limit
         make = partial(Lane, self.name, timeout=limit)
         self.told = make(workers=hook.workers, queue_max=hook.queue)
-        self.asked = make(workers=ASK_WORKERS, queue_max=ASK_QUEUE)
+        self.asked = make(workers=ASK_WORKERS, queue_max=ASK_QUEUE, batch_max=1)
         self.refusals = self.slow = self.inline_calls = 0
         self.is_started = False
         self._logged_at = -LOG_SECONDS

@@ -571,3 +571,38 @@ async def test_the_numbers_of_a_hook_are_among_the_statistics(manage) -> None:
         "hooks": 2, "hook_calls": 0, "hook_errors": 0, "hook_timeouts": 0, "hook_refusals": 0,
         "hook_dropped": 0, "hook_waiting": 0, "hooks_stuck": 0, "hook_Own_tries": 3,
     }  # fmt: skip
+
+
+async def test_a_thread_that_is_given_up_in_the_middle_leaves_the_rest_to_another(manage) -> None:
+    let_go = threading.Event()
+
+    class Slow(Hook):
+        timeout = 0.05
+
+        def __init__(self) -> None:
+            self.done: list[str] = []
+
+        def on_device_online(self, event: DevicePresence) -> None:
+            if event.device == "first":
+                time.sleep(0.02)  # until the others wait together
+            if event.device == "c":
+                let_go.wait(20)
+            self.done.append(event.device)
+            if event.device == "b":
+                raise ValueError("b")
+
+    slow, errors = Slow(), Errors()
+    manager = manage(slow, errors)
+    manager.tell("on_device_online", came("first"))
+    await until(lambda: status(manager, "Slow").waiting == 0)
+    for name in "abcde":
+        manager.tell("on_device_online", came(name))
+    await until(lambda: slow.done == ["first", "a", "b", "d", "e"])
+    await until(lambda: len(errors.texts) == 2)
+    assert errors.texts == [
+        "Slow.on_device_online: ValueError: b",
+        "Slow.on_device_online: not done within 0.05 seconds",
+    ]
+    let_go.set()
+    await until(lambda: slow.done[-1] == "c")  # each once
+    assert (status(manager, "Slow").calls, status(manager, "Slow").errors) == (6, 2)
