@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy_engine.errors import ProxyEngineError
 from proxy_engine.text import escape, scrub
 
-REASON_MAX = 300  # characters of a reason that reach the agent; it shows no more
+MESSAGE_MAX = 300  # characters that reach the agent; it shows no more
 
 
 class HookError(ProxyEngineError):
@@ -15,9 +15,11 @@ class HookError(ProxyEngineError):
         hook: its name.
     """
 
-    def __init__(self, text: str, *, hook: str = "") -> None:
+    def __init__(
+        self, message: str = "", *, hook: str = "", reason: str = "", retryable: bool | None = None
+    ) -> None:
         self.hook = hook
-        super().__init__(text)
+        super().__init__(message, reason=reason, retryable=retryable)
 
 
 class HookTimeout(HookError):
@@ -28,13 +30,16 @@ class Refuse(HookError):
     """Raised by `on_device_connect` and `on_tunnel_open`: no, and why.
 
     Args:
-        reason: one line for whoever runs the agent; it is shown there, so it holds no secrets.
+        message: one line for whoever runs the agent; it is shown there, so it holds no secrets.
         retry_after: seconds after which the agent may ask again; None: it ends, or goes on
             without the tunnel.
     """
 
-    def __init__(self, reason: str, *, retry_after: float | None = None) -> None:
-        line = escape(scrub(" ".join(reason.split())))
-        self.reason = line[:REASON_MAX] or "refused"
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        line = escape(scrub(" ".join(message.split())))
         self.retry_after = retry_after
-        super().__init__(self.reason)
+        super().__init__(
+            line[:MESSAGE_MAX] or "refused",
+            reason="hook_refused" if retry_after is None else "hook_later",
+            retryable=retry_after is not None,
+        )

@@ -313,10 +313,10 @@ class Admission:
             self._let_in(ask, offer, token, device_id, version)
         except Refuse as error:
             if error.retry_after is None:
-                self._refuse(ask, Refusal(403, "hook_refused", error.reason))
+                self._refuse(ask, Refusal(403, "hook_refused", str(error)))
             else:
                 retry = {"Retry-After": str(math.ceil(max(0, error.retry_after)))}
-                self._refuse(ask, Refusal(503, "hook_later", error.reason, retry))
+                self._refuse(ask, Refusal(503, "hook_later", str(error), retry))
         except HookError:  # which is logged; agents need not know whose hooks there are
             message = "the server can not tell now whether this device may connect"
             retry = {"Retry-After": RETRY_AFTER}

@@ -153,8 +153,7 @@ class Registration:
         try:
             await self._hooks.ask("on_tunnel_open", event)
         except Refuse as error:
-            code = "hook_refused" if error.retry_after is None else "hook_later"
-            request.wishes[spec.name] = code, error.reason
+            request.wishes[spec.name] = error.reason, str(error)
         except HookError:  # which is logged; agents need not know whose hooks there are
             message = "the server can not tell now whether this tunnel may be"
             request.wishes[spec.name] = "hook_failed", message

@@ -70,7 +70,7 @@ TUNNEL = TunnelPresence(at=0, tunnel="web", tunnel_id=1, kind="http", port=None,
 def refused(call: Any, event: Any) -> str:
     with pytest.raises(Refuse) as caught:
         call(event)
-    return caught.value.reason
+    return str(caught.value)
 
 
 def test_a_token_is_bound_to_networks_devices_and_tunnels() -> None:

@@ -137,17 +137,20 @@ async def test_hooks_are_asked_in_order_and_the_first_refusal_counts(manage) -> 
     with pytest.raises(Refuse) as caught:
         await manager.ask("on_device_connect", CONNECT)
     assert asked == ["2", "3", "1", "4"]
-    assert (caught.value.reason, caught.value.retry_after) == ("not on Sundays", 3)
+    assert (str(caught.value), caught.value.retry_after) == ("not on Sundays", 3)
     assert manager.stats()["hook_refusals"] == 1
     assert manager.stats()["hook_errors"] == 0
 
 
 def test_a_reason_is_one_short_line() -> None:
-    assert Refuse("a\x1b[31m b\r\n  c").reason == "a\\x1b[31m b c"
-    assert Refuse("").reason == "refused"
-    assert len(Refuse("x" * 1000).reason) == 300
-    assert "pe_" + "a" * 30 not in Refuse("pe_" + "a" * 30).reason
-    assert isinstance(Refuse("a"), ProxyEngineError)
+    assert str(Refuse("a\x1b[31m b\r\n  c")) == "a\\x1b[31m b c"
+    assert str(Refuse("")) == "refused"
+    assert len(str(Refuse("x" * 1000))) == 300
+    assert "pe_" + "a" * 30 not in str(Refuse("pe_" + "a" * 30))
+    error: ProxyEngineError = Refuse("a")
+    assert (error.reason, error.retryable) == ("hook_refused", False)
+    error = Refuse("a", retry_after=1)
+    assert (error.reason, error.retryable) == ("hook_later", True)
 
 
 @pytest.mark.parametrize("way", ["async", "plain", "inline"])

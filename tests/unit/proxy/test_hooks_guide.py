@@ -158,7 +158,7 @@ async def test_inventory_knows_who_may_connect(running, tmp_path: Path) -> None:
     ):
         with pytest.raises(Refuse) as caught:
             await manager.ask("on_device_connect", connect(device))
-        assert (caught.value.reason, caught.value.retry_after) == (reason, retry_after)
+        assert (str(caught.value), caught.value.retry_after) == (reason, retry_after)
 
 
 async def test_quota_refuses_a_tunnel_that_has_used_its_own(running) -> None:
