@@ -100,11 +100,11 @@ def to_duration(value: Any) -> float:
     return parse_duration(value)
 
 
-def to_duration_within(low: float, high: float) -> Callable[[Any], float]:
+def to_duration_within(shortest: float, longest: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         seconds = to_duration(value)
-        if not low <= seconds <= high:
-            raise ValueError(f"{seconds:g} s is not in {low:g}..{high:g} s")
+        if not shortest <= seconds <= longest:
+            raise ValueError(f"{seconds:g} s is not in {shortest:g}..{longest:g} s")
         return seconds
 
     return parse
