@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy_engine.api import (
     audit,
     configuration,
+    debug,
     devices,
     events,
     health,
@@ -28,6 +29,7 @@ TOPICS: tuple[Routes, ...] = (
     events.routes,
     configuration.routes,
     hooks.routes,
+    debug.routes,
     health.routes,
 )
 TABLE: tuple[Route, ...] = tuple(route for topic in TOPICS for route in topic)
