@@ -13,7 +13,7 @@ routes = Routes("stats", "What is counted.")
 async def read_stats(call: Call) -> dict[str, int]:
     """Counters and gauges of the engine, the request log, logins and live events.
 
-    What each means is said in docs/operations.md. They begin at 0 when the server starts.
+    What each means is said in docs/counters.md. They begin at 0 when the server starts.
     """
     return all_stats(call.service)
 
