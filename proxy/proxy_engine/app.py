@@ -24,6 +24,7 @@ from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
+from proxy_engine.metrics.store import measured
 from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import Journal
 from proxy_engine.requests.log import RequestLog, retention
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from proxy_engine.cache.shared import SharedCache
     from proxy_engine.hooks import Hook
+    from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
     from proxy_engine.storage import Tunnel
     from proxy_engine.tunnels.routes import Change
@@ -104,6 +106,7 @@ class Server:
         self.request_log: RequestLog
         self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
+        self.exporter: Exporter | None = None
         self.events: LiveEvents
         self.diagnosis: Diagnosis
         self.tls: TlsKeeper
@@ -142,7 +145,7 @@ class Server:
 
     async def _start(self) -> None:
         from proxy_engine.api.server import start_api
-        from proxy_engine.api.stats import all_stats
+        from proxy_engine.api.stats import all_stats, exporter_of
 
         settings = self.settings
         self.redactors = [Redactor(settings.request_redact) for _ in range(5)]
@@ -164,7 +167,7 @@ class Server:
         host, port = admin_socket.getsockname()[:2]
         self.admin = Address(host, port)
 
-        self.store = await open_store(settings)
+        self.store = measured(await open_store(settings))
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
         self.request_log = RequestLog(
@@ -238,6 +241,7 @@ class Server:
             needs_certificate=lambda: self.settings.tls_client_required != "no",
         )
         await self.watch.start(self.links)
+        self.exporter = exporter_of(self)
         admin_tls = admin_context(settings)
         if admin_tls is not None:
             self.tls.apply_admin = partial(refresh, admin_tls)

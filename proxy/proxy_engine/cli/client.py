@@ -297,6 +297,7 @@ class LocalService:
         self.store = store
         self.links = NoLinks()
         self.open_requests = None
+        self.exporter = None
         listener = public(chosen_listeners(chosen))
         self.table = TunnelTable(
             domain=chosen.domain, port=listener.address.port, scheme=listener.scheme

@@ -47,6 +47,7 @@ class Service:
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.open_requests = None
+        self.exporter = None
         self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
