@@ -170,6 +170,7 @@ class Server:
             port=public.address.port,
             scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
+            default_profile=settings.default_profile,
             notify=lambda change, tunnel: self.events.tunnel(change, tunnel),
         )
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))

@@ -30,6 +30,10 @@ def _default_tunnel(server: Server) -> None:
     server.engine.routes_apply(server.table.set_default(server.settings.default_tunnel))
 
 
+def _default_profile(server: Server) -> None:
+    server.engine.routes_apply(server.table.set_default_profile(server.settings.default_profile))
+
+
 def _log_format(server: Server) -> None:
     logs.setup(server.settings.log_format)
 
@@ -62,6 +66,7 @@ def _nothing(server: Server) -> None:
 # Settings that can change, and what there is to do then.
 LIVE: dict[str, Callable[[Server], None]] = {
     "admin_hosts": _nothing,
+    "default_profile": _default_profile,
     "default_tunnel": _default_tunnel,
     "grace": _nothing,
     "keep_requests": _keep_requests,

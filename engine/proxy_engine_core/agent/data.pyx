@@ -23,6 +23,7 @@ from proxy_engine_core.io.conn cimport (
     conn_write,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
+from proxy_engine_core.io.profile cimport profile_apply, profile_get
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
 )
@@ -279,6 +280,9 @@ cdef bint take_header(Data *data) noexcept nogil:
     if entry < 0:
         refuse(data, YAMUX_RESET_UNKNOWN_TUNNEL)
         return False
+    data.up.profile = profile_get(preamble.profile)
+    data.down.profile = data.up.profile
+    profile_apply(data.up.profile, data.conn.fd)
     target = target_new(data, <uint32_t>entry)
     if target == NULL:
         refuse(data, YAMUX_RESET_REFUSED)
@@ -310,6 +314,7 @@ cdef DirectTarget *target_new(Data *data, uint32_t entry) noexcept nogil:
     target_conn_init(&target.base, worker, CONN_DIRECT_TARGET)
     target.data = data
     target.base.entry = entry
+    target.base.profile = data.up.profile
     data.target = target
     return target
 
