@@ -24,11 +24,27 @@ static inline uint64_t atomic_load_relaxed(const uint64_t *value)
     return __atomic_load_n(value, __ATOMIC_RELAXED);
 }
 
-/* One writer only: a plain add made visible as one store. */
+/* One writer only: a plain add made visible as one store. gcc makes three instructions of it where
+ * x86 has one that does just that: not one step for another writer, but one store for readers. */
 static inline void counter_add(uint64_t *value, uint64_t amount)
 {
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    __asm__("addq %1, %0" : "+m"(*value) : "er"(amount) : "cc");
+#else
     __atomic_store_n(value, __atomic_load_n(value, __ATOMIC_RELAXED) + amount,
                      __ATOMIC_RELAXED);
+#endif
+}
+
+/* The same: who acquires it sees what the writer wrote before. */
+static inline void counter_add_release(uint64_t *value, uint64_t amount)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+    __asm__ volatile("addq %1, %0" : "+m"(*value) : "er"(amount) : "cc", "memory");
+#else
+    __atomic_store_n(value, __atomic_load_n(value, __ATOMIC_RELAXED) + amount,
+                     __ATOMIC_RELEASE);
+#endif
 }
 
 /* One writer only, likewise. */

@@ -6,6 +6,7 @@ cdef extern from "atomic.h" nogil:
     void atomic_store_release(uint64_t *value, uint64_t to)
     uint64_t atomic_load_relaxed(const uint64_t *value)
     void counter_add(uint64_t *value, uint64_t amount)
+    void counter_add_release(uint64_t *value, uint64_t amount)
     void gauge_set(uint64_t *value, uint64_t to)
     uint64_t atomic_add(uint64_t *value, uint64_t amount)
     uint64_t atomic_subtract(uint64_t *value, uint64_t amount)

@@ -413,10 +413,34 @@ class Engine:
         """Counters and gauges by name, summed over the workers. cpu_us is the CPU time of their
         threads in microseconds; 0 before start() and after stop()."""
 
+    def route_stats(self) -> bytes:
+        """Server: what the visitors of each route id did since it was first given to
+        routes_apply(), summed over the workers: records of ROUTE_STATS, unsigned 64-bit integers
+        in native order. The first one, with the id 0, is of requests that found no route.
+
+        Bytes and connections count while they pass, the rest at the end of a request. Routes
+        that were deleted stay for a while, until there are 1024 or more of them and nothing of
+        theirs is under way.
+        """
+
     def worker_stats(self, worker: int) -> dict[str, int]:
         """The same of one worker. Raises: ValueError for a worker there is not."""
 
 DEFAULTS: Final[dict[str, int]]
+
+# The fields of a record of Engine.route_stats():
+#   route           its id
+#   open            requests and connections under way
+#   connections     to tunnels, that got to the device: TCP, visitors of UDP, after a 101
+#   bytes_in, bytes_out     from and to visitors
+#   refused, failed         answered by the proxy itself, below 500 and from 500 on
+#   aborted         what did not end as it should: TCP and UDP that were refused as well
+#   ended_none, ended_1xx ... ended_5xx     by the status the visitor saw; none: TCP, UDP, aborts
+#   duration_us     of those in the buckets together
+#   duration_0 ...  requests that took at most ROUTE_STATS_BOUNDS_US[0] microseconds ..., each in
+#                   one bucket; the last: more. Connections to tunnels are in none
+ROUTE_STATS: Final[tuple[str, ...]]
+ROUTE_STATS_BOUNDS_US: Final[tuple[int, ...]]
 
 def parse_request_head(head: bytes) -> tuple[str, str, list[tuple[str, bytes]]]:
     """Method, target and fields (lower-case names) by the engine's own strict parser.

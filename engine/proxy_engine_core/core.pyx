@@ -6,6 +6,7 @@ worker it posts to the worker's mailbox, what it hears it reads from the workers
 
 import os
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -16,7 +17,9 @@ from proxy_engine_core.agent.role cimport agent_discard, agent_free, agent_init
 from proxy_engine_core.atomic cimport atomic_load_relaxed
 from proxy_engine_core.counters cimport COUNTER_COUNT, counter_name
 from proxy_engine_core.forward.direct_pool cimport POOL_MAX
+from proxy_engine_core.forward.route_stats cimport RouteStats, route_stats_add
 from proxy_engine_core.forward.server cimport server_discard, server_free, server_init
+from proxy_engine_core.forward.transaction cimport server_of
 from proxy_engine_core.io.crew cimport crew_init, crew_least_linked
 from proxy_engine_core.io.listener cimport listener_open
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_take
@@ -47,6 +50,7 @@ from proxy_engine_core.options cimport Options, options_fit_memory, options_read
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_connections, quota_end, quota_set
 from proxy_engine_core.quota_table cimport QuotaTable
+from proxy_engine_core.route_stats_table cimport RouteStatsTable
 from proxy_engine_core.udp_ports cimport UdpPorts
 from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
 
@@ -62,6 +66,9 @@ from proxy_engine_core.records import (
     LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LOG_UDP,  # no-cython-lint
     LogRecord,  # no-cython-lint
+)
+from proxy_engine_core.route_stats_table import (
+    ROUTE_STATS, ROUTE_STATS_BOUNDS_US,  # no-cython-lint
 )
 
 from proxy_engine_core.tls import TLS_LIBRARY, TlsCertificate, TlsClient  # no-cython-lint
@@ -99,12 +106,14 @@ def check_policy(dict policy, *, bint is_tcp=False):
     policy_pack(policy, is_tcp)
 
 
+@cython.no_gc_clear                       # workers write to what its tables own
 cdef class Engine:
     # Workers and options are malloc'ed apart from this object, so that nothing here can be
     # freed under a running thread.
     cdef Crew *crew
     cdef Options *options
     cdef QuotaTable quotas
+    cdef RouteStatsTable route_table
     cdef int python_fd
     cdef bint is_server
     cdef bint is_started
@@ -125,6 +134,7 @@ cdef class Engine:
             raise ValueError(f"workers takes 1 to {CREW_SIZE_MAX}, not {workers}")
         self.is_server = role == "server"
         self.quotas = QuotaTable()
+        self.route_table = RouteStatsTable(<uint32_t>workers)
         self.options = <Options *>malloc(sizeof(Options))
         self.crew = <Crew *>malloc(sizeof(Crew))
         if self.options == NULL or self.crew == NULL:
@@ -407,7 +417,7 @@ cdef class Engine:
                 _, key, route_id, links, tunnel, *policy = op
                 post_route(
                     self.crew, self.routes_version + 1, key, route_id, list(links), tunnel,
-                    policy[0] if policy else None,
+                    policy[0] if policy else None, self.route_table.get(route_id),
                 )
                 self.udp.routed(key, list(links))
             elif op[0] == "delete":
@@ -481,6 +491,16 @@ cdef class Engine:
             for name, value in stats_of(self.crew.workers[index]).items():
                 total[name] += value
         return total
+
+    def route_stats(self):
+        cdef RouteStats unrouted
+        cdef uint32_t index
+        memset(&unrouted, 0, sizeof(RouteStats))
+        if self.is_server:
+            for index in range(self.crew.worker_count):
+                if self.crew.workers[index].role != NULL:
+                    route_stats_add(&unrouted, &server_of(self.crew.workers[index]).unrouted)
+        return self.route_table.pack(&unrouted)
 
     def worker_stats(self, int worker):
         check_worker(self.crew, worker)

@@ -4,6 +4,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from proxy_engine_core.forward.route_stats cimport RouteStatsBlock
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport Crew
@@ -20,7 +21,7 @@ cdef int post_link_loads(Crew *crew) except -1
 cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -1
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
-    dict options
+    dict options, RouteStatsBlock *stats
 ) except -1
 cdef int post_route_delete(Crew *crew, uint64_t version, str key) except -1
 # Takes `fds`, one for each worker, over; also when it fails.

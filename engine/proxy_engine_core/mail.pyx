@@ -11,6 +11,9 @@ from proxy_engine_core.forward.policy cimport policy_new
 from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, route_new,
 )
+from proxy_engine_core.forward.route_stats cimport (
+    RouteStatsBlock, route_stats_hold, route_stats_of,
+)
 from proxy_engine_core.forward.server cimport server_discard
 from proxy_engine_core.io.crew cimport crew_add_link, crew_post
 from proxy_engine_core.io.mailbox cimport MailboxNode
@@ -135,7 +138,7 @@ cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -
 
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
-    dict options
+    dict options, RouteStatsBlock *stats
 ) except -1:
     cdef bytes key_bytes = key.encode()
     cdef bytes packed = policy_pack(options, key.startswith(("tcp:", "udp:"))) if options else b""
@@ -160,6 +163,9 @@ cdef int post_route(
             route_id, handles, link_count, <const uint8_t *>name_start, <uint32_t>len(name),
             <const uint8_t *>key_start, <uint32_t>len(key_bytes),
         )
+        if change.route != NULL:
+            change.route.stats = route_stats_of(stats, index)
+            route_stats_hold(change.route.stats)
         if change.route != NULL and packed:
             change.route.policy = policy_new(packed_start, <uint32_t>len(packed))
         if change.route == NULL or packed and change.route.policy == NULL:

@@ -38,6 +38,7 @@ cdef struct Options:
     uint64_t bandwidth_burst_ms       # ... and a limit of bandwidth
     uint64_t address_table_size       # addresses a worker remembers
     uint64_t direct_ticket_ms         # a device's time to make a direct connection it was asked for
+    uint64_t direct_shrink_ms         # idle direct connections that none needed: a quarter go
     uint64_t udp_timeout_ms           # a UDP visitor that has sent several datagrams is silent
     uint64_t udp_brief_timeout_ms     # ... one that has sent a single one
     uint64_t udp_tunnel_visitors_max  # addresses at once, of one UDP tunnel

@@ -39,6 +39,7 @@ cdef dict TABLE = {
     "bandwidth_burst_ms": (250, 1, 3_600_000),
     "address_table_size": (65_536, 64, 4_194_304),
     "direct_ticket_ms": (10_000, 1, 60_000),
+    "direct_shrink_ms": (30_000, 1, 3_600_000),
     # NAT routers forget silent connections after a few minutes, some cloud ones after one.
     "tcp_keepalive_ms": (30_000, 0, 7_200_000),
     "tcp_proxy_protocol": (0, 0, 1),

@@ -2,6 +2,7 @@
 
 import os
 
+cimport cython
 from libc.stdint cimport uint16_t, uint32_t
 
 from proxy_engine_core.io.socket cimport Address, socket_close, socket_local_port
@@ -18,6 +19,7 @@ cdef int check(int outcome, str what="") except -1:
     return outcome
 
 
+@cython.no_gc_clear                       # the engine closes it when it goes itself
 cdef class UdpPorts:
     def __cinit__(self):
         self.sockets = {}

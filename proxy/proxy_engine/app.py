@@ -24,6 +24,7 @@ from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
+from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import Journal
 from proxy_engine.requests.log import RequestLog, retention
 from proxy_engine.requests.redaction import Redactor
@@ -93,6 +94,7 @@ class Server:
         self.links: Links
         self.table: TunnelTable
         self.request_log: RequestLog
+        self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
         self.events: LiveEvents
         self.tls: TlsKeeper
@@ -154,7 +156,7 @@ class Server:
         self.store = await open_store(settings)
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        self.redactors = [Redactor(settings.request_redact) for _ in range(3)]
+        self.redactors = [Redactor(settings.request_redact) for _ in range(4)]
         self.request_log = RequestLog(
             self.store,
             keep=retention(settings),
@@ -176,6 +178,11 @@ class Server:
         self.engine.routes_apply(self.table.load(await self.store.tunnels()))
         self.events = LiveEvents(
             redact=self.redactors[1],
+            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            device_name=self._device_name,
+        )
+        self.access_log = AccessLog(
+            redact=self.redactors[3],
             tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
             device_name=self._device_name,
         )
@@ -264,6 +271,8 @@ class Server:
         self.links.registry.count(log_batch.totals(batch))
         self.request_log.put(batch)
         self.events.requests(batch)
+        if self.settings.access_log:
+            self.access_log.put(batch)
 
     def _device_names(self) -> dict[int, str]:
         return {link.device_id: link.device for link in self.links}

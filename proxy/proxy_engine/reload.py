@@ -34,8 +34,8 @@ def _default_profile(server: Server) -> None:
     server.engine.routes_apply(server.table.set_default_profile(server.settings.default_profile))
 
 
-def _log_format(server: Server) -> None:
-    logs.setup(server.settings.log_format)
+def _log(server: Server) -> None:
+    logs.adjust(server.settings.log_format, server.settings.log_level)
 
 
 def _request_sample(server: Server) -> None:
@@ -65,6 +65,7 @@ def _nothing(server: Server) -> None:
 
 # Settings that can change, and what there is to do then.
 LIVE: dict[str, Callable[[Server], None]] = {
+    "access_log": _nothing,
     "admin_hosts": _nothing,
     "default_profile": _default_profile,
     "default_tunnel": _default_tunnel,
@@ -73,7 +74,8 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "keep_requests_age": _keep_requests,
     "keep_requests_size": _keep_requests,
     "link_busy_share": _link_busy_share,
-    "log_format": _log_format,
+    "log_format": _log,
+    "log_level": _log,
     "login_failures": _login_failures,
     "request_redact": _request_redact,
     "request_sample": _request_sample,

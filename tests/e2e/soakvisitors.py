@@ -93,11 +93,21 @@ class Ask:
     never_whole: bool = False  # the target breaks its response off
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Where the site is: for HTTP, of a TCP tunnel to the same target, of a UDP tunnel's echo."""
+
+    http: int
+    tcp: int
+    udp: int
+
+
 class SoakVisitor:
-    def __init__(self, name: str, seed: int, port: int, ledger: Ledger) -> None:
+    def __init__(self, name: str, seed: int, ports: Ports, ledger: Ledger) -> None:
         self.name = name
         self.dice = random.Random(seed)
-        self.port = port
+        self.port = ports.http
+        self.ports = ports
         self.ledger = ledger
         self.asked = 0
         self.doing = ""  # the habit, for who is late
@@ -114,6 +124,10 @@ class SoakVisitor:
             (self.speak_badly, 3),
             (self.tunnel, 4),
             (self.leave_at_once, 2),
+            (self.bulk, 3),
+            (self.abort_bulk, 1),
+            (self.half_close_bulk, 2),
+            (self.datagrams, 2),
         ]
         weights = [weight for _, weight in habits]
         while not stop.is_set():
@@ -375,3 +389,63 @@ class SoakVisitor:
             data = self.ask(small=True).data
             visitor.send(data[: self.dice.randint(0, len(data))])
             self.leave(visitor)
+
+    # Over the TCP tunnel, by direct connections mostly: what the proxy does not look at is never
+    # answered by it. It is whole, or the connection is reset.
+
+    def bulk(self) -> None:
+        with Visitor(self.ports.tcp, TIMEOUT) as visitor:
+            for _ in range(self.dice.randint(1, 3)):
+                size = int(6_000_000 ** self.dice.random())
+                ask = self._ask("GET", f"/bulk?n={size}", b"")
+                if self.dice.random() < 0.3:
+                    body = BLOCK[: min(size, len(BLOCK))]
+                    size = len(body)
+                    ask = self._ask("POST", "/echo", b"", body, f"Content-Length: {size}")
+                visitor.send(ask.data)  # a reset that it hears of would not be told again
+                try:
+                    response = visitor.response()
+                except Truncated as error:
+                    if not error.was_reset:
+                        raise Wrong(f"{len(error.so_far)} bytes over TCP look whole") from None
+                    raise
+                repeats = size // len(BLOCK) + 1
+                if response.status != 200 or response.body != (BLOCK * repeats)[:size]:
+                    raise Wrong(f"{size} bytes over TCP are others, or {len(response.body)}")
+                self.ledger.count("whole over TCP")
+
+    def abort_bulk(self) -> None:
+        with Visitor(self.ports.tcp, TIMEOUT) as visitor:
+            visitor.send(self._ask("GET", "/bulk?n=6000000", b"").data)
+            visitor.take(int(2_000_000 ** self.dice.random()))
+            self.leave(visitor)
+
+    def half_close_bulk(self) -> None:
+        """Sent, and finished at once: what comes back ends with the connection."""
+        with Visitor(self.ports.tcp, TIMEOUT) as visitor:
+            visitor.send(self._ask("GET", "/until-close?n=900000", b"").data)
+            visitor.finish()
+            head = visitor.head()
+            body = visitor.rest()
+            if head.status != 200 or len(body) != 900_000:
+                raise Wrong(f"{len(body)} bytes over TCP look whole")
+            self.ledger.count("whole over TCP, with an end")
+
+    def datagrams(self) -> None:
+        """Any may be lost; none comes changed, or to somebody else."""
+        mark = f"{self.name} {self.asked} ".encode()
+        self.asked += 1
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", self.ports.udp))
+            sock.settimeout(0.5)
+            for _ in range(self.dice.randint(1, 20)):
+                data = mark + BLOCK[: int(9_000 ** self.dice.random())]
+                try:
+                    sock.send(data)
+                    while (answer := sock.recv(65_536)) != data:
+                        if not answer.startswith(mark):
+                            raise Wrong(f"a datagram of somebody else: {answer[:40]!r}")
+                except TimeoutError:
+                    self.ledger.count("datagram lost")
+                else:
+                    self.ledger.count("datagram answered")

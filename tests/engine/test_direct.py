@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import threading
@@ -251,6 +252,33 @@ def test_a_dry_pool_falls_back_to_streams_and_grows(direct: Direct) -> None:
     assert issued == 8
 
 
+def test_a_pool_that_grew_shrinks_when_it_is_not_needed() -> None:
+    with serving(direct_shrink_ms=100) as server:
+        direct = Direct(server)
+        device, wires = direct.stocked()
+        visitors = [direct.connect() for _ in range(5)]
+        for _ in range(4):
+            direct.taken(wires)
+        device.opened()  # of the fifth, who found none
+        while len(wires) < 8:
+            wires += [direct.bring(ticket) for ticket in direct.tickets(device)]
+        assert len(wires) == 8
+        left = list(wires)
+
+        def ended() -> bool:
+            left[:] = [wire for wire in left if not wire.is_readable(0)]
+            return len(left) <= 4
+
+        wait_until(ended, "a smaller pool")
+        for wire in set(wires) - set(left):
+            assert wire.rest() == b""
+        assert not left[0].is_readable(0.3)  # four stay
+        assert len(left) == 4
+        assert server.stat("direct_lost") == 0
+        visitors.append(direct.connect())
+        direct.taken(left)
+
+
 def test_an_idle_connection_that_ends_or_speaks_is_dropped(direct: Direct) -> None:
     _, wires = direct.stocked()
     wires[0].close()
@@ -463,6 +491,36 @@ def test_bulk_is_spliced_byte_for_byte(direct: Direct) -> None:
     assert (log.reason, log.bytes_in, log.bytes_out) == ("", 24 << 20, 24 << 20)
     assert direct.server.stat("spliced_bytes") > 32 << 20
     assert pipes() - before <= 2 * 8 * direct.server.engine.workers  # kept for the next
+
+
+def test_bulk_is_copied_when_there_are_no_file_descriptors_for_pipes(direct: Direct) -> None:
+    _, visitor, data = direct.opened()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    block = os.urandom(8 << 20)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        sender = threading.Thread(target=visitor.sock.sendall, args=(block,))
+        sender.start()
+        got = data.take(len(block))
+        sender.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert got == block
+    assert direct.server.stat("pipes_short") >= 1
+    assert direct.server.stat("spliced_bytes") == 0
+
+    def send_more() -> bool:
+        """It is tried again after a while."""
+        sender = threading.Thread(target=data.sock.sendall, args=(block,))
+        sender.start()
+        assert visitor.take(len(block)) == block
+        sender.join()
+        return direct.server.stat("spliced_bytes") > 0
+
+    wait_until(send_more, "a pipe")
+    assert direct.server.stat("direct_connections") == 1
 
 
 def all_of(wire: Wire) -> bytes:

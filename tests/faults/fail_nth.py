@@ -244,7 +244,7 @@ def every_case(carrier: str, counts: dict[tuple[int, str], int]) -> Iterator[lis
             # Timing changes how often some are called: look a little further.
             numbers = range(1, count + count // 5 + 2) if count else range(0)
             yield [Case(carrier, who, call, number, how) for number in numbers]
-            if call == "alloc":
+            if call in ("alloc", "fcntl"):
                 yield [Case(carrier, who, call, number, how, 10) for number in numbers]
 
 

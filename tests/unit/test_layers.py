@@ -35,12 +35,13 @@ FILES_IN_ORDER = {
 COMPOSED = ("cli", "demo", "app", "reload")
 CONTROL_PLANE = {
     "api": ("cli", "demo", "agent"),
-    "links": (*COMPOSED, "api", "agent", "requests"),
-    "agent": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
-    "requests": (*COMPOSED, "api", "agent", "links", "tunnels"),
-    "cache": (*COMPOSED, "api", "agent", "requests", "tunnels"),
-    "tunnels": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
-    "storage": (*COMPOSED, "api", "agent", "links", "requests", "cache"),
+    "metrics": (*COMPOSED, "api", "agent"),
+    "links": (*COMPOSED, "api", "metrics", "agent", "requests"),
+    "agent": (*COMPOSED, "api", "metrics", "links", "requests", "storage", "cache"),
+    "requests": (*COMPOSED, "api", "metrics", "agent", "links", "tunnels"),
+    "cache": (*COMPOSED, "api", "metrics", "agent", "requests", "tunnels"),
+    "tunnels": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
+    "storage": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),
     "settings": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels"),
 }

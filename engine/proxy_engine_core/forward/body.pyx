@@ -11,7 +11,7 @@ from proxy_engine_core.forward.clock cimport (
 from proxy_engine_core.forward.pace cimport is_paced, pace_spend
 from proxy_engine_core.forward.retry cimport retry_keep_body
 from proxy_engine_core.forward.transaction cimport (
-    Transaction, Visitor, transaction_fail, transaction_finish,
+    Transaction, Visitor, transaction_count, transaction_fail, transaction_finish,
 )
 from proxy_engine_core.http1.chunked cimport CHUNK_DATA, CHUNK_END, ChunkSpan, chunk_reader_next
 from proxy_engine_core.http1.head cimport (
@@ -150,6 +150,8 @@ cdef int body_part(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
     if transaction.quota != NULL:
         pace_spend(visitor, size)
     transaction.bytes_in += size
+    if not transaction.is_kept:
+        transaction_count(worker, transaction)
     if transaction.upload_since_ms == 0:
         upload_starts(transaction, worker)   # after a 100 (Continue), or without one
     transaction_deadline(visitor)
@@ -205,6 +207,7 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
         if transaction.quota != NULL:
             pace_spend(visitor, <uint32_t>received)
         transaction.bytes_in += <uint64_t>received
+        transaction_count(conn.worker, transaction)
         link_touch(transaction.link)
         transaction_deadline(visitor)
     if transaction.tunnel_target_done and conn_owed(conn) == 0:

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, strlen
 
+from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.buffer cimport (
     buffer_consume, buffer_free, buffer_head, buffer_init, buffer_size,
 )
@@ -21,8 +22,8 @@ from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pace cimport is_paced, pace_spend
 from proxy_engine_core.forward.pool cimport pool_stop_waiting
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_DIRECT, DataConn, Transaction, Visitor, transaction_fail, transaction_free,
-    visitor_close,
+    VISITOR_DIRECT, DataConn, Transaction, Visitor, transaction_count, transaction_fail,
+    transaction_free, visitor_close,
 )
 from proxy_engine_core.http1.head cimport HEAD_UPGRADE, METHOD_GET, Head
 from proxy_engine_core.io.conn cimport (
@@ -152,6 +153,7 @@ cdef bint direct_open(
     transaction.is_waiting = False
     transaction.sent_us = worker.now_us
     visitor.state = VISITOR_DIRECT
+    counter_add(&transaction.stats.connections, 1)
     data.down.awaits_word = True
     data.up.profile = profile
     data.down.profile = profile
@@ -231,6 +233,7 @@ cdef void direct_run(Visitor *visitor) noexcept nogil:
     if data.up.bytes != up_before or data.down.bytes != down_before:
         transaction.bytes_in += data.up.bytes - up_before
         transaction.bytes_out += data.down.bytes - down_before
+        transaction_count(visitor.conn.worker, transaction)
         if transaction.quota != NULL:
             pace_spend(
                 visitor, <uint32_t>(data.up.bytes - up_before + data.down.bytes - down_before)

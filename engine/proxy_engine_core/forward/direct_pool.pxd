@@ -8,7 +8,7 @@
 #
 # A link has a pool from when the first route of a TCP tunnel names it; those of HTTP have none.
 # It begins with POOL_MIN connections, wants twice as many when a visitor finds none, up to what
-# both sides allow, and a quarter fewer each time so many were never needed between two looks.
+# both sides allow, and a quarter fewer each time so many were never needed for direct_shrink_ms.
 # Tickets leave REFILL_MS apart at the earliest, from the link's timer: in a storm of short
 # connections most go by streams, which are cheaper for them. When no ticket comes back,
 # something on the way stands against it: pauses, each twice as long.
@@ -26,7 +26,6 @@ cdef enum:
     POOL_MIN = 4
     POOL_MAX = 64
     REFILL_MS = 50
-    LOOK_MS = 30_000                      # between two chances to shrink
     LOST_PAUSE_MS = 1_000                 # after an idle one has broken
     PAUSE_MS = 10_000                     # the first
     PAUSE_MS_MAX = 640_000

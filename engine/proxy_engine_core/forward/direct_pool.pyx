@@ -48,7 +48,7 @@ cdef void direct_begin(Worker *worker, const Route *route) noexcept nogil:
             count(worker.counters, COUNT_MEMORY_ERRORS, 1)
             continue
         pool.wanted = min(link.direct_max, <uint32_t>POOL_MIN)
-        pool.look_ms = worker.now_ms + LOOK_MS
+        pool.look_ms = worker.now_ms + worker.options.direct_shrink_ms
         link.direct = pool
         look_after(link, 1)
 
@@ -175,7 +175,9 @@ cdef void direct_housekeep(Link *link) noexcept nogil:
     expire(link, pool)
     if worker.now_ms >= pool.look_ms:
         shrink(pool)
-        pool.look_ms = worker.now_ms + LOOK_MS
+        pool.look_ms = worker.now_ms + worker.options.direct_shrink_ms
+    if pool.wanted > POOL_MIN:
+        look_after(link, pool.look_ms - worker.now_ms)
     if worker.now_ms < pool.refill_ms:
         refill_soon(link, pool)
         return

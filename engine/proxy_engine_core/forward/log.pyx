@@ -3,10 +3,17 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
+from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.counters cimport (
-    COUNT_LOG_DROPPED, COUNT_LOG_RECORDS, COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
+    COUNT_LOG_DROPPED, COUNT_LOG_RECORDS, count,
 )
-from proxy_engine_core.forward.transaction cimport LOG_OPEN, Transaction, Visitor
+from proxy_engine_core.forward.route_stats cimport (
+    RouteStats, route_stats_begin, route_stats_duration, route_stats_end,
+)
+from proxy_engine_core.forward.transaction cimport (
+    LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_TUNNEL, Transaction, Visitor, server_of,
+    transaction_count,
+)
 from proxy_engine_core.io.news cimport news_log_written
 from proxy_engine_core.io.sys cimport CLOCK_REALTIME, clock_gettime, timespec
 from proxy_engine_core.io.worker cimport Worker
@@ -70,13 +77,34 @@ cdef void fill(uint8_t *place, LogHeader *header, const LogTexts *texts) noexcep
     put(place, texts.reason, header.reason_size)
 
 
+cdef inline void count_end(
+    Worker *worker, Transaction *transaction, const LogHeader *header
+) noexcept nogil:
+    cdef RouteStats *stats = transaction.stats
+    if stats == NULL:
+        stats = &server_of(worker).unrouted
+        route_stats_begin(stats)
+        transaction.stats = stats
+    transaction_count(worker, transaction)
+    if header.flags & (LOG_LOCAL | LOG_ABORTED):
+        if header.flags & LOG_ABORTED:
+            counter_add(&stats.aborted, 1)
+        elif header.status < 500:
+            counter_add(&stats.refused, 1)
+        else:
+            counter_add(&stats.failed, 1)
+    if not header.flags & LOG_TUNNEL:
+        route_stats_duration(stats, header.total_us)
+    route_stats_end(stats, header.status)
+    transaction.stats = NULL
+
+
 cdef void log_write(Visitor *visitor, const char *reason) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     cdef LogHeader header
     cdef LogTexts texts
-    count(worker.counters, COUNT_VISITOR_BYTES_IN, visitor.transaction.bytes_in)
-    count(worker.counters, COUNT_VISITOR_BYTES_OUT, visitor.transaction.bytes_out)
     describe(&header, visitor, reason, 0)
+    count_end(worker, visitor.transaction, &header)
     texts_of(visitor, reason, &texts)
     log_put(worker, &header, &texts)
 

@@ -32,8 +32,8 @@ from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.routing cimport find_route, live_link, other_worker
 from proxy_engine_core.forward.transaction cimport (
     VISITOR_AUTH, VISITOR_OUT_HIGH, VISITOR_WAITING, HttpStream, ServerRole, Transaction, Visitor,
-    server_of, transaction_answer, transaction_begin, transaction_fail, visitor_close,
-    visitor_finish,
+    server_of, transaction_answer, transaction_begin, transaction_fail, transaction_routed,
+    visitor_close, visitor_finish,
 )
 from proxy_engine_core.http1.edit cimport RequestEdit
 from proxy_engine_core.http1.head cimport (
@@ -229,7 +229,7 @@ cdef bint use_head(
             take_head_off(visitor, bytes, head_size, size)
         transaction_fail(visitor, 404, b"unknown_tunnel", b"There is no such tunnel here.")
         return True
-    transaction.route = route.id
+    transaction_routed(transaction, route)
     rewrite.edit = NULL
     if route.policy != NULL:
         if not gate_passes(visitor, route.policy, head, &edit, &reply):

@@ -5,6 +5,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_head, buffer_size,
 )
@@ -21,7 +22,7 @@ from proxy_engine_core.forward.retry cimport (
 )
 from proxy_engine_core.forward.transaction cimport (
     LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
-    Transaction, Visitor, server_of, transaction_fail, transaction_finish,
+    Transaction, Visitor, server_of, transaction_count, transaction_fail, transaction_finish,
 )
 from proxy_engine_core.http1.edit cimport ResponseEdit
 from proxy_engine_core.http1.chunked cimport (
@@ -186,6 +187,7 @@ cdef void start_tunnel(Visitor *visitor) noexcept nogil:
     profile_apply(visitor.transaction.http.profile, visitor.conn.fd)
     visitor.transaction.log_flags |= LOG_TUNNEL
     count(visitor.conn.worker.counters, COUNT_TUNNELS, 1)
+    counter_add(&visitor.transaction.stats.connections, 1)
     transaction_deadline(visitor)
     conn_requeue(&visitor.conn)            # what the visitor sent early goes on its way now
 
@@ -253,6 +255,7 @@ cdef void stream_data(
     while True:
         if visitor.state == VISITOR_TUNNEL:
             pass_on(visitor, transaction, bytes, left)
+            transaction_count(link.conn.worker, transaction)
             return
         if transaction.response_state == RESPONSE_HEAD:
             if left == 0:
@@ -294,6 +297,7 @@ cdef void stream_data(
             transaction_finish(visitor)
             return
         if left == 0 and transaction.response_framing != BODY_NONE:
+            transaction_count(link.conn.worker, transaction)
             return
 
 

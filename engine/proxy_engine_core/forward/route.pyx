@@ -6,6 +6,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.forward.policy cimport policy_release
+from proxy_engine_core.forward.route_stats cimport route_stats_drop
 
 
 cdef uint32_t hash_of(const uint8_t *key, uint32_t size) noexcept nogil:
@@ -30,6 +31,7 @@ cdef Route *route_new(
     CHECK(name_size <= TUNNEL_NAME_SIZE_MAX and key_size <= ROUTE_KEY_SIZE_MAX)
     route.next = NULL
     route.policy = NULL
+    route.stats = NULL
     route.is_marked = False
     route.id = id
     route.hash = hash_of(key, key_size)
@@ -46,6 +48,7 @@ cdef Route *route_new(
 cdef void route_free(Route *route) noexcept nogil:
     if route != NULL:
         policy_release(route.policy)
+        route_stats_drop(route.stats)
         free(route)
 
 

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
+from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.buffer cimport (
     buffer_append, buffer_consume, buffer_head, buffer_size,
 )
@@ -32,7 +33,8 @@ from proxy_engine_core.forward.route cimport (
 from proxy_engine_core.forward.routing cimport live_link, other_worker
 from proxy_engine_core.forward.transaction cimport (
     VISITOR_TCP_HEADER, VISITOR_TCP_OPENING, VISITOR_TUNNEL, HttpStream, ServerRole, Transaction,
-    Visitor, server_of, transaction_begin, transaction_fail, transaction_set_tcp, visitor_close,
+    Visitor, server_of, transaction_begin, transaction_fail, transaction_routed,
+    transaction_set_tcp, visitor_close,
 )
 from proxy_engine_core.io.conn cimport (
     conn_deadline, conn_owed, conn_recv, conn_requeue, conn_stop_waiting, conn_wait,
@@ -192,7 +194,7 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     if route == NULL:
         refuse(visitor, b"unknown_tunnel")
         return
-    transaction.route = route.id
+    transaction_routed(transaction, route)
     if route.policy != NULL:
         reason = gate_turns_away(visitor, route.policy)
         if reason != NULL:
@@ -244,6 +246,7 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     http.visitor = visitor
     visitor.state = VISITOR_TUNNEL
     profile_apply(http.profile, visitor.conn.fd)
+    counter_add(&transaction.stats.connections, 1)
     transaction_deadline(visitor)
     run_tunnel(visitor)
 

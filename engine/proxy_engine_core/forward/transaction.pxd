@@ -24,11 +24,15 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer
+from proxy_engine_core.counters cimport COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count
 from proxy_engine_core.forward.addresses cimport AddressEntry, AddressTable
 from proxy_engine_core.forward.idle cimport IdleLimit
 from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.reply cimport Reply
-from proxy_engine_core.forward.route cimport RouteTable
+from proxy_engine_core.forward.route cimport Route, RouteTable
+from proxy_engine_core.forward.route_stats cimport (
+    RouteStats, route_stats_begin, route_stats_bytes, route_stats_leave,
+)
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
@@ -118,6 +122,7 @@ cdef struct Transaction:
     Policy *policy                        # held, if it changes the response; else NULL
     Quota *quota                          # that it is counted in, its link's; NULL: no limits
     Quota *joined_by                      # TCP: held, for who joined it may have to go; or NULL
+    RouteStats *stats                     # of its route; NULL: none yet, or not any more
     uint64_t device
     uint32_t route
     uint32_t log_flags
@@ -163,6 +168,8 @@ cdef struct Transaction:
     uint64_t first_byte_us                # response head in; TCP: the target is connected
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t counted_in                   # of them, in `stats` and the worker's counters
+    uint64_t counted_out
     uint16_t status
     uint8_t method_size
     uint8_t host_size
@@ -214,6 +221,7 @@ cdef struct ServerRole:
     uint32_t active                       # visitors between head and last byte
     uint64_t request_id_prefix
     uint64_t request_id_next
+    RouteStats unrouted                   # of what no route was found for
     UdpInput *udp_input                   # NULL until a UDP port is listened on
     UdpOutput *udp_output
 
@@ -223,6 +231,27 @@ cdef inline ServerRole *server_of(Worker *worker) noexcept nogil:
 # A transaction for the visitor's next request (kept over waiting and retry); NULL: no memory.
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil
 cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil   # of a request begun elsewhere
+# Its route has been found, perhaps not for the first time. From here on it is one of its requests.
+cdef inline void transaction_routed(Transaction *transaction, const Route *route) noexcept nogil:
+    transaction.route = route.id
+    if transaction.stats == route.stats:
+        return
+    if transaction.stats != NULL:
+        route_stats_leave(transaction.stats)
+    transaction.stats = route.stats
+    route_stats_begin(route.stats)
+
+# Count what has passed since the last time. Of what lasts, when something has; never of a request
+# that may be sent again, and so counts its bytes anew.
+cdef inline void transaction_count(Worker *worker, Transaction *transaction) noexcept nogil:
+    cdef uint64_t bytes_in = transaction.bytes_in - transaction.counted_in
+    cdef uint64_t bytes_out = transaction.bytes_out - transaction.counted_out
+    transaction.counted_in = transaction.bytes_in
+    transaction.counted_out = transaction.bytes_out
+    route_stats_bytes(transaction.stats, bytes_in, bytes_out)
+    count(worker.counters, COUNT_VISITOR_BYTES_IN, bytes_in)
+    count(worker.counters, COUNT_VISITOR_BYTES_OUT, bytes_out)
+
 cdef void transaction_free(Visitor *visitor) noexcept nogil      # without a log record
 # From now on it is a connection to a TCP tunnel: ":PORT" or a name. The log shows it as host.
 cdef void transaction_set_tcp(

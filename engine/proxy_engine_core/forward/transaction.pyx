@@ -16,6 +16,7 @@ from proxy_engine_core.forward.pace cimport pace_spend, pace_stop
 from proxy_engine_core.forward.policy cimport policy_release
 from proxy_engine_core.forward.pool cimport http_stream_release, pool_put, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply, reply_write
+from proxy_engine_core.forward.route_stats cimport route_stats_leave
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
 from proxy_engine_core.http1.rewrite cimport REFRAME_CLOSE
 from proxy_engine_core.io.conn cimport (
@@ -95,6 +96,8 @@ cdef void transaction_free(Visitor *visitor) noexcept nogil:
     buffer_free(&transaction.response_head)
     if transaction.policy != NULL:
         policy_release(transaction.policy)
+    if transaction.stats != NULL:
+        route_stats_leave(transaction.stats)           # it goes on elsewhere
     visitor.bytes_passed += transaction.bytes_out
     visitor.transaction = NULL
     transaction.http = <HttpStream *>role.free_transactions

@@ -22,7 +22,8 @@ from proxy_engine_core.forward.udp_table cimport (
     UdpListener, UdpVisitor, UdpVisitorList, udp_table_find, udp_table_lasts, udp_table_seen,
 )
 from proxy_engine_core.forward.udp_visitor cimport (
-    udp_visitor_end, udp_visitor_forget, udp_visitor_open, udp_visitor_pays, udp_visitor_reset,
+    udp_visitor_count, udp_visitor_end, udp_visitor_forget, udp_visitor_open, udp_visitor_pays,
+    udp_visitor_reset,
 )
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_detach, conn_requeue
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
@@ -252,7 +253,7 @@ cdef void send_run(
         memcpy(place, udp_payload(batch, index), udp_size(batch, index))
         place += udp_size(batch, index)
     yamux_stream_commit(stream, size)
-    visitor.bytes_in += size - <uint32_t>(end - start) * DATAGRAM_HEADER_SIZE
+    udp_visitor_count(visitor, size - <uint32_t>(end - start) * DATAGRAM_HEADER_SIZE, 0)
     link_touch(visitor.link)
 
 
@@ -267,6 +268,7 @@ cdef void stream_data(
     cdef uint8_t *end = bytes + size
     cdef uint8_t *payload
     cdef uint32_t length
+    cdef uint64_t passed = 0
     cdef int status
     udp_table_seen(visitor, worker.now_us)
     udp_output_to(batch, &visitor.address, &visitor.local)
@@ -274,11 +276,12 @@ cdef void stream_data(
         status = datagram_next(&visitor.reader, &bytes, end, &payload, &length)
         if status <= 0:
             break
-        visitor.bytes_out += length
+        passed += length
         udp_output_put(batch, payload, length)
         if batch.count == UDP_BATCH or visitor.reader.used:
             send_batch(visitor, batch)
     send_batch(visitor, batch)
+    udp_visitor_count(visitor, 0, passed)
     if status < 0:
         udp_visitor_reset(visitor, b"bad_datagram", YAMUX_RESET_PROTOCOL)
         return

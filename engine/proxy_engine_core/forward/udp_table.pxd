@@ -11,6 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.datagram cimport DatagramReader
 from proxy_engine_core.forward.addresses cimport AddressEntry
+from proxy_engine_core.forward.route_stats cimport RouteStats
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.udp cimport UdpLocal
 from proxy_engine_core.io.worker cimport Conn
@@ -31,6 +32,7 @@ cdef struct UdpVisitor:                   # one address, and its stream
     DatagramReader reader                 # of its stream
     Address address
     UdpLocal local                        # what it sent to
+    RouteStats *stats                     # of its route
     uint64_t device
     uint64_t started_us
     uint64_t accepted_us                  # the device has a socket for it; 0: not yet

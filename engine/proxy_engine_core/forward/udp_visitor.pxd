@@ -1,7 +1,7 @@
 # One visitor of a UDP tunnel, from its first datagram to its record in the request log: who is
 # let in, the stream it gets, what it has to pay for.
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from proxy_engine_core.forward.udp_table cimport UdpListener, UdpVisitor
 from proxy_engine_core.io.udp cimport UdpInput
@@ -14,6 +14,10 @@ cdef UdpVisitor *udp_visitor_open(
 # Whether so many bytes may pass by the quota of the link. Here nobody waits: in debt, what
 # comes is lost.
 cdef bint udp_visitor_pays(UdpVisitor *visitor, uint32_t size) noexcept nogil
+# So much payload has passed.
+cdef void udp_visitor_count(
+    UdpVisitor *visitor, uint64_t bytes_in, uint64_t bytes_out
+) noexcept nogil
 # Log it, give its stream back, and free it. `reason`: b"" for an ordinary end; `code`: the
 # device hears it.
 cdef void udp_visitor_end(UdpVisitor *visitor, const char *reason) noexcept nogil

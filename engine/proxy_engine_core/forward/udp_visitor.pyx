@@ -1,10 +1,12 @@
 # See udp_visitor.pxd.
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset
 
-from proxy_engine_core.atomic cimport atomic_add, atomic_load_relaxed, atomic_subtract
+from proxy_engine_core.atomic cimport (
+    atomic_add, atomic_load_relaxed, atomic_subtract, counter_add,
+)
 from proxy_engine_core.counters cimport (
     COUNT_MEMORY_ERRORS, COUNT_TOKEN_BUSY_REFUSED, COUNT_TOKEN_RATE_REFUSED, COUNT_UDP_VISITORS,
     COUNT_VISITOR_BYTES_IN, COUNT_VISITOR_BYTES_OUT, count,
@@ -17,6 +19,9 @@ from proxy_engine_core.forward.pool cimport pool_stream, pool_wake
 from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
 from proxy_engine_core.forward.route cimport (
     Route, route_name, route_profile, route_table_find,
+)
+from proxy_engine_core.forward.route_stats cimport (
+    route_stats_begin, route_stats_bytes, route_stats_end, route_stats_leave,
 )
 from proxy_engine_core.forward.routing cimport live_link
 from proxy_engine_core.forward.transaction cimport (
@@ -100,6 +105,9 @@ cdef UdpVisitor *udp_visitor_open(
     visitor.link = link
     visitor.device = link.device
     visitor.route = route.id
+    visitor.stats = route.stats
+    route_stats_begin(visitor.stats)
+    counter_add(&visitor.stats.connections, 1)
     listener.route = route.id
     request_id_write(role, visitor.request_id)
     if role.addresses.entries != NULL:
@@ -155,6 +163,17 @@ cdef bint udp_visitor_pays(UdpVisitor *visitor, uint32_t size) noexcept nogil:
     return True
 
 
+cdef void udp_visitor_count(
+    UdpVisitor *visitor, uint64_t bytes_in, uint64_t bytes_out
+) noexcept nogil:
+    cdef Worker *worker = visitor.listener.conn.worker
+    visitor.bytes_in += bytes_in
+    visitor.bytes_out += bytes_out
+    route_stats_bytes(visitor.stats, bytes_in, bytes_out)
+    count(worker.counters, COUNT_VISITOR_BYTES_IN, bytes_in)
+    count(worker.counters, COUNT_VISITOR_BYTES_OUT, bytes_out)
+
+
 cdef void udp_visitor_end(UdpVisitor *visitor, const char *reason) noexcept nogil:
     udp_visitor_reset(visitor, reason, YAMUX_RESET_CANCEL)
 
@@ -168,8 +187,9 @@ cdef void udp_visitor_reset(UdpVisitor *visitor, const char *reason, uint32_t co
         visitor.address_entry.connections -= 1
     leave_quota(visitor)
     atomic_subtract(&worker.crew.udp_visitors, 1)
-    count(worker.counters, COUNT_VISITOR_BYTES_IN, visitor.bytes_in)
-    count(worker.counters, COUNT_VISITOR_BYTES_OUT, visitor.bytes_out)
+    if reason[0]:
+        counter_add(&visitor.stats.aborted, 1)
+    route_stats_end(visitor.stats, 0)
     write_log(visitor, reason)
     udp_table_remove(visitor)
 
@@ -208,5 +228,6 @@ cdef void write_log(UdpVisitor *visitor, const char *reason) noexcept nogil:
 
 
 cdef void udp_visitor_forget(UdpVisitor *visitor) noexcept nogil:
+    route_stats_leave(visitor.stats)
     leave_quota(visitor)
     udp_table_remove(visitor)

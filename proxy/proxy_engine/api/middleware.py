@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from proxy_engine import tokens
+from proxy_engine import logs, tokens
 from proxy_engine.api.context import Service
 from proxy_engine.api.dispatch import problem_answer
 from proxy_engine.api.problems import Problem, problem_of
@@ -20,8 +22,29 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 API = "/api/"
 SERVER: web.AppKey[Service] = web.AppKey("server", Service)
 ACTOR: web.RequestKey[Token] = web.RequestKey("actor", Token)
+ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 TOKEN_SUBPROTOCOL = "bearer."
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+
+REQUEST_ID = "X-Request-Id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)  # as the engine takes them
+
+
+@web.middleware
+async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Each request has an id, the caller's if it sent one: in the answer, in the problem that it
+    may be, and on each line of the log that is about it."""
+    given = request.headers.get(REQUEST_ID, "")
+    request[ID] = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    with logs.fields(request_id=request[ID]):
+        return await handler(request)
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """As an answer begins."""
+    if ID in request:
+        response.headers[REQUEST_ID] = request[ID]
 
 
 @web.middleware

@@ -24,6 +24,7 @@ class ProblemDetails(msgspec.Struct, kw_only=True):
     status: Annotated[int, msgspec.Meta(ge=400, le=599)]
     code: Annotated[str, msgspec.Meta(description="for programs; it never changes")]
     detail: Annotated[str, msgspec.Meta(description="for people")]
+    request_id: Annotated[str, msgspec.Meta(description="X-Request-Id; lines of the log have it")]
 
 
 class Problem(Exception):
@@ -45,6 +46,7 @@ class Problem(Exception):
             status=self.status,
             code=self.code,
             detail=self.detail,
+            request_id=logs.field("request_id"),
         )
         return msgspec.json.encode(details) + b"\n"
 

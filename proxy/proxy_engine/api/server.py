@@ -16,7 +16,15 @@ from aiohttp import web
 
 from proxy_engine.api.context import Service
 from proxy_engine.api.dispatch import BODY_MAX, Answer, Ask, Dispatcher, problem_answer
-from proxy_engine.api.middleware import ACTOR, SERVER, admin_only, errors, known_hosts
+from proxy_engine.api.middleware import (
+    ACTOR,
+    SERVER,
+    add_request_id,
+    admin_only,
+    errors,
+    known_hosts,
+    request_ids,
+)
 from proxy_engine.api.pages import add_pages
 from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Upgrade
@@ -38,7 +46,9 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def create_app(service: Service) -> web.Application:
-    app = web.Application(middlewares=[errors, known_hosts, admin_only], client_max_size=BODY_MAX)
+    around = [request_ids, errors, known_hosts, admin_only]
+    app = web.Application(middlewares=around, client_max_size=BODY_MAX)
+    app.on_response_prepare.append(add_request_id)
     app[SERVER] = service
     app[SOCKETS] = set()
     app.on_shutdown.append(close_all)

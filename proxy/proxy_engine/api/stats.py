@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from proxy_engine import logs
 from proxy_engine.api.context import Service
 from proxy_engine.api.routes import Call, Routes
 
@@ -33,4 +34,5 @@ def all_stats(service: Service) -> dict[str, int]:
         "device_events_dropped": service.links.registry.events_dropped,
         "event_subscribers": len(events),
         "events_dropped": events.dropped,
+        **logs.stats(),
     }

@@ -42,6 +42,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 ok, 1 failure, 2 usage."""
+    _occupy_standard_files()
     try:
         args = build_parser().parse_args(argv)
         code: int = args.function(args)
@@ -63,8 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"internal error: {type(error).__name__}: {error} ({hint})", EXIT_FAILURE)
 
 
-def _say(message: str, code: int) -> int:
-    from proxy_engine.text import escape, scrub
+def _occupy_standard_files() -> None:
+    """If 0, 1 or 2 are closed, no socket or database may get their numbers: libraries write to
+    these, and libuv ends the process that closes one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest that is free
 
-    print(f"proxy-engine: error: {scrub(escape(message))}", file=sys.stderr)
+
+def _say(message: str, code: int) -> int:
+    from proxy_engine.cli.output import complain
+
+    complain(message)
     return code

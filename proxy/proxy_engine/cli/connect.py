@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import (
@@ -143,17 +142,14 @@ def run(args: argparse.Namespace) -> int:
         )
     token = read_token(chosen)
     tunnels = tunnels_of(chosen, token)
-    from proxy_engine import logs
+    from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
     from proxy_engine.tls.client import LinkTls, TargetTls
 
     tls = LinkTls(chosen)
-    logs.setup(chosen.log_format)
-    servers = find_servers(chosen, tls)
-    try:
+    with process(chosen.log_format, chosen.log_level):
+        servers = find_servers(chosen, tls)
         return run_async(_connect(chosen, token, tunnels, servers, tls, TargetTls(chosen)))
-    finally:
-        logs.flush()
 
 
 def find_servers(chosen: Settings, tls: LinkTls) -> list[ServerUrl]:
@@ -199,6 +195,7 @@ async def _connect(
     from proxy_engine.agent.reach import Reacher
     from proxy_engine.agent.servers import Servers
     from proxy_engine.agent.targets import Targets, resolve
+    from proxy_engine.cli.output import complain
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
     from proxy_engine.runner import EngineRunner, make_engine
@@ -237,7 +234,7 @@ async def _connect(
         stop.cancel()
         ended.cancel()
         for line in agent.failure:
-            _complain(line)
+            complain(line)
         # Even an agent that was replaced has requests under way that can still be answered.
         agent.drain()
         code = await signals.finish(runner.drain(chosen.grace))
@@ -245,12 +242,6 @@ async def _connect(
     finally:
         await agent.close()
         await runner.stop()
-
-
-def _complain(line: str) -> None:
-    from proxy_engine.text import escape, scrub
-
-    print(f"proxy-engine: error: {scrub(escape(line))}", file=sys.stderr, flush=True)
 
 
 def _flags(tunnel: AgentTunnel) -> int:
@@ -263,7 +254,7 @@ def _flags(tunnel: AgentTunnel) -> int:
 
 
 def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicTunnel]) -> None:
-    from proxy_engine.cli.output import box, is_terminal
+    from proxy_engine.cli.output import box, is_terminal, say
     from proxy_engine.text import escape
 
     targets = {tunnel.name: tunnel.shown_target() for tunnel in tunnels}
@@ -278,7 +269,7 @@ def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicT
             }
             for x in public
         ]
-        print(json.dumps({"event": "connected", "tunnels": found}), flush=True)
+        say(json.dumps({"event": "connected", "tunnels": found}))
         return
     lines = [
         escape(f"{url} -> {targets.get(x.name, '?')}")

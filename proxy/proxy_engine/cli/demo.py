@@ -15,14 +15,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import logging
-
-    from proxy_engine import logs
+    from proxy_engine.cli.output import process
     from proxy_engine.demo.scene import play
     from proxy_engine.runner import run_async
 
-    logs.setup("text", level=logging.WARNING)  # the table is what was asked for
-    try:
+    with process("text", "warning"):  # the table is what was asked for
         return run_async(play(stay=not args.once))
-    finally:
-        logs.flush()

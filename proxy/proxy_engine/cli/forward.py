@@ -6,7 +6,14 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.connect import find_servers, read_token
-from proxy_engine.cli.parser import add_common, add_servers, add_setting, add_trust, settings
+from proxy_engine.cli.parser import (
+    add_common,
+    add_log,
+    add_servers,
+    add_setting,
+    add_trust,
+    settings,
+)
 
 if TYPE_CHECKING:
     from proxy_engine.agent.forwarding import Tunnel
@@ -24,13 +31,14 @@ def add_parser(verbs: Any) -> None:
     add_trust(parser)
     add_setting(parser, "token", metavar="TOKEN", help="one that may (better: a file)")
     add_setting(parser, "token_file", metavar="FILE", help="read the token from a file, - stdin")
-    add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_log(parser)
     add_common(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
     from proxy_engine.agent.forwarding import Tunnel
+    from proxy_engine.cli.output import process
     from proxy_engine.errors import UsageError
     from proxy_engine.tokens import is_name
     from proxy_engine.values import LABEL, parse_address
@@ -46,18 +54,14 @@ def run(args: argparse.Namespace) -> int:
     if not chosen.server:
         raise UsageError("which server? give --server URL")
     token = read_token(chosen)
-    from proxy_engine import logs
     from proxy_engine.agent.servers import Servers
     from proxy_engine.runner import run_async
     from proxy_engine.tls.client import LinkTls
 
     tls = LinkTls(chosen)
-    logs.setup(chosen.log_format)
-    servers = Servers(find_servers(chosen, tls), "tcp")
-    try:
+    with process(chosen.log_format, chosen.log_level):
+        servers = Servers(find_servers(chosen, tls), "tcp")
         return run_async(_forward(chosen, token, address, Tunnel(device, name), servers, tls))
-    finally:
-        logs.flush()
 
 
 async def _forward(
@@ -69,14 +73,13 @@ async def _forward(
     tls: LinkTls,
 ) -> int:
     import asyncio
-    import sys
 
     from proxy_engine.agent.forwarding import Forwarder
     from proxy_engine.agent.reach import Reacher
     from proxy_engine.agent.targets import resolve
+    from proxy_engine.cli.output import complain, say
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError, error_text
-    from proxy_engine.text import escape, scrub
 
     signals = Signals()
     failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -91,7 +94,7 @@ async def _forward(
         port = await forwarder.listen(local.host, local.port)
     except OSError as error:
         raise ProxyEngineError(f"can not listen on {local}: {error_text(error)}") from None
-    print(f"{local._replace(port=port)} -> {tunnel.device}/{tunnel.name}", flush=True)
+    say(f"{local._replace(port=port)} -> {tunnel.device}/{tunnel.name}")
     stop = asyncio.create_task(signals.first())
     stop.add_done_callback(lambda _: failure.cancel())
     await asyncio.wait([failure])
@@ -99,5 +102,5 @@ async def _forward(
     await forwarder.close()
     if failure.cancelled():
         return EXIT_OK
-    print(f"proxy-engine: error: {scrub(escape(failure.result()))}", file=sys.stderr, flush=True)
+    complain(failure.result())
     return EXIT_FAILURE

@@ -88,7 +88,12 @@ def add_process(parser: argparse.ArgumentParser, role: str) -> None:
         action="append",
         help="set an engine option (docs/operations.md)",
     )
+    add_log(parser)
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
     add_setting(parser, "log_format", metavar="text|json", help="of log lines on stderr [text]")
+    add_setting(parser, "log_level", metavar="LEVEL", help="debug, info, warning or error [info]")
 
 
 def add_servers(parser: argparse.ArgumentParser) -> None:

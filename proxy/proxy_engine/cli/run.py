@@ -63,6 +63,12 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(
         parser,
+        "access_log",
+        action=argparse.BooleanOptionalAction,
+        help="a line of the log for each request",
+    )
+    add_setting(
+        parser,
         "request_journal_max",
         metavar="SIZE",
         help="log on disk while the store fails, 0: none [1GiB]",
@@ -140,14 +146,11 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     chosen = loaded(args)
-    from proxy_engine import logs
+    from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
 
-    logs.setup(chosen.settings.log_format)
-    try:
+    with process(chosen.settings.log_format, chosen.settings.log_level):
         return run_async(_serve(chosen, lambda: loaded(args)))
-    finally:
-        logs.flush()
 
 
 async def _serve(chosen: Loaded, load: Callable[[], Loaded]) -> int:
@@ -167,7 +170,7 @@ async def _serve(chosen: Loaded, load: Callable[[], Loaded]) -> int:
 
 
 def _show_first_run(server: Server, made: FirstRun) -> None:
-    from proxy_engine.cli.output import box
+    from proxy_engine.cli.output import box, say
 
     flags = {"--server": server.url, "--token": made.device_token, "--http": "web=127.0.0.1:3000"}
     connect = "proxy-engine connect " + " ".join(
@@ -181,7 +184,7 @@ def _show_first_run(server: Server, made: FirstRun) -> None:
             "server": server.url,
             "connect": connect,
         }
-        print(json.dumps(line), flush=True)
+        say(json.dumps(line))
         return
     box(
         "proxy-engine is ready",

@@ -57,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_requests_size: int = 0  # bytes; 0: no limit
     request_sample: float = 1.0  # share of the requests that went well that is logged
     request_redact: tuple[str, ...] = ()  # more keys of queries whose values are secret
+    access_log: bool = False  # a line of the log for each request
     request_journal_max: int = 1 << 30  # bytes on disk while the store fails; 0: no journal
     mongodb_uri: str = ""  # the store instead of SQLite in data_dir
     mongodb_uri_file: str = ""
@@ -126,7 +127,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_token_file: str = ""
     # several
     workers: int = 0  # threads of the data plane; 0: run: one for each core, connect: 1
-    log_format: str = "text"
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
 
 
@@ -152,6 +154,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_requests_size": parse.to_size,
     "request_sample": parse.to_share,
     "request_redact": parse.to_names,
+    "access_log": parse.to_boolean,
     "request_journal_max": parse.to_size,
     "mongodb_uri": parse.to_mongodb_uri,
     "mongodb_uri_file": parse.to_text,
@@ -215,6 +218,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "admin_token_file": parse.to_text,
     "workers": parse.to_integer(0, 64),
     "log_format": parse.to_choice("text", "json"),
+    "log_level": parse.to_choice("debug", "info", "warning", "error"),
     "engine": parse.to_engine_options,
 }
 KEYS = tuple(_PARSERS)

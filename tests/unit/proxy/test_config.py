@@ -116,6 +116,8 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "admin_token_file": "f",
         "workers": "2",
         "log_format": "json",
+        "log_level": "debug",
+        "access_log": "true",
         "engine": "a=1",
     }
     assert set(samples) == set(config.KEYS)

@@ -1,38 +1,59 @@
 from __future__ import annotations
 
-import io
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from proxy_engine import logs
+from proxy_engine.log_formats import Record
+from proxy_engine.log_repeats import LINES_MAX, Repeats
 from proxy_engine.text import duration_text, escape, size_text
 from proxy_engine.tokens import new_secret
 
 
+class Written:
+    """A file that log lines are written to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def text(self) -> str:
+        logs.flush()
+        return self.path.read_text()
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
-    yield io.StringIO()
+def written(tmp_path: Path) -> Iterator[Written]:
+    root, ours = logging.getLogger(), logging.getLogger("proxy_engine")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    file = Written(tmp_path / "log")
+    yield file
+    logs.flush()
     root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.raiseExceptions = raises
+    for logger, level in zip((root, ours), levels, strict=True):
+        logger.setLevel(level)
+    os.close(file.fd)
 
 
-def test_a_text_line_holds_message_and_fields(stream: io.StringIO) -> None:
-    logs.setup("text", stream)
+def test_a_text_line_holds_message_and_fields(written: Written) -> None:
+    logs.setup("text", fd=written.fd)
     logs.get("links").info("link up", device="pi", note="two words", empty="")
-    line = stream.getvalue()
+    line = written.text()
     assert line.endswith('INFO    links: link up device=pi note="two words" empty=""\n')
 
 
-def test_a_json_line_is_one_object(stream: io.StringIO) -> None:
-    logs.setup("json", stream)
+def test_a_json_line_is_one_object(written: Written) -> None:
+    logs.setup("json", fd=written.fd)
     logs.get("links").warning("link down", link=7, reason="bye")
-    line = json.loads(stream.getvalue())
+    [line] = written.lines()
     assert line["level"] == "warning"
     assert line["component"] == "links"
     assert line["message"] == "link down"
@@ -40,31 +61,108 @@ def test_a_json_line_is_one_object(stream: io.StringIO) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_record_is_one_line_whatever_it_holds(stream: io.StringIO, log_format: str) -> None:
-    logs.setup(log_format, stream)
+def test_a_record_is_one_line_whatever_it_holds(written: Written, log_format: str) -> None:
+    logs.setup(log_format, fd=written.fd)
     logs.get("x").info("m\n", evil="a\r\nb\x1b[31m\x9b\x7f\u2028\u202e\ud800")
-    line = stream.getvalue()
+    line = written.text()
     assert line.endswith("\n")
     assert not set(line[:-1]) & set("\r\n\x1b\x9b\x7f\u2028\u202e\ud800")
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_token_is_never_written(stream: io.StringIO, log_format: str) -> None:
-    logs.setup(log_format, stream)
+def test_a_token_is_never_written(written: Written, log_format: str) -> None:
+    logs.setup(log_format, fd=written.fd)
     secret = new_secret()
     logs.get("x").error(f"failed with {secret}", header=f"Bearer {secret}")
-    assert secret[3:] not in stream.getvalue()
-    assert "pe_[redacted]" in stream.getvalue()
+    assert secret[3:] not in written.text()
+    assert "pe_[redacted]" in written.text()
 
 
-def test_a_bug_is_one_line_that_says_where(stream: io.StringIO) -> None:
-    logs.setup("text", stream)
+def test_a_bug_is_one_line_that_says_where(written: Written) -> None:
+    logs.setup("text", fd=written.fd)
     try:
         raise KeyError("gone")
     except KeyError as error:
         logs.get("x").exception("handler failed", error)
-    assert stream.getvalue().count("\n") == 1
-    assert "test_logs.py:" in stream.getvalue()
+        logging.getLogger("other.library").exception("it failed")
+    ours, theirs = written.text().splitlines()
+    assert "test_logs.py:" in ours
+    assert "test_logs.py:" in theirs
+    assert "KeyError" in theirs
+
+
+def test_lines_of_a_task_have_its_fields(written: Written) -> None:
+    logs.setup("json", fd=written.fd)
+    log = logs.get("x")
+    with logs.fields(request_id="r1"):
+        log.info("a", size=1)
+        assert logs.field("request_id") == "r1"
+    log.info("b")
+    first, second = written.lines()
+    assert (first["request_id"], first["size"]) == ("r1", 1)
+    assert "request_id" not in second
+    assert logs.field("request_id") == ""
+
+
+def test_format_and_level_change_while_it_runs(written: Written) -> None:
+    logs.setup("text", "warning", fd=written.fd)
+    logs.get("x").info("not said")
+    logs.adjust("json", "debug")
+    logs.get("x").debug("said")
+    [line] = written.lines()
+    assert line["message"] == "said"
+
+
+def test_an_application_that_embeds_us_keeps_its_own_logging(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = logging.getLogger().handlers[:], logging.getLogger("proxy_engine").level
+    logs.adjust("json", "error")
+    logs.get("links").warning("link\ndown", device="pi", why="a b")
+    assert caplog.messages == ['link\\x0adown device=pi why="a b"']
+    assert (logging.getLogger().handlers, logging.getLogger("proxy_engine").level) == before
+    assert set(logs.stats().values()) == {0}
+
+
+def test_the_same_line_again_and_again_becomes_one_with_a_count(written: Written) -> None:
+    logs.setup("json", fd=written.fd)
+    for number in range(1000):
+        logs.get("x").warning("full", tunnel="web")
+        if number % 500 == 0:
+            logs.get("x").warning("full", tunnel="other", number=number)
+    found = [(line["tunnel"], line.get("repeated")) for line in written.lines()]
+    assert found[:3] == [("web", None), ("other", None), ("other", None)]
+    assert sum(int(str(count)) for tunnel, count in found[3:] if tunnel == "web") == 999
+    assert logs.stats()["log_lines_repeated"] == 999
+    assert len(found) < 10  # flushed at the end, or once a second on a slow machine
+
+
+def record(message: str) -> logging.LogRecord:
+    return Record("x", logging.INFO, message, {})
+
+
+def test_what_repeats_is_said_once_a_second() -> None:
+    repeats = Repeats()
+    assert not repeats.is_one(record("a"), 10.0)
+    assert repeats.wait(10.0) == 1.0
+    assert repeats.is_one(record("a"), 10.5)
+    assert not repeats.is_one(record("b"), 10.6)
+    assert repeats.due(10.9) == []
+    [said] = repeats.due(11.1)
+    assert (said.msg, vars(said)["fields"]) == ("a", {"repeated": 1})
+    assert repeats.is_one(record("a"), 11.2)  # and the next second is counted as well
+    assert [x.msg for x in repeats.due(12.2)] == ["a"]
+    assert repeats.due(13.3) == []
+    assert repeats.wait(13.3) is None
+    assert not repeats.is_one(record("a"), 13.4)
+
+
+def test_repeats_remembers_so_many_lines_and_says_the_others() -> None:
+    repeats = Repeats()
+    for number in range(LINES_MAX + 1):
+        assert not repeats.is_one(record(str(number)), 1.0)
+    assert not repeats.is_one(record(str(LINES_MAX)), 1.0)
+    assert repeats.is_one(record("0"), 1.0)
 
 
 def test_escape_leaves_ordinary_text_alone() -> None:

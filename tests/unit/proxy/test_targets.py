@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from proxy_engine import logs
 from proxy_engine.agent.targets import Targets, resolve
 from proxy_engine.settings.allowed import parse_allowed
 from proxy_engine.values import Address
@@ -56,9 +55,8 @@ async def test_a_name_that_is_not_found_keeps_its_last_address(engine: FakeEngin
 
 
 async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
-    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logs.setup("json")
     names = Names(app=["10.0.0.1", "192.0.2.1"], db=["192.0.2.2"])
     aims = {"web": Address("app", 80), "x": Address("db", 81)}
     targets = Targets(_any(engine), aims, names, allowed=[parse_allowed("10.0.0.0/8")])
@@ -68,8 +66,7 @@ async def test_addresses_that_are_not_allowed_are_unknown_to_the_engine(
     names.known["app"] = ["169.254.169.254"]  # the name was moved elsewhere
     await targets.refresh()
     assert engine.targets == []
-    logs.flush()
-    said = [line for line in capsys.readouterr().err.splitlines() if "target not allowed" in line]
+    said = [line for line in caplog.messages if "target not allowed" in line]
     assert len(said) == 3
 
 

@@ -1,0 +1,79 @@
+# See route_stats.pxd.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from proxy_engine_core.atomic cimport atomic_load_acquire, atomic_load_relaxed
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+cdef enum:
+    LINE_SIZE = 64                        # of a cache; two workers write to no common one
+
+
+cdef inline size_t stride() noexcept nogil:
+    return (sizeof(RouteStats) + LINE_SIZE - 1) // LINE_SIZE * LINE_SIZE
+
+
+cdef RouteStats *route_stats_of(RouteStatsBlock *block, uint32_t worker) noexcept nogil:
+    return <RouteStats *>(<uint8_t *>block + LINE_SIZE + worker * stride())
+
+
+cdef RouteStatsBlock *route_stats_new(uint32_t route, uint32_t worker_count) noexcept nogil:
+    cdef size_t size = LINE_SIZE + worker_count * stride()
+    cdef RouteStatsBlock *block = <RouteStatsBlock *>aligned_alloc(LINE_SIZE, size)
+    cdef uint32_t worker
+    if block == NULL:
+        return NULL
+    memset(block, 0, size)
+    block.route = route
+    block.worker_count = worker_count
+    for worker in range(worker_count):
+        route_stats_of(block, worker).holders = &block.holders
+    return block
+
+
+cdef void route_stats_free(RouteStatsBlock *block) noexcept nogil:
+    free(block)
+
+
+cdef bint route_stats_is_over(RouteStatsBlock *block) noexcept nogil:
+    cdef RouteStats *stats
+    cdef uint64_t ended
+    cdef uint32_t worker
+    cdef int index
+    if atomic_load_acquire(&block.holders):
+        return False
+    for worker in range(block.worker_count):
+        stats = route_stats_of(block, worker)
+        ended = 0
+        for index in range(STATUS_CLASSES):
+            ended += atomic_load_acquire(&stats.ended[index])
+        if ended != atomic_load_acquire(&stats.begun):
+            return False
+    return True
+
+
+cdef void route_stats_sum(RouteStatsBlock *block, RouteStats *total) noexcept nogil:
+    cdef uint32_t worker
+    for worker in range(block.worker_count):
+        route_stats_add(total, route_stats_of(block, worker))
+
+
+cdef void route_stats_add(RouteStats *total, const RouteStats *stats) noexcept nogil:
+    cdef int index
+    # What has ended is read before what has begun: never more of it.
+    for index in range(STATUS_CLASSES):
+        total.ended[index] += atomic_load_acquire(&stats.ended[index])
+    total.begun += atomic_load_relaxed(&stats.begun)
+    total.bytes_in += atomic_load_relaxed(&stats.bytes_in)
+    total.bytes_out += atomic_load_relaxed(&stats.bytes_out)
+    total.duration_us += atomic_load_relaxed(&stats.duration_us)
+    for index in range(DURATION_BUCKETS):
+        total.durations[index] += atomic_load_relaxed(&stats.durations[index])
+    total.refused += atomic_load_relaxed(&stats.refused)
+    total.failed += atomic_load_relaxed(&stats.failed)
+    total.aborted += atomic_load_relaxed(&stats.aborted)
+    total.connections += atomic_load_relaxed(&stats.connections)
