@@ -52,6 +52,18 @@ make_venv() {
     printf '%s\n' "$wanted" >"$venv/.python"
 }
 
+# install_group VENV GROUP: a dependency group of pyproject.toml.
+install_group() {
+    local venv="$1" group="$2" stamp
+    stamp="$(cksum <"$ROOT/pyproject.toml")"
+    if [[ "$(cat "$venv/.group-$group" 2>/dev/null)" == "$stamp" ]]; then
+        return
+    fi
+    heading "dependencies of $group"
+    "$venv/bin/python" -m pip install --quiet --group "$group"
+    printf '%s\n' "$stamp" >"$venv/.group-$group"
+}
+
 # install_dev VENV: run-time, build and development dependencies, all read from
 # pyproject.toml; nothing to do while that file is unchanged.
 install_dev() {

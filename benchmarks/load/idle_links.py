@@ -21,12 +21,15 @@ from pathlib import Path
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.load.processes import BenchmarkError, Process, accepts_connections, free_port
+from benchmarks.parts.processes import BenchmarkError, Process, accepts_connections, free_port
+from benchmarks.parts.results import emit
+from benchmarks.parts.samples import spread
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET_KIB = 8.0  # a link
 AT_ONCE = 64  # devices that make their handshake at the same time
 READY_SECONDS_MAX = 60.0
+LATECOMERS = 20  # devices that come when the others are there
 DATA, PING, SYN, ACK = 0, 2, 1, 2
 HEADER = struct.Struct(">BBHII")
 
@@ -104,12 +107,14 @@ class Device:
         self.writer.close()
 
 
-async def measure(port: int, pid: int, tokens: list[str]) -> tuple[int, int, float]:
-    """Memory before and with all links, and the seconds it took to make them."""
+async def measure(port: int, pid: int, tokens: list[str]) -> tuple[int, int, float, float]:
+    """Memory before and with all links, the seconds it took to make them, and the milliseconds
+    until one more device has its tunnel."""
     devices = [Device(number, token) for number, token in enumerate(tokens)]
     # The first makes what every server has once: lazy imports, the first buffers.
     await devices[0].connect(port)
     before = resident_kib(pid)
+    latecomers = [devices.pop() for _ in range(LATECOMERS)]
     started = time.monotonic()
     gate = asyncio.Semaphore(AT_ONCE)
 
@@ -121,19 +126,26 @@ async def measure(port: int, pid: int, tokens: list[str]) -> tuple[int, int, flo
         await asyncio.gather(*(connect(device) for device in devices[1:]))
     seconds = time.monotonic() - started
     after = resident_kib(pid)
+    waited = []
+    for device in latecomers:
+        started = time.monotonic()
+        await device.connect(port)
+        waited.append((time.monotonic() - started) * 1e3)
+    devices += latecomers
     await asyncio.gather(*(device.close() for device in devices))
-    return before, after, seconds
+    return before, after, seconds, spread(waited).median
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of idle links.")
     parser.add_argument("--links", type=int, default=1000)
     parser.add_argument("--check", action="store_true", help="exit 1 when over the budget")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="proxy-engine-idle-") as name:
         folder = Path(name)
         data, port = folder / "data", free_port()
-        tokens = asyncio.run(make_tokens(data, chosen.links + 1))
+        tokens = asyncio.run(make_tokens(data, chosen.links + 1 + LATECOMERS))
         server = Process(
             [sys.executable, "-m", "proxy_engine", "run", "--listen", f"127.0.0.1:{port}",
              "--admin", f"127.0.0.1:{free_port()}", "--data-dir", str(data)],
@@ -142,16 +154,20 @@ def main() -> int:
         )  # fmt: skip
         try:
             server.wait_until(lambda: accepts_connections(port))
-            before, after, seconds = asyncio.run(measure(port, server.pid, tokens))
+            before, after, seconds, new_ms = asyncio.run(measure(port, server.pid, tokens))
         except (BenchmarkError, OSError, TimeoutError) as error:
             print(f"failed: {error or type(error).__name__}", file=sys.stderr)
             return 1
         finally:
             server.stop()
     each = (after - before) / chosen.links
+    figures = {"links": float(chosen.links), "kib_a_link": each, "rss_mib": after / 1024}
+    figures["new_link_ms"] = new_ms
+    emit(chosen.json, "idle-links", "proxy-engine", [figures])
     print(
         f"{chosen.links} idle links: {before / 1024:.1f} -> {after / 1024:.1f} MiB,"
-        f" {each:.2f} KiB a link, {chosen.links / seconds:.0f} links/s"
+        f" {each:.2f} KiB a link, {chosen.links / seconds:.0f} links/s,"
+        f" one more in {new_ms:.1f} ms"
     )
     if chosen.check and each > BUDGET_KIB:
         print(f"over budget: {BUDGET_KIB:.0f} KiB a link", file=sys.stderr)

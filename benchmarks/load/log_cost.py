@@ -23,11 +23,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "engine"))
 
-from benchmarks.load.client import run_wrk
-from benchmarks.load.processes import BenchmarkError, CpuTime, Process, cpu_time
-from benchmarks.load.report import median_range
-from benchmarks.load.rounds import in_turn
-from benchmarks.load.subjects import Origin, ProxyEngine, Running
+from benchmarks.parts.client import run_wrk
+from benchmarks.parts.ours import ProxyEngine
+from benchmarks.parts.processes import BenchmarkError, CpuTime, Process, cpu_time
+from benchmarks.parts.results import emit
+from benchmarks.parts.rounds import in_turn
+from benchmarks.parts.samples import spread
+from benchmarks.parts.subjects import Origin, Running
 
 MODES = ("refused", "ring", "stored")  # of log_server.py
 BUDGET_PERCENT = 3.0  # of a request, for the ring
@@ -45,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="per sample")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--check", action="store_true", help="exit 1 when over the budget")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     return parser.parse_args()
 
 
@@ -111,7 +114,7 @@ def main() -> int:
     print(f"{'log':10}{'CPU us/req':>22}{'of the ends':>14}{'more than refused':>20}")
     more = {}
     for mode in MODES:
-        price = median_range(prices[mode])
+        price = spread(prices[mode])
         pairs = zip(shares[mode], shares["refused"], strict=True)
         more[mode] = 100 * (statistics.median(own / none for own, none in pairs) - 1)
         print(
@@ -119,6 +122,12 @@ def main() -> int:
             f"{statistics.median(shares[mode]):>14.3f}{more[mode]:>18.1f} %"
         )
     each = ring_ns()
+    for mode in MODES:
+        pairs = zip(prices[mode], shares[mode], strict=True)
+        rounds = [{"cost": price, "of_ends": share} for price, share in pairs]
+        emit(chosen.json, "request-log", mode, rounds)
+    figures = {"ns": each, "share_of_request": each / 1000 / statistics.median(prices["refused"])}
+    emit(chosen.json, "request-log", "a-record-through-the-ring", [figures])
     per_second = 1e9 / each
     share = 100 * each / 1000 / statistics.median(prices["refused"])
     is_over = share > BUDGET_PERCENT or per_second < RECORDS_BUDGET

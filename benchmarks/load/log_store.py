@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path[1:1] = [str(Path(__file__).resolve().parents[2] / name) for name in ("engine", "proxy")]
 
+from benchmarks.parts.results import emit  # noqa: E402
 from proxy_engine.storage import RequestQuery, Store  # noqa: E402
 from proxy_engine.storage.sqlite import SqliteStore  # noqa: E402
 from proxy_engine_core import log_batch  # noqa: E402
@@ -129,9 +130,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The request log in SQLite.")
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--check", action="store_true", help="exit 1 when over the budget")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="proxy-engine-log-") as folder:
         results = asyncio.run(measure(chosen.rows, Path(folder)))
+    figures = {name.replace(" ", "_"): value for name, value in results.items()}
+    emit(chosen.json, "log-searches", "sqlite", [figures])
     is_over = (
         results["rows"] < WRITE_BUDGET
         or results["last hour of one device"] > DEVICE_HOUR_BUDGET

@@ -33,7 +33,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.load.processes import BenchmarkError, Process, accepts_connections, free_port
+from benchmarks.parts.processes import BenchmarkError, Process, accepts_connections, free_port
+from benchmarks.parts.results import emit
 from proxy_engine import tokens
 from proxy_engine.grants import Scopes
 from proxy_engine.storage.sqlite import SqliteStore, database_path
@@ -213,6 +214,10 @@ def measure(folder: Path, mode: str, chosen: argparse.Namespace) -> bool:
         stats: Counter[str] = Counter()
         for node in nodes:
             stats.update(node.ask("/stats"))
+        lookups = sum(stats[name] for name in LOOKUPS)
+        hits = sum(stats[name] for _, names in HITS for name in names)
+        figures = {"without_store": hits / lookups, "wrong": float(len(outcome.wrong))}
+        emit(chosen.json, "reconnects", mode, [figures])
         return report(mode, outcome, stats) or (chosen.smoke and not outcome.wrong)
     finally:
         for process in reversed(started):
@@ -242,6 +247,7 @@ def main() -> int:
     parser.add_argument("--waves", type=int, default=6)
     parser.add_argument("--only", action="append", help="without, with, or stalling")
     parser.add_argument("--smoke", action="store_true", help="does it run?")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     chosen = parser.parse_args()
     if chosen.smoke:
         chosen.devices, chosen.waves = 60, 2

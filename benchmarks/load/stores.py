@@ -20,6 +20,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.parts.results import emit
 from proxy_engine.storage import Store
 from proxy_engine.storage.sqlite import SqliteStore
 from proxy_engine_core import log_batch
@@ -82,7 +85,7 @@ async def worst_pause(stop: asyncio.Event) -> float:
     return worst
 
 
-async def measure(kind: str, count: int) -> float:
+async def measure(kind: str, count: int) -> dict[str, float]:
     batches = [records(BATCH, first) for first in range(0, count, BATCH)]
     async with opened(kind) as store:
         stop = asyncio.Event()
@@ -99,7 +102,7 @@ async def measure(kind: str, count: int) -> float:
             f"{await watch * 1000:.0f} ms at worst; budget {BUDGET[kind]:,}",
             flush=True,
         )
-    return rate
+    return {"records_per_second": rate, "cpu_us_a_record": cpu / written * 1e6}
 
 
 def main() -> int:
@@ -107,11 +110,14 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(BUDGET), action="append")
     parser.add_argument("--records", type=int, default=0, help="[500000, MongoDB 100000]")
     parser.add_argument("--check", action="store_true", help="exit 1 below the budget")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     args = parser.parse_args()
     missed = []
     for kind in args.only or BUDGET:
         count = args.records or (500_000 if kind == "sqlite" else 100_000)
-        if asyncio.run(measure(kind, count)) < BUDGET[kind]:
+        figures = asyncio.run(measure(kind, count))
+        emit(args.json, "stores", kind, [figures])
+        if figures["records_per_second"] < BUDGET[kind]:
             missed.append(kind)
     if args.check and missed:
         print("below the budget:", ", ".join(missed))

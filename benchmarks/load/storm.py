@@ -32,10 +32,13 @@ from pathlib import Path
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.load.client import Endpoint
 from benchmarks.load.idle_links import make_tokens, resident_kib
-from benchmarks.load.processes import BenchmarkError, cpu_time
-from benchmarks.load.subjects import Origin, ProxyEngine
+from benchmarks.parts.client import Endpoint
+from benchmarks.parts.ours import ProxyEngine
+from benchmarks.parts.processes import BenchmarkError, cpu_time
+from benchmarks.parts.results import emit
+from benchmarks.parts.samples import percentile
+from benchmarks.parts.subjects import Origin
 
 DEVICES_PER_PROCESS = 2500
 DEVICE_SECONDS_MAX = 60.0  # from the start of the storm
@@ -52,11 +55,6 @@ class Outcome:
 
     waited: list[float]  # seconds, of each device that got its tunnel
     errors: list[str]
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 class Device:
@@ -226,6 +224,16 @@ def measure(folder: Path, chosen: argparse.Namespace) -> bool:
     report_visitor(reference, began, ended)
     print("through the proxy:")
     ratio = report_visitor(samples, began, ended)
+    figures = {
+        "devices": float(chosen.devices),
+        "errors": float(len(outcome.errors)),
+        "links_per_second": len(outcome.waited) / (ended - began),
+        "cpu_us_a_link": cpu.total / chosen.devices * 1e6,
+        "grown_kib_a_link": (after - before) / chosen.devices,
+        "grown_mib": (after - before) / 1024,
+        "visitor_p99_during_over_before": ratio,
+    }
+    emit(chosen.json, "storm", "proxy-engine", [figures])
     grown_max = RSS_BUDGET_MIB * 1024 * chosen.devices / 10_000
     return not outcome.errors and after - before <= grown_max and ratio <= P99_RATIO_BUDGET
 
@@ -271,6 +279,7 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="the devices are known already")
     parser.add_argument("--check", action="store_true", help="exit 1 when over the budget")
     parser.add_argument("arguments", nargs="*", help="of proxy-engine run, after --")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="proxy-engine-storm-") as name:
         try:

@@ -26,9 +26,11 @@ from typing import Any
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.load.processes import BenchmarkError, Process, cpu_time, free_port
-from benchmarks.load.report import median_range
-from benchmarks.load.subjects import HOP, ROOT, Origin, nginx_path, start_nginx
+from benchmarks.parts.processes import BenchmarkError, Process, cpu_time, free_port
+from benchmarks.parts.results import emit
+from benchmarks.parts.rounds import interleaved
+from benchmarks.parts.samples import spread
+from benchmarks.parts.subjects import ROOT, Certificate, Origin, hop, nginx_path, start_nginx
 
 sys.path[:0] = [str(ROOT / "engine"), str(ROOT / "proxy")]
 
@@ -162,15 +164,9 @@ class Nginx:
 
     def __init__(self, folder: Path, origin: int) -> None:
         self.ports = {"plain": free_port(), "tls": free_port()}
-        plain = HOP.format(port=self.ports["plain"], upstream=origin)
-        server = plain[plain.index("server {", plain.index("}")) :]
-        secure = server.replace(
-            f"listen 127.0.0.1:{self.ports['plain']} backlog=4096;",
-            f"listen 127.0.0.1:{self.ports['tls']} ssl backlog=4096;"
-            f" ssl_certificate {folder / 'web.pem'}; ssl_certificate_key {folder / 'web.key'};"
-            " ssl_protocols TLSv1.2 TLSv1.3; ssl_buffer_size 16k;"
-            " ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;",
-        )
+        plain = hop(self.ports["plain"], origin)
+        secure = hop(self.ports["tls"], origin, Certificate(folder / "web.pem", folder / "web.key"))
+        secure = secure[secure.index("server {") :]
         self.process = start_nginx(folder / "nginx-tls", plain + secure, self.ports["plain"])
 
     def admit(self) -> int:
@@ -199,20 +195,22 @@ def run_client(
         raise BenchmarkError((done.stderr.strip().splitlines() or ["the client failed"])[-1])
 
 
-def interleaved(
-    subjects: list[Subject], rounds: int, sample: Callable[[Subject], float]
-) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {subject.name: [] for subject in subjects}
-    for _ in range(rounds):
-        for subject in subjects:
-            found[subject.name].append(sample(subject))
-    return found
-
-
-def report(what: str, found: dict[str, list[float]], unit: str) -> None:
+def report(
+    what: str,
+    subjects: list[Subject],
+    sample: Callable[[Subject], float],
+    unit: str,
+    chosen: argparse.Namespace,
+) -> None:
+    """Measure what a connection or a GB costs each, in turns."""
+    by_name = {subject.name: subject for subject in subjects}
+    rounds = interleaved(list(by_name), chosen.rounds, lambda name: {"cost": sample(by_name[name])})
+    for name, figures in rounds.items():
+        emit(chosen.json, f"tls-{what}", name, figures)
+    found = {name: [each["cost"] for each in figures] for name, figures in rounds.items()}
     line = f"  {what:28}"
     for name, samples in found.items():
-        middle, least, most = median_range(samples)
+        middle, least, most = spread(samples)
         line += f"  {name} {middle:8.2f} [{least:.2f}-{most:.2f}]"
     print(f"{line} {unit}", flush=True)
 
@@ -228,8 +226,7 @@ def handshakes(subjects: list[Subject], folder: Path, chosen: argparse.Namespace
             run_client(subject, folder, "handshakes", version, chosen.handshakes, resumes)
             return (subject.cpu_us() - before) / chosen.handshakes
 
-        found = interleaved(subjects, chosen.rounds, sample)
-        report(version + (" resumed" if resumes else ""), found, "us")
+        report(version + (" resumed" if resumes else ""), subjects, sample, "us", chosen)
 
 
 def bulk(subjects: list[Subject], folder: Path, chosen: argparse.Namespace) -> None:
@@ -241,7 +238,7 @@ def bulk(subjects: list[Subject], folder: Path, chosen: argparse.Namespace) -> N
             run_client(subject, folder, "download", version, chosen.bulk)
             return (subject.cpu_us() - before) / 1e6 / (chosen.bulk / GB)
 
-        report(version, interleaved(subjects, chosen.rounds, sample), "s/GB")
+        report(f"bulk {version}", subjects, sample, "s/GB", chosen)
 
 
 class Malloc(ctypes.Structure):
@@ -288,6 +285,7 @@ def idle_links(ours: Ours, folder: Path, chosen: argparse.Namespace) -> bool:
             holder.kill()
             holder.wait()
         print(f"  {version:28}  {each:.1f} KiB", flush=True)
+        emit(chosen.json, f"tls-idle link {version}", "proxy-engine", [{"kib_a_link": each}])
         is_within = is_within and each < LINK_BUDGET_KIB
     return is_within
 
@@ -330,6 +328,7 @@ def main() -> int:
         return 0
     parser = argparse.ArgumentParser(description="What TLS costs.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     parser.add_argument("--handshakes", type=int, default=500, help="of a sample")
     parser.add_argument("--bulk", type=int, default=1_000_000_000, help="bytes of a sample")
     parser.add_argument("--links", type=int, default=1000)

@@ -24,7 +24,7 @@ from pathlib import Path
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.load.processes import (
+from benchmarks.parts.processes import (
     BenchmarkError,
     CpuTime,
     Process,
@@ -32,10 +32,11 @@ from benchmarks.load.processes import (
     cpu_time,
     free_port,
 )
-from benchmarks.load.reference import REFERENCE, compile_program
-from benchmarks.load.report import median_range
-from benchmarks.load.rounds import Figures, interleaved, run_client
-from benchmarks.load.subjects import ROOT
+from benchmarks.parts.reference import REFERENCE, compile_program
+from benchmarks.parts.results import emit
+from benchmarks.parts.rounds import Figures, interleaved, run_client
+from benchmarks.parts.samples import spread
+from benchmarks.parts.subjects import ROOT
 
 OURS = "proxy-engine"
 BARE = "bare-c"
@@ -83,6 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--client-cpu", type=int, default=cpus[-1])
     parser.add_argument("--check", action="store_true", help="exit 1 when below the budget")
     parser.add_argument("--smoke", action="store_true", help="does it still run?")
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     chosen = parser.parse_args()
     if chosen.smoke:
         chosen.rounds, chosen.seconds = 1, 0.2
@@ -144,9 +146,9 @@ def run_rounds(folder: Path, chosen: argparse.Namespace) -> dict[str, list[Figur
 def table(samples: Mapping[str, list[Figures]]) -> str:
     lines = [f"  {'':20}{'messages/s':>32}{'CPU us':>8}{'client busy':>13}"]
     for name, rounds in samples.items():
-        rate = median_range(each["rate"] for each in rounds)
-        cpu = median_range(each["cpu"] for each in rounds)[0]
-        client = median_range(each["client"] for each in rounds)[0]
+        rate = spread(each["rate"] for each in rounds)
+        cpu = spread(each["cpu"] for each in rounds)[0]
+        client = spread(each["client"] for each in rounds)[0]
         cell = f"{rate[0]:,.0f} [{rate[1]:,.0f}-{rate[2]:,.0f}]"
         lines.append(f"  {name:20}{cell:>32}{cpu:>8.2f}{client:>12.0%}")
     return "\n".join(lines)
@@ -162,9 +164,11 @@ def main() -> int:
             return EXIT_FAILED
     print(f"{chosen.size} B back and forth on {chosen.connections} connections:")
     print(table(samples))
+    for name, rounds in samples.items():
+        emit(chosen.json, "websocket-echo", name, rounds)
     if OURS not in samples:
         return EXIT_FAILED if chosen.check else 0
-    found = median_range(each["rate"] for each in samples[OURS])[0]
+    found = spread(each["rate"] for each in samples[OURS])[0]
     is_below = found < BUDGET
     print(
         f"  {OURS}: {found:,.0f}/s, {'BELOW' if is_below else 'above'} the budget of {BUDGET:,}/s"

@@ -34,10 +34,11 @@ from pathlib import Path
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.load.client import download_together, run_wrk
-from benchmarks.load.processes import BenchmarkError, congestion_control, cpu_time, process_tree
-from benchmarks.load.reference import Floor
-from benchmarks.load.subjects import Origin, ProxyEngine, Running, Subject, bulk_path
+from benchmarks.parts.client import download_together, run_wrk
+from benchmarks.parts.ours import ProxyEngine
+from benchmarks.parts.processes import BenchmarkError, congestion_control, cpu_time, process_tree
+from benchmarks.parts.reference import Floor
+from benchmarks.parts.subjects import Origin, Running, Subject, bulk_path
 
 CLASSES = ("python", "deliver", "send", "recv", "epoll", "kernel", "user")
 WORKERS = {"proxy-engine": "engine-", "floor": ""}  # how their threads' names begin

@@ -49,6 +49,7 @@ def report(
     if frames:
         benchmark.extra_info["ns/frame"] = round(seconds * 1e9, 1)
     benchmark.extra_info["GB/s"] = round(rate, 2)
+    benchmark.extra_info["ns/KiB"] = round(seconds * 1e9 * 1024 / size, 2)
     if budget is not None:
         is_met = seconds * 1e9 <= budget if frames else rate >= budget
         benchmark.extra_info["budget"] = f"{budget:g}, {'met' if is_met else 'MISSED'}"

@@ -1,7 +1,8 @@
-/* The target of a ping-pong: echo PORT
+/* The target of a ping-pong, and of uploads: echo PORT
  *
- * Answers `Upgrade` with 101 and from there sends back what comes; any other request gets
- * an empty 200. A head must arrive within 8 KiB. One thread, one level-triggered epoll.
+ * Answers `Upgrade` with 101 and from there sends back what comes; any other request gets an
+ * empty 200 when its body (by Content-Length) has come, which is thrown away. A head must arrive
+ * within 8 KiB. One thread, one level-triggered epoll.
  */
 
 #define _GNU_SOURCE
@@ -11,12 +12,13 @@
 
 #include "loopback.h"
 
-enum { EVENTS_MAX = 512, SIZE = 8 << 10 };
+enum { EVENTS_MAX = 512, SIZE = 8 << 10, PIECE = 256 << 10 };
 
 typedef struct {
     int fd;
     bool is_echoing;
     size_t size; /* of a head that is not whole yet */
+    size_t body; /* bytes of a body still to come */
     char head[SIZE + 1];
 } Peer;
 
@@ -24,17 +26,36 @@ static const char SWITCHING[] =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
 static const char EMPTY[] = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
+static bool say(Peer *peer, const char *text) {
+    return send(peer->fd, text, strlen(text), MSG_NOSIGNAL) == (ssize_t)strlen(text);
+}
+
+static bool take_body(Peer *peer) {
+    static char piece[PIECE];
+    ssize_t got = recv(peer->fd, piece, peer->body < PIECE ? peer->body : PIECE, 0);
+    if (got <= 0) return false;
+    peer->body -= got;
+    return peer->body || say(peer, EMPTY);
+}
+
 static bool answer(Peer *peer) {
+    if (peer->body) return take_body(peer);
     ssize_t got = recv(peer->fd, peer->head + peer->size, SIZE - peer->size, 0);
     if (got <= 0) return false;
     if (peer->is_echoing) return send(peer->fd, peer->head, got, MSG_NOSIGNAL) == got;
     peer->size += got;
     peer->head[peer->size] = 0;
-    if (!strstr(peer->head, "\r\n\r\n")) return peer->size < SIZE;
-    peer->is_echoing = strcasestr(peer->head, "\nupgrade:") != NULL;
+    const char *end = strstr(peer->head, "\r\n\r\n");
+    if (!end) return peer->size < SIZE;
+    const char *length = strcasestr(peer->head, "\ncontent-length:");
+    size_t after = peer->head + peer->size - (end + 4);
     peer->size = 0;
-    const char *text = peer->is_echoing ? SWITCHING : EMPTY;
-    return send(peer->fd, text, strlen(text), MSG_NOSIGNAL) == (ssize_t)strlen(text);
+    if (length && length < end) {
+        peer->body = strtoul(length + 16, NULL, 10) - after;
+        if (peer->body) return true;
+    }
+    peer->is_echoing = strcasestr(peer->head, "\nupgrade:") != NULL;
+    return say(peer, peer->is_echoing ? SWITCHING : EMPTY);
 }
 
 int main(int count, char **arguments) {

@@ -1,4 +1,4 @@
-/* A WebSocket load: websocket_load PORT CONNECTIONS SIZE SECONDS REPLY_HEADER_SIZE
+/* A WebSocket load: websocket_load PORT CONNECTIONS SIZE SECONDS REPLY_HEADER_SIZE [HOST]
  *
  * Each connection has one binary message of SIZE (at most 125) bytes on its way at any
  * time. What comes back is counted by length and not looked at, the frame that goes out
@@ -17,7 +17,7 @@
 enum { CONNECTIONS_MAX = 4096, EVENTS_MAX = 512, FRAME_MAX = 6 + 125 };
 
 static const char REQUEST[] =
-    "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "GET / HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 static int missing[CONNECTIONS_MAX]; /* bytes of the answer still to come */
@@ -36,10 +36,11 @@ static double cpu(void) {
         + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-static void upgrade(int fd) {
+static void upgrade(int fd, const char *host) {
     char head[4096];
-    size_t size = 0;
-    if (send(fd, REQUEST, sizeof REQUEST - 1, MSG_NOSIGNAL) < 0) fail("send");
+    size_t size = snprintf(head, sizeof head, REQUEST, host);
+    if (send(fd, head, size, MSG_NOSIGNAL) < 0) fail("send");
+    size = 0;
     do {
         ssize_t got = recv(fd, head + size, 1, 0); /* byte by byte: nothing is read too far */
         if (got <= 0 || ++size == sizeof head) fail("no answer to the upgrade");
@@ -51,8 +52,9 @@ int main(int count, char **arguments) {
     struct epoll_event events[EVENTS_MAX];
     uint8_t frame[FRAME_MAX], answer[64 << 10];
     uint64_t messages = 0;
-    if (count != 6) {
-        fprintf(stderr, "usage: websocket_load PORT CONNECTIONS SIZE SECONDS REPLY_HEADER_SIZE\n");
+    if (count != 6 && count != 7) {
+        fprintf(stderr, "usage: websocket_load PORT CONNECTIONS SIZE SECONDS REPLY_HEADER_SIZE"
+                        " [HOST]\n");
         return 2;
     }
     int connections = atoi(arguments[2]), size = atoi(arguments[3]);
@@ -67,7 +69,7 @@ int main(int count, char **arguments) {
         struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u32 = index};
         int fd = sockets[index] = connect_to(atoi(arguments[1]));
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
-        upgrade(fd);
+        upgrade(fd, count > 6 ? arguments[6] : "127.0.0.1");
         if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) fail("epoll_ctl");
     }
     for (int index = 0; index < connections; index++) {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import listeners, logs, tokens
 from proxy_engine.cache import AccessCache
-from proxy_engine.errors import ProxyEngineError, StorageError, error_text
+from proxy_engine.errors import ListenError, ProxyEngineError, StorageError, error_text
 from proxy_engine.hooks import Webhook
 from proxy_engine.links.access_watch import AccessWatch
 from proxy_engine.links.links import Links
@@ -34,6 +34,7 @@ from proxy_engine.settings import config
 from proxy_engine.settings.config import Loaded, Settings
 from proxy_engine.storage import DeviceEvent, Store
 from proxy_engine.storage.opening import open_store
+from proxy_engine.tasks import finish
 from proxy_engine.tls.admin import admin_context, refresh
 from proxy_engine.tls.keeper import TlsKeeper
 from proxy_engine.tunnels.ports import Ports
@@ -107,7 +108,7 @@ class Server:
         try:
             await self._start()
         except BaseException:
-            await self._exit.aclose()
+            await finish(self._exit.aclose())
             raise
         return self
 
@@ -117,7 +118,7 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._exit.aclose()
+        await finish(self._exit.aclose())
 
     @property
     def url(self) -> str:
@@ -389,7 +390,7 @@ def _listen(engine: Engine, listener: Listen, tls: TlsServer | None) -> Listen:
     try:
         port = engine.listen(host, address.port, tls=tls)
     except (OSError, ValueError) as error:
-        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+        raise ListenError(f"can not listen on {address}: {error_text(error)}") from None
     return Listen(Address(host, port), listener.scheme)
 
 
@@ -403,9 +404,7 @@ def _bind_admin(address: Address) -> socket.socket:
     try:
         return socket.create_server((host, address.port), family=family)
     except OSError as error:
-        raise ProxyEngineError(
-            f"can not listen on {address} (admin): {error_text(error)}"
-        ) from None
+        raise ListenError(f"can not listen on {address} (admin): {error_text(error)}") from None
 
 
 def _literal(address: Address) -> str:
@@ -414,5 +413,5 @@ def _literal(address: Address) -> str:
             address.host, address.port, type=socket.SOCK_STREAM
         )
     except (OSError, UnicodeError) as error:
-        raise ProxyEngineError(f"can not listen on {address}: {error_text(error)}") from None
+        raise ListenError(f"can not listen on {address}: {error_text(error)}") from None
     return str(found[0][4][0])  # type: ignore[index]

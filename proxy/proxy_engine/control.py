@@ -94,11 +94,12 @@ class Links(msgspec.Struct, tag_field="type", tag="links"):
     wanted: int
 
 
-class Error(msgspec.Struct, tag_field="type", tag="error"):
+class Error(msgspec.Struct, tag_field="type", tag="error", omit_defaults=True):
     """Either way: something about this link, for the log. Never answered."""
 
     code: str
     message: str = ""
+    tunnel: str = ""  # that it is about
 
 
 class _Tag(msgspec.Struct):

@@ -11,6 +11,20 @@ from proxy_engine import logs
 _log = logs.get("tasks")
 
 
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Do all of it, even if whoever waits is cancelled meanwhile; the cancellation comes then."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
 class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -19,6 +33,8 @@ class Tasks:
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._running.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._running.discard)
+        # One that is cancelled before its first step has not even begun the work.
+        task.add_done_callback(lambda _: work.close())
 
     @staticmethod
     async def _guard(work: Coroutine[Any, Any, None]) -> None:

@@ -32,9 +32,14 @@ FILES_IN_ORDER = {
 }
 
 # What a package of the control plane may not know: those above it, and the other side.
-COMPOSED = ("cli", "demo", "app", "reload")
+COMPOSED = ("cli", "demo", "library", "testing", "app", "reload")
 CONTROL_PLANE = {
-    "api": ("cli", "demo", "agent"),
+    "library": ("cli", "demo", "testing"),
+    "apps": (
+        *(*COMPOSED, "api", "metrics", "agent", "links", "requests", "storage", "cache"),
+        *("tunnels", "tls"),
+    ),
+    "api": ("cli", "demo", "library", "testing", "agent", "apps"),
     "metrics": (*COMPOSED, "api", "agent"),
     "links": (*COMPOSED, "api", "metrics", "agent", "requests"),
     "agent": (*COMPOSED, "api", "metrics", "links", "requests", "storage", "cache"),

@@ -26,11 +26,19 @@ from typing import TYPE_CHECKING
 
 import proxy_engine
 from proxy_engine import control, logs
+from proxy_engine.agent.announced import Announced
 from proxy_engine.agent.backoff import Backoff
 from proxy_engine.agent.link_keeper import LinkKeeper, Run, Timer
 from proxy_engine.agent.reach import Reach
 from proxy_engine.agent.servers import Servers, ServerUrl
 from proxy_engine.agent.targets import REFRESH_INTERVAL, NotTaken, Targets
+from proxy_engine.errors import (
+    ConnectError,
+    NameTakenError,
+    RefusedError,
+    ReplacedError,
+    TunnelError,
+)
 from proxy_engine.settings.config import LINKS_MAX
 from proxy_engine.tasks import Tasks
 from proxy_engine.values import POOL_MAX, parse_address
@@ -51,6 +59,28 @@ TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
 _log = logs.get("agent")
 
 
+class Watch:
+    """Is told how it goes; this one does nothing about it."""
+
+    def answered(
+        self, version: int, tunnels: list[control.PublicTunnel], refused: dict[str, RefusedError]
+    ) -> None:
+        """A link has registered the tunnels of this version of serve(), 1 being those of the
+        beginning: each is in one of the two."""
+
+    def trying(self, error: ConnectError) -> None:
+        """There is no link, for a reason other than before; it is tried again."""
+
+    def told(self, code: str, message: str, tunnel: str) -> None:
+        """The server reports something, perhaps of a tunnel."""
+
+    def lost(self) -> None:
+        """No link serves any more; it is tried again."""
+
+    def ended(self, error: ConnectError | TunnelError) -> None:
+        """It will not be tried again."""
+
+
 class Agent:
     """Implements the above for one engine.
 
@@ -59,6 +89,8 @@ class Agent:
         links_max: links wanted at most; 0: as many as the server offers.
         is_configurable: the server may change targets, within those that are allowed.
         announce: called with the public tunnels each time they change.
+        watch: is told the rest.
+        is_dynamic: tunnels come and go by serve(): one that is refused is no reason to end.
         call_later: the loop's, or a test's.
         backoff: makes one for each link.
         monotonic, wall: clocks, in seconds.
@@ -73,6 +105,8 @@ class Agent:
         targets: Targets,
         tunnels: list[control.TunnelSpec],
         reach: Reach,
+        watch: Watch | None = None,
+        is_dynamic: bool = False,
         tls: Callable[[ServerUrl], TlsClient | None] = lambda server: None,
         announce: Callable[[list[control.PublicTunnel]], None],
         call_later: Callable[[float, Callable[[], None]], Timer],
@@ -86,31 +120,33 @@ class Agent:
     ) -> None:
         self._servers = servers
         self._targets = targets
-        self._has_tunnels = bool(tunnels)
         self._announce = announce
+        self._watch = watch or Watch()
+        self._is_dynamic = is_dynamic
         self._call_later = call_later
         self._backoff = backoff
         self._monotonic = monotonic
         self._tasks = Tasks()
-        register = control.Register(
-            tunnels=tunnels,
+        self._announced = Announced(
+            tunnels,
             agent=f"proxy-engine/{proxy_engine.__version__}",
             platform=f"{platform.system()} {platform.machine()}",
         )
+        wants_pool = is_dynamic or any(tunnel.kind == "tcp" for tunnel in tunnels)
         self._run = Run(
             engine=engine,
             servers=servers,
             token=token,
             device=device,
             instance=os.urandom(16).hex(),
-            register=control.encode_register(register),
+            announced=self._announced,
             reach=reach,
             tls=tls,
             call_later=call_later,
             monotonic=monotonic,
             wall=wall,
             tasks=self._tasks,
-            pool=pool if any(tunnel.kind == "tcp" for tunnel in tunnels) else 0,
+            pool=pool if wants_pool else 0,
         )
         self._is_configurable = is_configurable
         self._links_max = links_max or LINKS_MAX
@@ -121,7 +157,8 @@ class Agent:
         self._failed_targets: set[str] = set()  # lately, each looked up again once
         self._target_logged: dict[str, float] = {}  # monotonic
         self._is_ending = False
-        self.failure: list[str] = []  # why it ended by itself, for the user
+        self._refreshing: Timer | None = None
+        self.failure: list[ConnectError | TunnelError] = []  # why it ended by itself
         self.ended = asyncio.Event()
 
     @property
@@ -138,13 +175,21 @@ class Agent:
 
     async def _start(self) -> None:
         await self._targets.refresh()
-        self._keepers[0].start(0)
-        self._call_later(REFRESH_INTERVAL, self._refresh)
+        if not self._is_ending:
+            self._keepers[0].start(0)
+            self._refreshing = self._call_later(REFRESH_INTERVAL, self._refresh)
 
     def _refresh(self) -> None:
-        if not self._is_ending:
-            self._tasks.spawn(self._targets.refresh())
-            self._call_later(REFRESH_INTERVAL, self._refresh)
+        self._tasks.spawn(self._targets.refresh())
+        self._refreshing = self._call_later(REFRESH_INTERVAL, self._refresh)
+
+    def serve(self, tunnels: list[control.TunnelSpec]) -> int:
+        """From now on these are its tunnels, on the links there are and those to come. Returns
+        their version: see Watch.answered()."""
+        self._announced.change(tunnels)
+        for keeper in self._keepers:
+            keeper.register()
+        return self._announced.version
 
     def drain(self) -> None:
         """Tell the server to send nothing new, and dial no more."""
@@ -158,6 +203,8 @@ class Agent:
 
     def _end(self) -> None:
         self._is_ending = True
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         for keeper in self._keepers:
             keeper.stop()
 
@@ -196,26 +243,31 @@ class Agent:
     def link_offered(self, links: int) -> None:
         self._offered = max(1, min(links, self._links_max))
 
-    def link_registered(self, keeper: LinkKeeper, record: control.Registered) -> str:
+    def link_registered(self, keeper: LinkKeeper, record: control.Registered, version: int) -> str:
         serving = sum(other.is_serving for other in self._keepers)
-        if self._has_tunnels and not record.tunnels:
+        if self._announced.tunnels and not record.tunnels:
             if record.refused and all(item.code == "store_failed" for item in record.refused):
                 return "store_failed"
-            refused = [f'tunnel "{x.name}" refused: {x.message} ({x.code})' for x in record.refused]
-            self.fail(*(refused or ["the server accepted no tunnel"]))
-            return ""
+            if not self._is_dynamic:
+                errors: list[TunnelError] = [_refused(item) for item in record.refused]
+                self.fail(*(errors or [TunnelError("the server accepted no tunnel")]))
+                return ""
         if serving == 1:
             for item in record.refused:
                 _log.warning("tunnel refused", tunnel=item.name, code=item.code, error=item.message)
             for tunnel in record.tunnels:
                 if tunnel.disabled:
                     _log.warning("tunnel is disabled by the server", tunnel=tunnel.name)
-            _log.info("connected", server=self._authority, tunnels=len(record.tunnels))
-        else:
+            what = "tunnels changed" if keeper.has_answer else "connected"
+            _log.info(what, server=self._authority, tunnels=len(record.tunnels))
+        elif not keeper.has_answer:
             _log.info("one more link", server=self._authority, links=serving)
         if record.tunnels != self._public:
             self._public = record.tunnels
             self._announce(record.tunnels)
+        self._watch.answered(
+            version, record.tunnels, {item.name: _refused(item) for item in record.refused}
+        )
         self._adjust()
         return ""
 
@@ -271,23 +323,32 @@ class Agent:
             self._needed = 1
             for other in self._keepers[1:]:
                 other.park()
+            if not self._is_ending:
+                self._watch.lost()
 
-    def report(self, keeper: LinkKeeper, failure: str) -> None:
+    def report(self, keeper: LinkKeeper, failure: ConnectError) -> None:
         if self._is_serving():
             what = "a link is down, the others serve"
             _log.warning(what, server=self._authority, link=keeper.number, reason=failure)
         else:
             what = "not connected, trying again"
             _log.warning(what, server=self._authority, reason=failure)
+            self._watch.trying(failure)
 
-    def fail(self, *lines: str) -> None:
+    def fail(self, *errors: ConnectError | TunnelError) -> None:
         if not self._is_ending:
             self._end()
-            self.failure = list(lines)
+            self.failure = list(errors)
             self.ended.set()
+            self._watch.ended(errors[0])
 
     def fail_replaced(self, message: str) -> None:
-        self.fail(f"{message or 'replaced by another agent run'}; is the token used twice?")
+        what = message or "replaced by another agent run"
+        self.fail(ReplacedError(f"{what}; is the token used twice?", reason="replaced"))
+
+    def told(self, record: control.Error) -> None:
+        _log.warning("the server reports", code=record.code, error=record.message)
+        self._watch.told(record.code, record.message, record.tunnel)
 
     # Targets
 
@@ -302,3 +363,18 @@ class Agent:
         self._tasks.spawn(self._targets.refresh())
         # Every failing request says so; one lookup a second is enough.
         self._call_later(TARGET_CHECK_INTERVAL, lambda: self._failed_targets.discard(tunnel))
+
+
+# Of what was asked for, rather than of what the server has or allows.
+_OURS = ("bad_name", "bad_kind", "bad_option", "bad_port", "bad_record")
+
+
+def _refused(item: control.RefusedTunnel) -> RefusedError:
+    kind = NameTakenError if item.code == "tunnel_taken" else RefusedError
+    return kind(
+        f'tunnel "{item.name}" refused: {item.message} ({item.code})',
+        reason=item.code,
+        tunnel=item.name,
+        fault="ours" if item.code in _OURS else "theirs",
+        retryable=item.code == "store_failed",
+    )

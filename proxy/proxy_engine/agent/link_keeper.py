@@ -17,13 +17,15 @@ and what ends the program.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from proxy_engine import control, handshake, logs
+from proxy_engine.agent.announced import Announced
 from proxy_engine.agent.backoff import Backoff
 from proxy_engine.agent.servers import Servers
-from proxy_engine.errors import error_text
+from proxy_engine.errors import AuthError, ConnectError, error_text
 from proxy_engine.handshake import Carrier
 from proxy_engine.tasks import Tasks
 from proxy_engine_core.websocket.handshake import new_key
@@ -31,6 +33,7 @@ from proxy_engine_core.websocket.handshake import new_key
 if TYPE_CHECKING:
     from proxy_engine.agent.reach import Reach
     from proxy_engine.agent.servers import ServerUrl
+    from proxy_engine.errors import TunnelError
     from proxy_engine_core.core import Engine, TlsClient
 
 DIAL_TIMEOUT_MS = 10_000
@@ -51,7 +54,7 @@ class Run(NamedTuple):
     token: str
     device: str  # its name; "" where the token says it
     instance: str
-    register: list[bytes]  # the records that name the tunnels
+    announced: Announced
     reach: Reach
     tls: Callable[[ServerUrl], TlsClient | None]
     call_later: Callable[[float, Callable[[], None]], Timer]
@@ -68,8 +71,9 @@ class Owner(Protocol):
     def link_offered(self, links: int) -> None:
         """The server lets a run have this many links."""
 
-    def link_registered(self, keeper: LinkKeeper, record: control.Registered) -> str:
-        """The link has its answer. Returns why it is of no use, usually ""."""
+    def link_registered(self, keeper: LinkKeeper, record: control.Registered, version: int) -> str:
+        """The link has its answer to the tunnels of this version. Returns why it is of no use,
+        usually ""."""
 
     def links_wanted(self, links: int) -> None:
         """The server wants this many links of the run."""
@@ -83,11 +87,14 @@ class Owner(Protocol):
     def link_lost(self, keeper: LinkKeeper) -> None:
         """The link serves no more, or drains."""
 
-    def fail(self, *lines: str) -> None:
+    def fail(self, *errors: ConnectError | TunnelError) -> None:
         """End for good: trying again would give the same answer."""
 
     def fail_replaced(self, message: str) -> None: ...
-    def report(self, keeper: LinkKeeper, failure: str) -> None:
+    def told(self, record: control.Error) -> None:
+        """The server reports something."""
+
+    def report(self, keeper: LinkKeeper, failure: ConnectError) -> None:
         """A failure that differs from the one before; the link is tried again."""
 
 
@@ -107,7 +114,9 @@ class LinkKeeper:
         self._waiting: Timer | None = None  # for the next dial
         self._dial: tuple[int, str] | None = None  # its id and WebSocket key
         self._carrier: Carrier = "raw"  # of the last dial
-        self._has_answer = False  # the current link has been of use
+        self.has_answer = False  # the current link has been of use
+        self._asked: deque[int] = deque()  # versions it has no answer to yet, in order
+        self._version = 0  # the last that it has one to
         self._register_timer: Timer | None = None
         self._answer = control.Registered()  # to "register", so far
         self._last_failure = ""
@@ -165,7 +174,7 @@ class LinkKeeper:
         try:
             reached = await run.reach(server)
         except OSError as error:
-            self._try_again(error_text(error), is_server=True)
+            self._try_again(error_text(error), reason="connect", is_server=True)
             return
         if not self._owner.may_dial(self):
             if reached.fd >= 0:
@@ -206,6 +215,7 @@ class LinkKeeper:
         failure: str,
         retry_after: float | None = None,
         *,
+        reason: str = "",
         is_server: bool = False,
         may_be_carrier: bool = False,
     ) -> None:
@@ -220,7 +230,7 @@ class LinkKeeper:
             return
         if failure != self._last_failure:
             self._last_failure = failure
-            self._owner.report(self, failure)
+            self._owner.report(self, ConnectError(failure, reason=reason))
         if (is_server or may_be_carrier) and self._owner.try_next(may_be_carrier=may_be_carrier):
             self._dial_in(0)
         else:
@@ -241,11 +251,13 @@ class LinkKeeper:
         if status in (401, 403) and not has_other:
             what = message or code or "no reason given"
             subject = "this device" if "certificate" in code else "the token"
-            self._owner.fail(f"the server refused {subject}: {what} ({status})")
+            self._owner.fail(
+                AuthError(f"the server refused {subject}: {what} ({status})", reason=code)
+            )
             return
         if status == 409 and self.number > 1:  # not this one, and asking again changes nothing
             self._is_dialling = False
-            self._owner.report(self, message or code)
+            self._owner.report(self, ConnectError(message or code, reason=code, fault="theirs"))
             return
         if reason == "refused":
             text = f"answered {status} {code}".rstrip() + (f": {message}" if message else "")
@@ -260,7 +272,13 @@ class LinkKeeper:
         else:
             text = f"not a usable HTTP answer ({reason})"
         retry_after = handshake.retry_after(head, self._run.wall()) if head else None
-        self._try_again(text, retry_after, is_server=True, may_be_carrier=may_be_carrier)
+        self._try_again(
+            text,
+            retry_after,
+            reason=code or reason,
+            is_server=True,
+            may_be_carrier=may_be_carrier,
+        )
 
     # The link
 
@@ -274,17 +292,27 @@ class LinkKeeper:
         try:
             links = handshake.check_response(head, carrier=self._carrier, key=key)
         except ValueError as error:
+            text = f"{run.servers.server.authority} is not a server for this agent: {error}"
             self._owner.fail(
-                f"{run.servers.server.authority} is not a server for this agent: {error}"
+                ConnectError(text, reason="bad_response", fault="theirs", retryable=False)
             )
             return
         self._links[link_id] = run.monotonic()
         self._current = link_id
-        self._is_draining = self._has_answer = False
+        self._is_draining = self.has_answer = False
         self._owner.link_offered(links)
         self._answer = control.Registered()
-        for record in run.register:
+        self._asked.clear()
+        self.register()
+
+    def register(self) -> None:
+        """Say what the tunnels are, if there is a link that serves or is about to."""
+        run, link_id = self._run, self._current
+        if link_id is None or self._is_draining:
+            return
+        for record in run.announced.records:
             run.engine.link_send(link_id, record)
+        self._asked.append(run.announced.version)
         self._stop_register_timer()
         self._register_timer = run.call_later(
             REGISTER_TIMEOUT, lambda: self._give_up_register(link_id)
@@ -312,8 +340,9 @@ class LinkKeeper:
             # One that never was of use may be none for what is on the way.
             self._try_again(
                 f"the link ended ({reason or 'closed'})",
-                is_server=not self._has_answer,
-                may_be_carrier=not self._has_answer,
+                reason=reason or "closed",
+                is_server=not self.has_answer,
+                may_be_carrier=not self.has_answer,
             )
 
     # Control records
@@ -343,7 +372,7 @@ class LinkKeeper:
         elif record.code == "replaced":
             self._owner.fail_replaced(record.message)
         else:
-            _log.warning("the server reports", code=record.code, error=record.message)
+            self._owner.told(record)
 
     def _registered(self, link_id: int, part: control.Registered) -> None:
         record = control.Registered(
@@ -352,15 +381,18 @@ class LinkKeeper:
         self._answer = record if part.more else control.Registered()
         if part.more:
             return
-        self._stop_register_timer()
+        if self._asked:
+            self._version = self._asked.popleft()
+        if not self._asked:
+            self._stop_register_timer()
         self.is_serving = not self._is_draining
-        reason = self._owner.link_registered(self, record)
+        reason = self._owner.link_registered(self, record, self._version)
         if reason:
             self.is_serving = False
             self._run.engine.link_close(link_id, reason)
             return
         self._last_failure = ""
-        self._has_answer = True
+        self.has_answer = True
         self._run.servers.worked(self._carrier)
 
     def _server_drains(self) -> None:

@@ -110,6 +110,22 @@ class Targets:
                 self._found[tunnel] = self._permitted(tunnel, target, found)
             self._apply()
 
+    async def replace(self, targets: Mapping[str, Address], flags: Mapping[str, int],
+                      tls: Callable[[], Mapping[str, TlsClient]]) -> None:  # fmt: skip
+        """These tunnels, instead of those there were; where the server led one, it stays."""
+        async with self._refreshing:
+            self._tls, self._flags = tls, dict(flags)
+            for tunnel, target in targets.items():
+                if self._own.get(tunnel) != target:
+                    self._targets[tunnel] = target
+                    self._found.pop(tunnel, None)
+            for tunnel in self._own.keys() - targets.keys():
+                for known in (self._targets, self._found, self._forbidden):
+                    known.pop(tunnel, None)
+                self._unknown.discard(tunnel)
+            self._own = dict(targets)
+        await self.refresh()
+
     async def change(self, tunnel: str, target: Address | None) -> Address:
         """From now on the tunnel leads there, None: where it led at first. Returns where.
 

@@ -52,8 +52,15 @@ class AgentTunnel(NamedTuple):
         )
 
 
-def tunnels_of(chosen: Settings, token: str) -> list[AgentTunnel]:
-    """Raises UsageError."""
+def tunnels_of(
+    chosen: Settings, token: str, made: dict[TunnelConfig, AgentTunnel] | None = None
+) -> list[AgentTunnel]:
+    """Raises UsageError.
+
+    Args:
+        made: those of `tunnels` that were made before; what is made now is added.
+    """
+    made = {} if made is None else made
     found = [
         AgentTunnel(name, "http", None, target.address, is_tls=target.is_tls)
         for name, target in chosen.http.items()
@@ -65,7 +72,8 @@ def tunnels_of(chosen: Settings, token: str) -> list[AgentTunnel]:
     ]
     for each in chosen.tunnels:
         with _place(f"tunnel {each.name}"):
-            found.append(_of_file(each))
+            made[each] = made.get(each) or _of_file(each)
+            found.append(made[each])
     for name, count in Counter(tunnel.name for tunnel in found).items():
         if count > 1:
             raise UsageError(f'tunnel "{name}" is given twice')

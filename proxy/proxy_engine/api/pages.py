@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -30,18 +32,27 @@ FILES = {
 
 
 def add_pages(app: web.Application) -> None:
-    app.router.add_get("/openapi.json", _serve(msgspec.json.encode(document()) + b"\n"))
+    app.router.add_get("/openapi.json", _serve_document)
     for path, (name, media_type) in FILES.items():
         body = (STATIC / name).read_bytes()
-        app.router.add_get(path, _serve(body, media_type, PAGE_HEADERS))
+        app.router.add_get(path, _serve(body, media_type))
 
 
-def _serve(
-    body: bytes, media_type: str = "application/json", headers: dict[str, str] = HEADERS
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    charset = None if media_type == "application/json" else "utf-8"
+@functools.cache
+def _document() -> bytes:
+    """Made when it is first asked for: that takes longer than a server takes to start."""
+    return msgspec.json.encode(document()) + b"\n"
 
+
+async def _serve_document(request: web.Request) -> web.StreamResponse:
+    body = await asyncio.to_thread(_document)
+    return web.Response(body=body, content_type="application/json", headers=HEADERS)
+
+
+def _serve(body: bytes, media_type: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=body, content_type=media_type, charset=charset, headers=headers)
+        return web.Response(
+            body=body, content_type=media_type, charset="utf-8", headers=PAGE_HEADERS
+        )
 
     return handle

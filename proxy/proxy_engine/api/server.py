@@ -30,6 +30,7 @@ from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Upgrade
 from proxy_engine.api.sockets import SOCKETS, close_all
 from proxy_engine.api.table import TABLE
+from proxy_engine.tasks import finish
 
 if TYPE_CHECKING:
     import ssl
@@ -101,8 +102,13 @@ async def start_api(
     listener: socket.socket, service: Service, tls: ssl.SSLContext | None = None
 ) -> web.AppRunner:
     runner = _Runner(create_app(service), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT)
-    await runner.setup()
-    await web.SockSite(runner, listener, ssl_context=tls).start()
+    try:
+        await runner.setup()
+        # asyncio forgets a server whose start is cancelled, and listens on.
+        await finish(web.SockSite(runner, listener, ssl_context=tls).start())
+    except BaseException:
+        await finish(runner.cleanup())
+        raise
     return runner
 
 

@@ -16,11 +16,9 @@ from proxy_engine.cli.parser import (
 )
 
 if TYPE_CHECKING:
-    from proxy_engine.agent.servers import ServerUrl
     from proxy_engine.agent.tunnels import AgentTunnel
     from proxy_engine.control import PublicTunnel
     from proxy_engine.settings.config import Settings
-    from proxy_engine.tls.client import LinkTls, TargetTls
 
 
 def add_parser(verbs: Any) -> None:
@@ -131,7 +129,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
-    from proxy_engine.agent.tunnels import tunnels_of
     from proxy_engine.errors import UsageError
 
     if not chosen.server:
@@ -140,117 +137,40 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "which services? give --http NAME=HOST:PORT, --tcp PORT=HOST:PORT or --udp ..."
         )
-    token = read_token(chosen)
-    tunnels = tunnels_of(chosen, token)
     from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
-    from proxy_engine.tls.client import LinkTls, TargetTls
 
-    tls = LinkTls(chosen)
     with process(chosen.log_format, chosen.log_level):
-        servers = find_servers(chosen, tls)
-        return run_async(_connect(chosen, token, tunnels, servers, tls, TargetTls(chosen)))
+        return run_async(_connect(chosen))
 
 
-def find_servers(chosen: Settings, tls: LinkTls) -> list[ServerUrl]:
-    """Those of the settings, with the ways there checked. Raises UsageError."""
-    from proxy_engine import logs
-    from proxy_engine.agent.reach import is_loopback, proxy_for
-    from proxy_engine.agent.servers import parse_server
-
-    servers = [parse_server(url) for url in chosen.server]
-    for server in servers:
-        proxy_for(server, chosen.proxy)
-        if tls(server) is None and not is_loopback(server.host):
-            logs.get("tls").warning(
-                "the token and all data go over the network unencrypted", server=server.authority
-            )
-    return servers
-
-
-def read_token(chosen: Settings) -> str:
-    """The token, wherever it is. Raises UsageError."""
-    from proxy_engine.errors import UsageError
-    from proxy_engine.settings.config import secret
-
-    token = secret(chosen, "token")
-    if not token:
-        raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError("the token holds characters that no token has")
-    return token
-
-
-async def _connect(
-    chosen: Settings,
-    token: str,
-    tunnels: list[AgentTunnel],
-    servers: list[ServerUrl],
-    tls: LinkTls,
-    target_tls: TargetTls,
-) -> int:
+async def _connect(chosen: Settings) -> int:
     import asyncio
 
-    from proxy_engine.agent.agent import Agent
-    from proxy_engine.agent.reach import Reacher
-    from proxy_engine.agent.servers import Servers
-    from proxy_engine.agent.targets import Targets, resolve
+    from proxy_engine.agent.composed import ComposedAgent
     from proxy_engine.cli.output import complain
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
-    from proxy_engine.runner import EngineRunner, make_engine
 
     signals = Signals()
-    engine = make_engine("agent", chosen)
-    agent = Agent(
-        engine,
-        servers=Servers(servers, chosen.transport),
-        token=token,
-        targets=Targets(
-            engine,
-            {tunnel.name: tunnel.target for tunnel in tunnels},
-            resolve,
-            {tunnel.name: _flags(tunnel) for tunnel in tunnels},
-            allowed=chosen.allow_target,
-            tls=target_tls,
-        ),
-        tunnels=[tunnel.spec() for tunnel in tunnels],
-        reach=Reacher(resolve, proxy=chosen.proxy),
-        tls=tls,
-        announce=lambda public: _announce(chosen, tunnels, public),
-        call_later=asyncio.get_running_loop().call_later,
-        device=chosen.device,
-        pool=chosen.pool,
-        links_max=chosen.links,
-        is_configurable=chosen.allow_remote_config,
+    composed = ComposedAgent(
+        chosen, announce=lambda public: _announce(chosen, composed.tunnels, public)
     )
-    runner = EngineRunner(engine, agent.on_event)
-    runner.start()
-    agent.start()
+    composed.start()
     try:
+        agent = composed.agent
         stop = asyncio.create_task(signals.first())
         ended = asyncio.create_task(agent.ended.wait())
         await asyncio.wait({stop, ended}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         ended.cancel()
-        for line in agent.failure:
-            complain(line)
+        for error in agent.failure:
+            complain(str(error))
         # Even an agent that was replaced has requests under way that can still be answered.
-        agent.drain()
-        code = await signals.finish(runner.drain(chosen.grace))
+        code = await signals.finish(composed.drain(chosen.grace))
         return EXIT_OK if code == EXIT_OK and not agent.failure else EXIT_FAILURE
     finally:
-        await agent.close()
-        await runner.stop()
-
-
-def _flags(tunnel: AgentTunnel) -> int:
-    """As the engine has them."""
-    from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP
-
-    if tunnel.kind != "tcp":
-        return TARGET_UDP if tunnel.kind == "udp" else 0
-    return TARGET_TCP | (TARGET_PROXY_HEADER if tunnel.has_proxy_header else 0)
+        await composed.close()
 
 
 def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicTunnel]) -> None:

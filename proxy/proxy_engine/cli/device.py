@@ -22,7 +22,7 @@ def add_parser(verbs: Any) -> None:
     def add(name: str, text: str, function: Callable[[argparse.Namespace], int]) -> Any:
         action = actions.add_parser(name, help=text)
         if name != "list":
-            action.add_argument("name", metavar="NAME")
+            action.add_argument("name", metavar="NAME", help="of the device")
         add_target(action)
         add_common(action, function)
         return action
@@ -37,7 +37,8 @@ def add_parser(verbs: Any) -> None:
     add("block", "end its links and keep it out", _block)
     add("unblock", "let it in again", _unblock)
     add("kick", "end its links; it may come back", _kick)
-    add("rename", "give it another name", _rename).add_argument("new_name", metavar="NEW_NAME")
+    rename = add("rename", "give it another name", _rename)
+    rename.add_argument("new_name", metavar="NEW_NAME", help="what it is called from now on")
     add("label", "set labels, or take them away", _label).add_argument(
         "labels", metavar="LABEL=VALUE", nargs="+", help="without a value: take it away"
     )

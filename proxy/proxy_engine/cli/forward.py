@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine.cli.connect import find_servers, read_token
 from proxy_engine.cli.parser import (
     add_common,
     add_log,
@@ -53,11 +52,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    token = read_token(chosen)
+    from proxy_engine.agent.composed import find_servers, read_token
     from proxy_engine.agent.servers import Servers
     from proxy_engine.runner import run_async
     from proxy_engine.tls.client import LinkTls
 
+    token = read_token(chosen)
     tls = LinkTls(chosen)
     with process(chosen.log_format, chosen.log_level):
         servers = Servers(find_servers(chosen, tls), "tcp")

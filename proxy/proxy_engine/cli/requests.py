@@ -77,16 +77,16 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         choices=("open", "closed", "unavailable", "timeout", "aborted"),
         help="how it ended; open: it has not",
     )
-    group.add_argument("--method", metavar="METHOD")
-    group.add_argument("--host", metavar="NAME")
+    group.add_argument("--method", metavar="METHOD", help="GET, or TCP and UDP of such tunnels")
+    group.add_argument("--host", metavar="NAME", help="that was asked for")
     group.add_argument("--path", metavar="TEXT", help="text in path or query, in any case")
-    group.add_argument("--visitor", metavar="ADDRESS")
+    group.add_argument("--visitor", metavar="ADDRESS", help="from this address")
     group.add_argument("--reason", metavar="REASON", help="see docs/errors.md")
-    group.add_argument("--request-id", metavar="ID")
+    group.add_argument("--request-id", metavar="ID", help="with this X-Request-Id")
     group.add_argument(
         "--since", metavar="TIME", type=_time, help="an age such as 1h, or 2026-01-31T12:00 (UTC)"
     )
-    group.add_argument("--until", metavar="TIME", type=_time)
+    group.add_argument("--until", metavar="TIME", type=_time, help="the same; before then")
     group.add_argument("--slower", metavar="TIME", type=_milliseconds, help="took at least, 500ms")
     group.add_argument("--faster", metavar="TIME", type=_milliseconds, help="took at most")
 

@@ -45,7 +45,7 @@ def add_parser(verbs: Any) -> None:
         " bandwidth=10MB/s; repeatable",
     )
     change = actions.add_parser("set", help="give a token other limits, which count at once")
-    change.add_argument("name", metavar="NAME")
+    change.add_argument("name", metavar="NAME", help="of the token")
     change.add_argument(
         "--limit",
         metavar="LIMIT",
@@ -57,9 +57,9 @@ def add_parser(verbs: Any) -> None:
     listing = actions.add_parser("list", help="show the tokens, without their secrets")
     listing.add_argument("--json", action="store_true", help="one JSON array")
     revoke = actions.add_parser("revoke", help="make a token useless; its links are closed")
-    revoke.add_argument("name", metavar="NAME")
+    revoke.add_argument("name", metavar="NAME", help="of the token")
     rotate = actions.add_parser("rotate", help="give a token a new secret and print it, only now")
-    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument("name", metavar="NAME", help="of the token")
     rotate.add_argument(
         "--overlap", metavar="TIME", default="1h", help="how long the old one is still good [1h]"
     )

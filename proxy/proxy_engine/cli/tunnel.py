@@ -22,7 +22,7 @@ def add_parser(verbs: Any) -> None:
     def add(name: str, text: str, function: _Function, to: Any = actions) -> Any:
         action = to.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
         if name != "list":
-            action.add_argument("name", metavar="NAME")
+            action.add_argument("name", metavar="NAME", help="of the tunnel")
         add_target(action)
         add_common(action, function)
         return action
@@ -77,7 +77,10 @@ def add_parser(verbs: Any) -> None:
         ("add", "such as www.example.com, or *.example.com", _add_domain),
         ("remove", "take a custom domain away", _remove_domain),
     ):
-        add(name, text, function, changes).add_argument("domain_name", metavar="DOMAIN")
+        change = add(name, text, function, changes)
+        change.add_argument(
+            "domain_name", metavar="DOMAIN", help="such as www.example.com or *.example.com"
+        )
     add("delete", "delete a tunnel, its options and its domains", _delete)
 
 

@@ -8,20 +8,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from proxy_engine.agent.agent import Agent
-from proxy_engine.agent.reach import Reacher
-from proxy_engine.agent.servers import Servers, parse_server
-from proxy_engine.agent.targets import Targets, resolve
+from proxy_engine.agent.composed import ComposedAgent
 from proxy_engine.app import Server
 from proxy_engine.cli import output
 from proxy_engine.cli.signals import Signals
-from proxy_engine.control import PublicTunnel, TunnelSpec
+from proxy_engine.control import PublicTunnel
 from proxy_engine.demo import checks, service
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, ProxyEngineError
-from proxy_engine.runner import EngineRunner, make_engine
 from proxy_engine.settings.config import Settings
 from proxy_engine.text import duration_text
-from proxy_engine.values import Address, Listen
+from proxy_engine.values import Address, HttpTarget, Listen
 
 CONNECT_TIMEOUT = 10.0  # seconds
 TUNNEL = "web"
@@ -68,28 +64,20 @@ async def _connect(
         if not registered.done():
             registered.set_result(public)
 
-    engine = make_engine("agent", Settings())
-    agent = Agent(
-        engine,
-        servers=Servers([parse_server(f"http://{server.address}")], "auto"),
+    settings = Settings(
+        server=(f"http://{server.address}",),
         token=token,
-        targets=Targets(engine, {TUNNEL: Address("127.0.0.1", port)}, resolve),
-        tunnels=[TunnelSpec(TUNNEL)],
-        reach=Reacher(resolve),
-        announce=announce,
-        call_later=asyncio.get_running_loop().call_later,
+        http={TUNNEL: HttpTarget(Address("127.0.0.1", port))},
     )
-    runner = EngineRunner(engine, agent.on_event)
-    scene.push_async_callback(runner.stop)
+    agent = ComposedAgent(settings, announce=announce)
     scene.push_async_callback(agent.close)
-    runner.start()
     agent.start()
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             return await registered
     except TimeoutError:
         raise ProxyEngineError(
-            "; ".join(agent.failure) or "the agent could not connect to the server"
+            "; ".join(map(str, agent.agent.failure)) or "the agent could not connect to the server"
         ) from None
 
 

@@ -241,7 +241,7 @@ class Links:
         message = f'the tunnel "{tunnel.name}" was deleted; connect again to have it anew'
         for link in links:
             if link is not None:
-                record = control.Error("deleted_tunnel", message)
+                record = control.Error("deleted_tunnel", message, tunnel.name)
                 self._engine.link_send(link.id, control.encode(record))
 
     def tick(self) -> None:

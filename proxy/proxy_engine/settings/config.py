@@ -274,6 +274,36 @@ def plain(settings: Settings, key: str) -> Any:
     return value
 
 
+def from_values(values: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """The settings of a program that embeds us: values as in the file, or parsed already.
+
+    Args:
+        base: what is not among the values; None: the defaults, and no data_dir.
+    Raises: UsageError.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in _PARSERS:
+            raise UsageError(f'unknown setting "{key}"{suggestion(key, KEYS)}')
+        try:
+            found[key] = _PARSERS[key](_as_in_file(value))
+        except ValueError as error:
+            raise UsageError(f"{key}: {error}") from None
+    return msgspec.structs.replace(base or Settings(), **found)
+
+
+def _as_in_file(value: Any) -> Any:
+    if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
+        return [_as_in_file(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _as_in_file(item) for name, item in value.items()}
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    return str(value)  # a Path, an Address, a network: each is written as it is parsed
+
+
 def load(
     flags: Mapping[str, Any], environ: Mapping[str, str], *, file: str | None = None
 ) -> Settings:

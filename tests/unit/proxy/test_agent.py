@@ -136,6 +136,10 @@ class Device:
         await self.event(5, self.dial, "refused", 0, status, (head + "\r\n").encode(), body)
 
 
+def failures(device: Device) -> list[str]:
+    return [str(error) for error in device.agent.failure]
+
+
 @pytest.fixture
 async def device(engine: FakeEngine) -> AsyncIterator[Device]:
     device = Device(engine)
@@ -243,7 +247,7 @@ async def test_a_server_that_asks_for_patience_gets_it(device: Device, engine: F
 async def test_a_bad_token_ends_it_with_one_line(device: Device, status: int) -> None:
     await device.refuse(status, body=b'{"error":"revoked_token","message":"it was revoked"}')
     assert device.agent.ended.is_set()
-    assert device.agent.failure == [f"the server refused the token: it was revoked ({status})"]
+    assert failures(device) == [f"the server refused the token: it was revoked ({status})"]
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 426, 429, 500, 502, 503])
@@ -259,7 +263,7 @@ async def test_every_other_refusal_is_tried_again(
 async def test_a_server_of_another_kind_ends_it(device: Device) -> None:
     head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: proxy-engine-yamux\r\n\r\n"
     await device.event(2, device.dial, 0, "10.0.0.1:8080", head)
-    assert "not a proxy-engine server" in device.agent.failure[0]
+    assert "not a proxy-engine server" in failures(device)[0]
 
 
 async def test_a_name_that_is_not_found_is_tried_again(device: Device, engine: FakeEngine) -> None:
@@ -276,7 +280,7 @@ async def test_a_name_that_is_not_found_is_tried_again(device: Device, engine: F
 async def test_when_every_tunnel_is_refused_it_says_why_and_ends(device: Device) -> None:
     refused = [{"name": "web", "code": "tunnel_taken", "message": "not yours"}]
     await device.say(await device.up(), type="registered", tunnels=[], refused=refused)
-    assert device.agent.failure == ['tunnel "web" refused: not yours (tunnel_taken)']
+    assert failures(device) == ['tunnel "web" refused: not yours (tunnel_taken)']
 
 
 async def test_when_the_servers_store_fails_it_tries_again(
@@ -334,7 +338,7 @@ async def test_an_agent_replaced_by_another_run_ends(device: Device, engine: Fak
     await device.pass_time(600)
     assert len(engine.dials) == 1
     assert device.agent.ended.is_set()
-    assert device.agent.failure == ["replaced by another agent run; is the token used twice?"]
+    assert failures(device) == ["replaced by another agent run; is the token used twice?"]
 
 
 async def test_an_agent_that_was_not_told_it_is_replaced_ends_at_its_next_try(
@@ -344,7 +348,7 @@ async def test_an_agent_that_was_not_told_it_is_replaced_ends_at_its_next_try(
     await device.refuse(409, body=body)
     await device.pass_time(600)
     assert len(engine.dials) == 1
-    assert device.agent.failure == ["another agent run has taken over; is the token used twice?"]
+    assert failures(device) == ["another agent run has taken over; is the token used twice?"]
 
 
 async def test_a_newer_link_of_its_own_does_not_end_it(device: Device, engine: FakeEngine) -> None:
@@ -593,7 +597,7 @@ async def test_an_agent_with_several_links_ends_once_when_it_is_replaced(
     links = await connect_all(device, 2)
     for link in links:
         await device.say(link, type="error", code="replaced", message="by another run")
-    assert device.agent.failure == ["by another run; is the token used twice?"]
+    assert failures(device) == ["by another run; is the token used twice?"]
 
 
 async def test_draining_tells_the_server_on_every_link(device: Device, engine: FakeEngine) -> None:
@@ -719,7 +723,7 @@ async def test_a_refusal_by_the_server_itself_is_no_matter_of_the_carrier(
     await device.pass_time(2)
     assert [carrier for _, carrier in dialled(engine)] == ["raw", "raw"]
     await device.refuse(403, body=b'{"error":"blocked_device","message":"blocked"}')
-    assert device.agent.failure == ["the server refused the token: blocked (403)"]
+    assert failures(device) == ["the server refused the token: blocked (403)"]
     await device.agent.close()
 
 
@@ -729,7 +733,7 @@ async def test_tls_that_fails_is_tried_again_and_told_as_it_is(engine: FakeEngin
     await device.pass_time(1)
     # Another carrier would meet the same certificate.
     assert [carrier for _, carrier in dialled(engine)] == ["raw", "raw"]
-    assert device.agent.failure == []
+    assert failures(device) == []
     await device.agent.close()
 
 
@@ -737,9 +741,7 @@ async def test_a_certificate_of_another_device_ends_the_agent(engine: FakeEngine
     device = await begin(engine)
     answer = {"error": "wrong_certificate", "message": "the certificate is for cn:a"}
     await device.refuse(403, body=json.dumps(answer).encode())
-    assert device.agent.failure == [
-        "the server refused this device: the certificate is for cn:a (403)"
-    ]
+    assert failures(device) == ["the server refused this device: the certificate is for cn:a (403)"]
 
 
 @pytest.mark.parametrize(

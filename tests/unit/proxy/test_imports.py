@@ -13,11 +13,11 @@ import proxy_engine
 from tests.unit.test_layers import imported_modules, is_within
 
 PACKAGE = Path(proxy_engine.__file__).parent
-WITH_AIOHTTP = ("api", "demo")
+WITH_AIOHTTP = ("api", "apps", "demo", "testing.py")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
-def test_only_the_api_and_the_demo_know_aiohttp(path: Path) -> None:
+def test_only_what_serves_http_knows_aiohttp(path: Path) -> None:
     if path.relative_to(PACKAGE).parts[0] in WITH_AIOHTTP:
         return
     modules = imported_modules(path, PACKAGE.parent)
@@ -62,3 +62,21 @@ def test_a_verb_that_works_on_the_store_here_starts_without_aiohttp() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_the_package_itself_loads_nothing() -> None:
+    code = (
+        "import sys; import proxy_engine; from proxy_engine import ConnectError\n"
+        "heavy = {'aiohttp', 'asyncio', 'msgspec', 'ssl', 'proxy_engine_core'}\n"
+        "print(heavy & set(sys.modules)); import proxy_engine.testing\n"
+        "print({'aiohttp', 'proxy_engine_core'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\nset()\n", done.stderr
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in proxy_engine.__all__:
+        assert getattr(proxy_engine, name).__name__ == name
+    assert set(proxy_engine.__all__) == set(proxy_engine._PLACES)
+    assert set(proxy_engine.__all__) <= set(dir(proxy_engine))

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.load.processes import BenchmarkError
+from benchmarks.parts.processes import BenchmarkError
 
 Figures = dict[str, float]
 

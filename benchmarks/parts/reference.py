@@ -17,9 +17,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.load.client import Endpoint
-from benchmarks.load.processes import BenchmarkError, Process, accepts_connections, free_port
-from benchmarks.load.subjects import ROOT, Running
+from benchmarks.parts.client import Endpoint
+from benchmarks.parts.processes import BenchmarkError, Process, accepts_connections, free_port
+from benchmarks.parts.subjects import ROOT, Running
 
 REFERENCE = ROOT / "benchmarks" / "reference"
 FLOOR_VARIABLE = "PROXY_ENGINE_FLOOR"

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load.processes import BenchmarkError, CpuTime
+from benchmarks.parts.processes import BenchmarkError, CpuTime
 
 REPORT = Path(__file__).with_name("wrk_report.lua")
 RECEIVE_BYTES = 1 << 20
@@ -26,12 +26,14 @@ class Endpoint:
 
     port: int
     host: str
+    scheme: str = "http"
 
 
 @dataclass(frozen=True)
 class WrkResult:
     requests: int
     seconds: float
+    size: int  # bytes received, heads and all
     p50_us: int
     p99_us: int
     max_us: int
@@ -46,11 +48,22 @@ class BulkResult:
     cpu: CpuTime  # of this process
 
 
-def run_wrk(endpoint: Endpoint, connections: int, seconds: float) -> WrkResult:
-    # wrk takes whole seconds only.
+def run_wrk(
+    endpoint: Endpoint,
+    connections: int,
+    seconds: float,
+    path: str = "/",
+    *,
+    upload: int = 0,
+    is_closing: bool = False,
+) -> WrkResult:
+    """upload: bytes of a body that is posted. is_closing: a connection for every request."""
+    # wrk takes whole seconds only. What waits long is no error: the percentiles show it.
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency"]
-    command += ["-s", str(REPORT), "-H", f"Host: {endpoint.host}"]
-    command += [f"http://127.0.0.1:{endpoint.port}/"]
+    command += ["--timeout", "30s", "-s", str(REPORT), "-H", f"Host: {endpoint.host}"]
+    command += ["-H", "Connection: close"] if is_closing else []
+    command += [f"{endpoint.scheme}://127.0.0.1:{endpoint.port}{path}"]
+    command += ["--", str(upload)] if upload else []
     popen = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -65,6 +78,7 @@ def run_wrk(endpoint: Endpoint, connections: int, seconds: float) -> WrkResult:
     return WrkResult(
         requests=report["requests"],
         seconds=report["duration_us"] / 1e6,
+        size=report["bytes"],
         p50_us=report["p50_us"],
         p99_us=report["p99_us"],
         max_us=report["max_us"],

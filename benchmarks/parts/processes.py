@@ -61,14 +61,45 @@ def cpu_time(pid: int) -> CpuTime:
     return total
 
 
-def memory_kib(pid: int) -> int:
-    """Resident memory with shared pages divided among their users (PSS)."""
+def memory_kib(pid: int, kind: str = "Pss") -> int:
+    """Resident memory; Pss: with shared pages divided among their users, Rss: all of them."""
     total = 0
     for each in process_tree(pid):
         for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(f"{kind}:"):
                 total += int(line.split()[1])
     return total
+
+
+def context_switches(pid: int) -> int:
+    """Of all threads that live, given away and taken away."""
+    total = 0
+    for each in process_tree(pid):
+        for status in Path(f"/proc/{each}/task").glob("*/status"):
+            for line in status.read_text().splitlines():
+                if "ctxt_switches:" in line:
+                    total += int(line.split()[1])
+    return total
+
+
+def stolen_ticks() -> int:
+    """Time the hypervisor gave to others: says which samples to distrust."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a process has used up so far."""
+
+    cpu: CpuTime
+    switches: int
+
+    @classmethod
+    def of(cls, pid: int) -> Account:
+        return cls(cpu_time(pid), context_switches(pid))
+
+    def __sub__(self, other: Account) -> Account:
+        return Account(self.cpu - other.cpu, self.switches - other.switches)
 
 
 class Process:

@@ -8,3 +8,10 @@ done = function(summary, latency, requests)
         latency:percentile(50), latency:percentile(99), latency.max,
         errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end
+
+-- `-- N`: every request posts N bytes.
+init = function(arguments)
+    if arguments[1] then
+        wrk.method, wrk.body = "POST", string.rep("x", tonumber(arguments[1]))
+    end
+end

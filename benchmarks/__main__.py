@@ -1,0 +1,174 @@
+"""`scripts/bench`: measure, hold, report. `python -m benchmarks --help` in a tree that is built."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import gate, micro_run
+from benchmarks.load import run as load_run
+from benchmarks.load.stage import Options
+from benchmarks.load.table import tables
+from benchmarks.parts import peers, results
+from benchmarks.parts.processes import BenchmarkError
+from benchmarks.parts.samples import Sample
+from benchmarks.scenarios import BY_NAME, LOAD, PEER_SCENARIOS, Program, Scenario
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+PACES = {"smoke": (1, 1.0, 0.02), "quick": (3, 2.0, 0.25), "full": (7, 4.0, 1.0)}
+
+
+def say(line: str) -> None:
+    print(f"{datetime.now():%H:%M:%S} {line}", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs.add_parser("micro", help="parsers, rings and codecs alone, a minute")
+    load = verbs.add_parser("load", help="real processes under load, beside references")
+    peer = verbs.add_parser("peers", help="other people's tunnels in the same run")
+    peer.add_argument("--install", action="store_true", help="from their registries, first")
+    holds = verbs.add_parser("gate", help="hold the targets of benchmarks/targets.toml")
+    for verb in (load, peer):
+        pace = verb.add_mutually_exclusive_group()
+        pace.add_argument("--quick", action="store_true", help="at most 15 minutes [default]")
+        pace.add_argument("--full", action="store_true", help="every scenario, two hours")
+        pace.add_argument("--smoke", action="store_true", help="does it still run? no figures")
+        verb.add_argument("--congestion", metavar="NAME",
+                          help="the system's congestion control meanwhile (root)")  # fmt: skip
+    for verb in (load, peer):
+        verb.add_argument("--only", metavar="A,B", help="scenarios; `load --list` names them")
+        verb.add_argument("--subjects", metavar="A,B", help="only these of each scenario")
+        verb.add_argument("--rounds", type=int)
+        verb.add_argument("--seconds", type=float, help="of a sample")
+        verb.add_argument("--out", type=Path, help="the result [benchmarks/results/local/...]")
+    load.add_argument("--list", action="store_true", help="the scenarios, and end")
+    load.add_argument("--against", metavar="DIR", help="another checkout, built: before and after")
+    load.add_argument("--floor", metavar="FILE", help="C source of the floor program")
+    holds.add_argument("--seconds", type=float, default=420.0, help="retries end by then [420]")
+    holds.add_argument("--only", metavar="A,B", help="targets whose names begin so")
+    holds.add_argument("--root", metavar="DIR", type=Path, help="another tree's engine, built")
+    holds.add_argument("--record", action="store_true", help="write benchmarks/baseline.json")
+    return top
+
+
+def chosen_scenarios(
+    names: str | None, table: Sequence[Scenario | Program], is_full: bool
+) -> list[Scenario | Program]:
+    """Raises: BenchmarkError for a name that is none."""
+    if names is None:
+        return [each for each in table if is_full or each.in_quick]
+    unknown = [name for name in names.split(",") if name not in BY_NAME]
+    if unknown:
+        raise BenchmarkError(f"no scenario {', '.join(unknown)}: scripts/bench load --list")
+    return [BY_NAME[name] for name in names.split(",")]
+
+
+def head(verb: str, pace: str) -> dict[str, object]:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "verb": verb,
+        "pace": pace,
+        "started": started,
+        "machine": results.machine(),
+        "versions": results.versions(),
+    }
+
+
+def result_path(verb: str) -> Path:
+    commit = results.output_of("git", "rev-parse", "--short=9", "HEAD") or "nocommit"
+    return results.RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{verb}-{commit}.json"
+
+
+def pace_of(chosen: argparse.Namespace) -> str:
+    return "full" if chosen.full else "smoke" if chosen.smoke else "quick"
+
+
+def load(chosen: argparse.Namespace, verb: str, deadline: float = float("inf")) -> int:
+    pace = pace_of(chosen)
+    rounds, seconds, scale = PACES[pace]
+    table: Sequence[Scenario | Program] = LOAD if verb == "load" else PEER_SCENARIOS
+    scenarios = chosen_scenarios(getattr(chosen, "only", None), table, pace == "full")
+    if getattr(chosen, "list", False):
+        for each in LOAD:
+            marks = "quick" if each.in_quick else "full"
+            print(f"{each.name:20}{marks:8}{each.what}")
+        return 0
+    if getattr(chosen, "install", False):
+        peers.install(say)
+    options = Options(
+        rounds=getattr(chosen, "rounds", None) or rounds,
+        seconds=getattr(chosen, "seconds", None) or seconds,
+        scale=scale,
+        floor=getattr(chosen, "floor", None),
+        against=getattr(chosen, "against", None),
+        congestion=chosen.congestion,
+        say=say,
+    )
+    subjects = getattr(chosen, "subjects", None)
+    result = head(verb, pace)
+    started = time.monotonic()
+    outcome = load_run.run(
+        scenarios, options, subjects=subjects.split(",") if subjects else None,
+        is_quick=pace != "full", deadline=deadline,
+    )  # fmt: skip
+    result |= {
+        "took_seconds": round(time.monotonic() - started),
+        "settings": {"rounds": options.rounds, "seconds": options.seconds, "scale": scale,
+                     "congestion": options.congestion},
+        "skipped": outcome.skipped,
+        "failed": outcome.failed,
+    }  # fmt: skip
+    if outcome.samples:
+        print(tables(outcome.samples))
+    for name, why in outcome.skipped.items():
+        print(f"skipped: {name}: {why}")
+    for name, why in outcome.failed.items():
+        print(f"FAILED: {name}: {why}", file=sys.stderr)
+    if pace != "smoke" and outcome.samples:
+        save(verb, result, outcome.samples, getattr(chosen, "out", None))
+    return EXIT_FAILED if outcome.failed else 0
+
+
+def micro() -> int:
+    result = head("micro", "full")
+    code, samples = micro_run.run(say)
+    if samples:
+        print(tables(samples))
+        save("micro", result, samples, None)
+    return code
+
+
+def save(verb: str, result: dict[str, object], samples: Sequence[Sample], out: Path | None) -> None:
+    path = out or result_path(verb)
+    results.write(path, result, samples)
+    print(f"\nmedian [least-most] of rounds; raw samples: {path}")
+
+
+def main() -> int:
+    chosen = parser().parse_args()
+    try:
+        match chosen.verb:
+            case "load" | "peers":
+                return load(chosen, chosen.verb)
+            case "micro":
+                return micro()
+            case _:
+                return gate.main(chosen, say)
+    except BenchmarkError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:  # `| head`
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

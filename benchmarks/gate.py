@@ -1,0 +1,154 @@
+"""`scripts/bench gate`: measures what targets.toml holds, and says whether it still does.
+
+What needs no luck comes first: instructions, counted by callgrind. Then ratios against references
+in the same run. A scenario with a miss is measured again, twice at most and while there is time;
+only what missed every time is a miss. What can not be measured here is named, and is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks import micro_run
+from benchmarks.counted import count
+from benchmarks.load import run as load_run
+from benchmarks.load.stage import Options
+from benchmarks.parts.processes import BenchmarkError
+from benchmarks.parts.samples import Sample
+from benchmarks.parts.subjects import ROOT
+from benchmarks.scenarios import BY_NAME, Program
+from benchmarks.targets import BASELINE, Attempt, Target, Verdict, judge, load, read_baseline, table
+
+ATTEMPTS = 3
+ROUNDS, SECONDS, SCALE = 3, 2.0, 0.25
+EXIT_FAILED = 1
+# What a program measures here: short, for what is held are costs and not rates.
+SHORT = {
+    "idle-links": ("--links", "1000"),
+    "storm": ("--devices", "2000"),
+    "websocket-echo": ("--rounds", "3", "--seconds", "0.5"),
+    "request-log": ("--rounds", "1", "--seconds", "1"),
+    "stores": ("--records", "50000"),
+    "tls-costs": ("--rounds", "1", "--handshakes", "10", "--bulk", "10000000", "--links", "500"),
+}
+MICRO = ("benchmarks/micro/test_websocket.py", "-k", "masking or test_reading_frames",
+         "--benchmark-min-rounds=3", "--benchmark-max-time=0.3")  # fmt: skip
+
+Say = Callable[[str], None]
+
+
+def measure(name: str, targets: Sequence[Target], options: Options, root: Path) -> list[Sample]:
+    """One attempt at a scenario, of the subjects that its targets name. Raises: BenchmarkError."""
+    if name == count.SCENARIO:
+        reason = count.unavailable()
+        if reason is not None:
+            raise BenchmarkError(reason)
+        options.say(f"{name}: callgrind counts what a request executes")
+        counted = count.measure(list(dict.fromkeys(each.subject for each in targets)), root)
+        return [Sample(name, subject, 0, figures) for subject, figures in counted.items()]
+    if name.startswith("micro-"):
+        code, samples = micro_run.run(options.say, *MICRO)
+        if code:
+            raise BenchmarkError(f"pytest ended with {code}")
+        return samples
+    scenario = BY_NAME[name]
+    if isinstance(scenario, Program):
+        scenario = replace(scenario, quick=SHORT[name])
+    subjects = {subject for each in targets for subject in (each.subject, each.of) if subject}
+    outcome = load_run.run([scenario], options, subjects=sorted(subjects), is_quick=True)
+    for why in (*outcome.failed.values(), *outcome.skipped.values()):
+        raise BenchmarkError(why)
+    return outcome.samples
+
+
+def attempts(
+    targets: Sequence[Target], options: Options, root: Path, deadline: float
+) -> tuple[dict[str, list[Attempt]], dict[str, str]]:
+    """target -> its attempts; scenario -> why it was not measured."""
+    compiler = count.compiler_version()
+    baseline = read_baseline(compiler)
+    by_scenario: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.is_measured:
+            by_scenario.setdefault(target.scenario, []).append(target)
+    values: dict[str, list[Attempt]] = {target.name: [] for target in targets}
+    unmeasured: dict[str, str] = {}
+    # What needs no luck first.
+    for name, group in sorted(by_scenario.items(), key=lambda item: item[0] != count.SCENARIO):
+        for attempt in range(ATTEMPTS):
+            # A first attempt is always made; what is measured again waits for there being time.
+            if attempt and time.monotonic() > deadline:
+                options.say(f"{name}: no time to measure again")
+                break
+            try:
+                samples = measure(name, group, options, root)
+            except (BenchmarkError, OSError) as error:
+                unmeasured[name] = str(error)
+                options.say(f"{name}: {error}")
+                continue
+            unmeasured.pop(name, None)
+            for target in group:
+                found = target.attempt(samples)
+                if found is not None:
+                    values[target.name].append(found)
+            missed = [t.name for t in group if judge(t, values[t.name], baseline).is_miss]
+            if not missed:
+                break
+            options.say(f"{name}: {', '.join(missed)} missed at attempt {attempt + 1}")
+    return values, unmeasured
+
+
+def verdicts_of(
+    targets: Iterable[Target], values: dict[str, list[Attempt]], unmeasured: dict[str, str]
+) -> list[Verdict]:
+    baseline = read_baseline(count.compiler_version())
+    found = []
+    for target in targets:
+        verdict = judge(target, values[target.name], baseline)
+        if verdict.measured is None and target.scenario in unmeasured:
+            verdict = replace(verdict, word=f"not measured: {unmeasured[target.scenario]}")
+        found.append(verdict)
+    return found
+
+
+def record(verdicts: Sequence[Verdict]) -> None:
+    """The figures that later runs are compared with; those not measured now stay."""
+    figures = read_baseline(count.compiler_version()) | {
+        each.target.name: float(f"{each.measured:.4g}")
+        for each in verdicts
+        if each.target.baseline and each.measured is not None
+    }
+    made = {"compiler": count.compiler_version(), "figures": figures}
+    BASELINE.write_text(json.dumps(made, indent=2) + "\n")
+
+
+def main(chosen: argparse.Namespace, say: Say) -> int:
+    started = time.monotonic()
+    targets = load()
+    if chosen.only:
+        targets = [each for each in targets if each.name.startswith(tuple(chosen.only.split(",")))]
+        if not targets:
+            raise BenchmarkError(f"no target begins with {chosen.only}")
+    options = Options(rounds=ROUNDS, seconds=SECONDS, scale=SCALE, say=say)
+    root = (chosen.root or ROOT).resolve()
+    values, unmeasured = attempts(targets, options, root, started + chosen.seconds)
+    verdicts = verdicts_of(targets, values, unmeasured)
+    print(table(verdicts))
+    if chosen.record:
+        record(verdicts)
+        print(f"recorded in {BASELINE}")
+    missed = [each for each in verdicts if each.is_miss]
+    held = sum(each.measured is not None for each in verdicts)
+    print(f"{held} measured, {len(missed)} missed, in {time.monotonic() - started:.0f} s")
+    for each in missed:
+        tries = ", ".join(
+            f"{value:,.4g} (noise {noise:.0%})" for value, noise in values[each.target.name]
+        )
+        print(f"missed: {each.target.name}: {each.word}: {tries}", file=sys.stderr)
+    return EXIT_FAILED if missed else 0

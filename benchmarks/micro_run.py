@@ -1,0 +1,39 @@
+"""The micro benchmarks, run by pytest-benchmark, as samples."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.parts.samples import Sample
+from benchmarks.parts.subjects import ROOT
+
+
+def samples_of(report: dict[str, Any]) -> list[Sample]:
+    """From pytest-benchmark's JSON: a round is one of its, `ns` one call, the rest its extras."""
+    found = []
+    for each in report["benchmarks"]:
+        scenario = "micro-" + Path(each["fullname"].partition("::")[0]).stem.removeprefix("test_")
+        subject = each["name"].removeprefix("test_")
+        extra = {k: float(v) for k, v in each["extra_info"].items() if isinstance(v, int | float)}
+        figures = {"ns": each["stats"]["min"] * 1e9, **extra}
+        found.append(Sample(scenario, subject, 0, figures))
+    return found
+
+
+def run(say: Callable[[str], None], *arguments: str) -> tuple[int, list[Sample]]:
+    """pytest's exit code, and what was measured."""
+    say("micro: benchmarks/micro by pytest-benchmark")
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "--benchmark-json", file.name,
+             "--benchmark-columns=min,median,rounds", *(arguments or ("benchmarks/micro",))],
+            cwd=ROOT, check=False,
+        )  # fmt: skip
+        text = Path(file.name).read_text()
+    return done.returncode, samples_of(json.loads(text)) if text else []
