@@ -11,15 +11,25 @@ ABOUT = """\
 # Routes of the API
 
 Made of the same table as `/openapi.json`, by which the server works. What all routes have in
-common: [The admin API](../api.md). Every problem has a `code`: [Errors](../errors.md).
+common: [The admin API](../api.md). Every problem has a `code`: [Errors](../errors.md). A page of a
+list has `items`, and `next`: the `cursor` of the page behind it, or null.
+
+Where nothing else is said, a route that wants a token can answer
 
 """
+
+
+# Said once, on top.
+COMMON = ("401", "403", "421", "429", "503")
 
 
 def shown_type(schema: dict[str, Any]) -> str:
     """A schema in a few words; other schemas are links."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
+        if name.startswith("Page_"):
+            name = name.removeprefix("Page_").rstrip("_")
+            return f"page of [{name}](#{anchor(name)})"
         return f"[{name}](#{anchor(name)})"
     for key in ("anyOf", "oneOf"):
         if key in schema:
@@ -48,7 +58,8 @@ def anchor(name: str) -> str:
     return name.lower()
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+def _operation(method: str, path: str, operation: dict[str, Any], common: dict[str, str]) -> str:
+    """common: answers that need not be said again, by status."""
     parts = [f"### {method.upper()} {path}\n\n{sentence(operation['summary'])}"]
     if operation.get("description"):
         parts.append(operation["description"])
@@ -72,6 +83,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         text += f"Body: {shown_type(schema)}.\n\n"
     rows = []
     for status, answer in operation["responses"].items():
+        if scope and answer["description"] == common.get(status):
+            continue
         kinds = [
             shown_type(each["schema"]) if kind == "application/json" else code(kind)
             for kind, each in answer.get("content", {}).items()
@@ -100,14 +113,17 @@ def _schema(name: str, schema: dict[str, Any]) -> str:
 
 def page() -> str:
     found = document()
-    parts = [ABOUT]
+    answers = found["paths"]["/api/v1/stats"]["get"]["responses"]
+    common = {status: answers[status]["description"] for status in COMMON}
+    parts = [ABOUT, table(("status", "when"), common.items())]
     for tag in found["tags"]:
         parts.append(f"## {tag['name'].capitalize()}\n\n{tag.get('description', '')}\n\n")
         for path, operations in found["paths"].items():
             for method, operation in operations.items():
                 if tag["name"] in operation["tags"]:
-                    parts.append(_operation(method, path, operation))
+                    parts.append(_operation(method, path, operation, common))
     parts.append("## Schemas\n\n")
     for name, schema in sorted(found["components"]["schemas"].items()):
-        parts.append(_schema(name, schema))
+        if not name.startswith("Page_"):
+            parts.append(_schema(name, schema))
     return "".join(parts)

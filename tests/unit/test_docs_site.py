@@ -81,3 +81,12 @@ def test_every_command_in_the_documentation_is_one(page: str, command: str) -> N
         build_parser().parse_args(words)
     except SystemExit as error:
         assert error.code in (0, None), (page, command)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs"])
+def test_links_between_files_of_the_repository_lead_somewhere(name: str) -> None:
+    pages = sorted(DOCS.rglob("*.md")) if name == "docs" else [ROOT / name]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)[^)\s]*\)", page.read_text()):
+            if not re.match(r"[a-z]+:|\[", target):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
