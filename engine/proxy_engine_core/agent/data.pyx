@@ -27,7 +27,7 @@ from proxy_engine_core.io.profile cimport profile_apply, profile_get
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
 )
-from proxy_engine_core.io.socket cimport socket_connect, socket_error
+from proxy_engine_core.io.socket cimport socket_connect, socket_open
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DATA, CONN_DIRECT_TARGET, CONN_READABLE, CONN_WRITABLE, Conn,
     Worker, conn_handle, worker_conn,
@@ -110,7 +110,8 @@ cdef bint dial_one(Link *link, DataDialer *dialer, const uint8_t *ticket) noexce
         field[2 * index] = <uint8_t>HEX[ticket[index] >> 4]
         field[2 * index + 1] = <uint8_t>HEX[ticket[index] & 15]
     memcpy(field + 2 * TICKET_SIZE, b"\r\n\r\n", 4)
-    fd = socket_connect(&dialer.server, worker.options.tcp_keepalive_ms)
+    fd = socket_open(&dialer.server, worker.options.tcp_keepalive_ms)
+    fd = socket_connect(fd, &dialer.server)
     if fd >= 0:
         fd = conn_attach(worker, &data.conn, fd, CONN_DATA)
     if fd < 0:

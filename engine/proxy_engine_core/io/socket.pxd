@@ -42,8 +42,11 @@ cdef int socket_listen_all(
 ) noexcept nogil
 cdef int socket_local_port(int fd) noexcept nogil
 cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil
-# A non-blocking connect: the fd, connecting or connected (writable tells).
-cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept nogil
+# A non-blocking socket for a connection to this address.
+cdef int socket_open(const Address *address, uint64_t keepalive_ms) noexcept nogil
+# A non-blocking connect: the fd, connecting or connected (writable tells); on failure it is closed.
+# A negative fd, the error of socket_open(), stays what it is.
+cdef int socket_connect(int fd, const Address *address) noexcept nogil
 cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR, negative
 cdef void socket_tune(int fd, const Address *peer) noexcept nogil
 # Ask a silent peer whether it is there: after so long, then three times within as long again.

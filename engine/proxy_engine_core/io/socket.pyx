@@ -232,8 +232,8 @@ cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil:
     return fd
 
 
-cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept nogil:
-    cdef int fd, error
+cdef int socket_open(const Address *address, uint64_t keepalive_ms) noexcept nogil:
+    cdef int fd
     if address.size == 0:
         return -EAFNOSUPPORT
     fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
@@ -242,6 +242,13 @@ cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept 
     if address.storage.ss_family != AF_UNIX:
         socket_tune(fd, address)
         socket_keep_alive(fd, keepalive_ms)
+    return fd
+
+
+cdef int socket_connect(int fd, const Address *address) noexcept nogil:
+    cdef int error
+    if fd < 0:
+        return fd
     if connect(fd, <const sockaddr *>&address.storage, address.size) < 0 and errno != EINPROGRESS:
         error = errno
         close(fd)
