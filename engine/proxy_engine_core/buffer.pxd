@@ -34,6 +34,7 @@ cdef struct BufferPool:
     uint64_t bytes_lent                   # in buffers now
     uint64_t bytes_kept                   # free, waiting for reuse
     uint64_t bytes_lent_max               # high-water mark
+    uint32_t blocks_lent[BUFFER_CLASS_COUNT + 1]  # the last: larger than any class
 
 
 cdef struct Buffer:

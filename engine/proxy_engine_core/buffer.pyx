@@ -54,6 +54,7 @@ cdef void *buffer_pool_take(BufferPool *pool, uint32_t size, uint32_t *capacity)
             block = malloc(capacity[0])
     if block == NULL:
         return NULL
+    pool.blocks_lent[index] += 1
     gauge_set(&pool.bytes_lent, pool.bytes_lent + capacity[0])
     if pool.bytes_lent > pool.bytes_lent_max:
         gauge_set(&pool.bytes_lent_max, pool.bytes_lent)
@@ -63,6 +64,7 @@ cdef void *buffer_pool_take(BufferPool *pool, uint32_t size, uint32_t *capacity)
 cdef void buffer_pool_give(BufferPool *pool, void *block, uint32_t capacity) noexcept nogil:
     cdef int index = size_class(capacity)
     CHECK(pool.bytes_lent >= capacity)
+    pool.blocks_lent[index] -= 1
     gauge_set(&pool.bytes_lent, pool.bytes_lent - capacity)
     if index == BUFFER_CLASS_COUNT or pool.bytes_kept + capacity > BUFFER_POOL_KEEP_BYTES:
         free(block)

@@ -4,6 +4,8 @@ that holds the GIL; the engine's own workers never take it."""
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict
 
+from proxy_engine_core.inspector import Inspector
+
 # Kinds of control events, the first item of each tuple from Engine.poll().
 EVENT_AUTH: Final = 1
 EVENT_LINK_UP: Final = 2
@@ -16,6 +18,8 @@ EVENT_PRESSURE: Final = 8
 EVENT_LINK_SPENT: Final = 9
 EVENT_LINK_LOAD: Final = 10
 EVENT_REQUESTS_OPEN: Final = 11
+EVENT_SLOW_TURN: Final = 12
+EVENT_DUMP: Final = 13
 
 CONTROL_RECORD_SIZE_MAX: Final = 65536
 WORKERS_MAX: Final = 64
@@ -43,6 +47,10 @@ WORKERS_MAX: Final = 64
 #   its worker's links between two calls of link_loads().
 # (EVENT_REQUESTS_OPEN, query, batch, is last): server. What is under way on a worker, packed for
 #   proxy_engine_core.log_batch; several of each worker, of which one is its last.
+# (EVENT_SLOW_TURN, worker, microseconds, when it began): one turn took slow_turn_ms or longer. It
+#   began at so many microseconds of CLOCK_MONOTONIC.
+# (EVENT_DUMP, query, worker, rows, is last): server. What Inspector.dump() asked for, packed for
+#   inspector.dump_rows(); several of each worker, of which one is its last.
 AuthEvent: TypeAlias = tuple[Literal[1], int, str, bytes, tuple[str, ...]]
 LinkUpEvent: TypeAlias = tuple[Literal[2], int, int, str, bytes]
 LinkDownEvent: TypeAlias = tuple[Literal[3], int, int, str, int, int, float]
@@ -54,10 +62,12 @@ PressureEvent: TypeAlias = tuple[Literal[8], int, int, int, str]
 LinkSpentEvent: TypeAlias = tuple[Literal[9], int]
 LinkLoadEvent: TypeAlias = tuple[Literal[10], int, int]
 RequestsOpenEvent: TypeAlias = tuple[Literal[11], int, bytes, bool]
+SlowTurnEvent: TypeAlias = tuple[Literal[12], int, int, int]
+DumpEvent: TypeAlias = tuple[Literal[13], int, int, bytes, bool]
 Event: TypeAlias = (
     AuthEvent | LinkUpEvent | LinkDownEvent | ControlEvent | DialFailedEvent
     | TargetFailedEvent | DrainedEvent | PressureEvent | LinkSpentEvent | LinkLoadEvent
-    | RequestsOpenEvent
+    | RequestsOpenEvent | SlowTurnEvent | DumpEvent
 )
 
 class LogRecord(NamedTuple):
@@ -248,6 +258,8 @@ class Engine:
     def event_fd(self) -> int: ...
     @property
     def workers(self) -> int: ...
+    @property
+    def inspector(self) -> Inspector: ...
     def listen(self, host: str, port: int, *, tls: TlsServer | None = None) -> int:
         """Open a public HTTP listener on an IP literal; returns the port bound.
 

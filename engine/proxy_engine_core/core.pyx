@@ -50,6 +50,7 @@ from proxy_engine_core.options cimport Options, options_fit_memory, options_read
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_connections, quota_end, quota_set
 from proxy_engine_core.quota_table cimport QuotaTable
+from proxy_engine_core.inspector cimport Inspector
 from proxy_engine_core.route_stats_table cimport RouteStatsTable
 from proxy_engine_core.udp_ports cimport UdpPorts
 from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
@@ -60,9 +61,9 @@ from proxy_engine_core.http1.python import parse_request_head  # no-cython-lint
 from proxy_engine_core.options import DEFAULTS  # no-cython-lint
 from proxy_engine_core.quota_table import check_limits
 from proxy_engine_core.records import (
-    EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED,  # no-cython-lint
+    EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED, EVENT_DUMP,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
-    EVENT_PRESSURE, EVENT_REQUESTS_OPEN, EVENT_TARGET_FAILED,  # no-cython-lint
+    EVENT_PRESSURE, EVENT_REQUESTS_OPEN, EVENT_SLOW_TURN, EVENT_TARGET_FAILED,  # no-cython-lint
     LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
     LOG_UDP,  # no-cython-lint
     LogRecord,  # no-cython-lint
@@ -122,6 +123,7 @@ cdef class Engine:
     cdef uint64_t dial_count
     cdef uint64_t routes_version
     cdef UdpPorts udp
+    cdef readonly Inspector inspector
     cdef uint32_t next_ring               # whose turn it is in poll() and poll_logs()
 
     def __cinit__(self, role, *, int workers=1, **options):
@@ -144,6 +146,9 @@ cdef class Engine:
         crew_init(self.crew, <uint32_t>workers)
         self.udp = UdpPorts()
         self.udp.crew = self.crew
+        self.inspector = Inspector()
+        self.inspector.crew = self.crew
+        self.inspector.is_server = self.is_server
         options_read(self.options, options)
         options_fit_memory(self.options, workers)
         self.python_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -161,6 +166,8 @@ cdef class Engine:
 
     def __dealloc__(self):
         cdef uint32_t index
+        if self.inspector is not None:
+            self.inspector.close()
         self.close()
         if self.crew != NULL:
             for index in range(self.crew.worker_count):
@@ -340,6 +347,7 @@ cdef class Engine:
         if self.is_stopped:
             return
         self.is_stopped = True
+        self.inspector.close()
         self.close()
 
     cdef int wake_again(self) except -1:

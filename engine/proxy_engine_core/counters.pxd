@@ -8,6 +8,7 @@ from proxy_engine_core.atomic cimport counter_add
 
 cdef enum Counter:
     COUNT_TURNS
+    COUNT_SLOW_TURNS
     COUNT_ACCEPTED
     COUNT_ACCEPT_ERRORS
     COUNT_CONNECTIONS_CLOSED

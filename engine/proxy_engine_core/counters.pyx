@@ -2,6 +2,7 @@
 
 cdef tuple NAMES = (
     "turns",
+    "slow_turns",
     "accepted",
     "accept_errors",
     "connections_closed",

@@ -12,3 +12,5 @@ cdef enum EventKind:
     EVENT_LINK_SPENT = 9
     EVENT_LINK_LOAD = 10
     EVENT_REQUESTS_OPEN = 11
+    EVENT_SLOW_TURN = 12
+    EVENT_DUMP = 13

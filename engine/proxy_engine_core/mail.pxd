@@ -19,6 +19,9 @@ cdef int address_read(Address *address, str host, int port, int port_min) except
 cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1
 cdef int post_link_loads(Crew *crew) except -1
 cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -1
+cdef int post_dump(
+    Crew *crew, uint64_t query, uint64_t device, uint32_t links, uint32_t streams
+) except -1
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
     dict options, RouteStatsBlock *stats

@@ -22,11 +22,12 @@ from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_hold
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_LINK_LOADS, MESSAGE_REQUESTS_OPEN,
-    MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN,
-    MESSAGE_TLS, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN, TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP,
-    AuthReplyMessage, DialMessage, DrainMessage, LinkMessage, OpenMessage, QuotaMessage,
-    RouteDeleteMessage, RouteMessage, TargetEntry, TargetsMessage, TcpListenMessage, TlsMessage,
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_DUMP, MESSAGE_LINK_LOADS,
+    MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS,
+    MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN,
+    TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP, AuthReplyMessage, DialMessage, DrainMessage,
+    DumpMessage, LinkMessage, OpenMessage, QuotaMessage, RouteDeleteMessage, RouteMessage,
+    TargetEntry, TargetsMessage, TcpListenMessage, TlsMessage,
 )
 from proxy_engine_core.policy_pack cimport policy_pack
 from proxy_engine_core.quota cimport Quota, quota_hold
@@ -132,6 +133,23 @@ cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -
     for index in range(crew.worker_count):
         (<OpenMessage *>nodes[index]).query = query
         (<OpenMessage *>nodes[index]).limit = limit
+    post_all(crew, nodes)
+    return 0
+
+
+cdef int post_dump(
+    Crew *crew, uint64_t query, uint64_t device, uint32_t links, uint32_t streams
+) except -1:
+    cdef MailboxNode *nodes[WORKERS_MAX]
+    cdef DumpMessage *message
+    cdef uint32_t index
+    new_for_all(crew, nodes, sizeof(DumpMessage), MESSAGE_DUMP)
+    for index in range(crew.worker_count):
+        message = <DumpMessage *>nodes[index]
+        message.query = query
+        message.device = device
+        message.links_max = links
+        message.streams_max = streams
     post_all(crew, nodes)
     return 0
 

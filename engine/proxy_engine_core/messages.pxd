@@ -7,6 +7,7 @@ from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.tls_openssl cimport TlsContext
+from proxy_engine_core.io.worker cimport CONN_KIND_COUNT
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.quota cimport Quota
 
@@ -30,6 +31,7 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_QUOTA_CHANGED                 # server
     MESSAGE_QUOTA_ENDED                   # server
     MESSAGE_REQUESTS_OPEN                 # server
+    MESSAGE_DUMP                          # server
     MESSAGE_DIAL                          # agent
     MESSAGE_TARGETS
 
@@ -74,6 +76,21 @@ cdef struct OpenMessage:                  # what is under way: forward/walk.pxd
     uint64_t query                        # the control plane's number for it
     uint32_t limit                        # how many at most
     uint32_t cursor                       # the worker's
+
+cdef struct DumpMessage:                  # what there is: forward/dump.pxd
+    MailboxNode node
+    uint64_t query                        # the control plane's number for it
+    uint64_t device                       # whose links; 0: any
+    uint32_t links_max                    # how many are told of
+    uint32_t streams_max
+    uint32_t cursor                       # the worker's from here on: a slot
+    uint32_t bucket                       # of the link there: 0: it has not been told
+    uint32_t links                        # so far
+    uint32_t streams
+    uint32_t streams_told
+    uint32_t timers
+    uint32_t tls
+    uint32_t connections[CONN_KIND_COUNT]
 
 # `version` grows by one with every change, and is the same for all workers.
 cdef struct RouteMessage:                 # SET: the receiver takes `route` over

@@ -53,6 +53,7 @@ cdef struct Options:
     uint64_t link_surplus_max         # ... bytes for streams that are not there
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
+    uint64_t slow_turn_ms             # a worker's turn that is told of; 0: none
     uint64_t backlog                  # listen(2)
     uint64_t window_start             # credit a new stream to a peer of ours starts with
     uint64_t window_stream_max        # largest window of one stream

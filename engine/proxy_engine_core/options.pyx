@@ -57,6 +57,7 @@ cdef dict TABLE = {
     "link_surplus_max": (1 << 20, 0, 1 << 40),
     "body_size_max": (0, 0, 2**62),
     "log_ring_size": (4 << 20, 64 << 10, 1 << 30),
+    "slow_turn_ms": (0, 0, 3_600_000),
     "backlog": (4_096, 1, 65_535),
     "window_start": (1 << 20, 256 << 10, 1 << 30),
     "window_stream_max": (16 << 20, 256 << 10, 1 << 30),

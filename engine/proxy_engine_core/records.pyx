@@ -9,7 +9,8 @@ from proxy_engine_core.events cimport (
     EVENT_AUTH as KIND_AUTH, EVENT_CONTROL as KIND_CONTROL, EVENT_DIAL_FAILED as
     KIND_DIAL_FAILED, EVENT_DRAINED as KIND_DRAINED, EVENT_LINK_DOWN as KIND_LINK_DOWN,
     EVENT_LINK_UP as KIND_LINK_UP, EVENT_LINK_LOAD as KIND_LINK_LOAD, EVENT_LINK_SPENT as
-    KIND_LINK_SPENT, EVENT_REQUESTS_OPEN as KIND_REQUESTS_OPEN, EVENT_PRESSURE as KIND_PRESSURE,
+    KIND_LINK_SPENT, EVENT_DUMP as KIND_DUMP, EVENT_SLOW_TURN as KIND_SLOW_TURN,
+    EVENT_REQUESTS_OPEN as KIND_REQUESTS_OPEN, EVENT_PRESSURE as KIND_PRESSURE,
     EVENT_TARGET_FAILED as KIND_TARGET_FAILED,
 )
 from proxy_engine_core.forward.log cimport LogHeader
@@ -27,6 +28,8 @@ EVENT_PRESSURE = KIND_PRESSURE
 EVENT_LINK_SPENT = KIND_LINK_SPENT
 EVENT_LINK_LOAD = KIND_LINK_LOAD
 EVENT_REQUESTS_OPEN = KIND_REQUESTS_OPEN
+EVENT_SLOW_TURN = KIND_SLOW_TURN
+EVENT_DUMP = KIND_DUMP
 LOG_REUSED = 1
 LOG_RETRIED = 2
 LOG_ABORTED = 4
@@ -100,6 +103,10 @@ cdef tuple event_tuple(const uint8_t *place):
         return (EVENT_LINK_LOAD, record.a, record.b)
     if record.kind == KIND_REQUESTS_OPEN:
         return (EVENT_REQUESTS_OPEN, record.a, raw(first, record.first_size), record.b != 0)
+    if record.kind == KIND_SLOW_TURN:
+        return (EVENT_SLOW_TURN, record.a, record.b, record.c)
+    if record.kind == KIND_DUMP:
+        return (EVENT_DUMP, record.a, record.b, raw(first, record.first_size), record.c != 0)
     return (EVENT_DRAINED,)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from proxy_engine import listeners, logs, tokens
 from proxy_engine.cache import AccessCache
+from proxy_engine.diagnosis.service import Diagnosis
 from proxy_engine.errors import ListenError, ProxyEngineError, StorageError, error_text
 from proxy_engine.hooks import Webhook
 from proxy_engine.links.access_watch import AccessWatch
@@ -98,6 +99,7 @@ class Server:
         self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
         self.events: LiveEvents
+        self.diagnosis: Diagnosis
         self.tls: TlsKeeper
         self.listeners: list[Listen]  # as bound
         self.admin: Address
@@ -197,6 +199,12 @@ class Server:
             devices=self._device_names,
             redact=self.redactors[2],
         )
+        self.diagnosis = Diagnosis(
+            self.engine,
+            settings,
+            tunnels=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
+            devices=self._device_names,
+        )
         self.ports = Ports(
             self.engine,
             self.table,
@@ -228,6 +236,8 @@ class Server:
         self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
         self._exit.push_async_callback(self._runner.stop)
+        self.diagnosis.watch.start()
+        self._exit.callback(self.diagnosis.stop)
         for work in (self._look, self.links.registry.write):
             ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
             self._exit.callback(ticker.cancel)
@@ -257,6 +267,7 @@ class Server:
     def _on_event(self, event: Event) -> None:
         link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
         self.links.on_event(event)
+        self.diagnosis.on_event(event)
         if event[0] == EVENT_REQUESTS_OPEN and self.open_requests is not None:
             self.open_requests.on_event(*event[1:])
         if event[0] == EVENT_LINK_UP:

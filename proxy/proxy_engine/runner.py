@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine import logs
+from proxy_engine.diagnosis.service import engine_options
 from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
 from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, EVENT_PRESSURE, WORKERS_MAX, Engine
 
@@ -53,7 +54,8 @@ def make_engine(role: str, settings: Settings) -> Engine:
     try:
         if role == "server":
             workers = settings.workers or usable_cores()
-            engine = Engine("server", workers=workers, **settings.engine)
+            options = engine_options(settings) | settings.engine
+            engine = Engine("server", workers=workers, **options)
             for network in settings.trusted_proxy:
                 engine.trust(network)
             return engine

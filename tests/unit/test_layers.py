@@ -40,6 +40,7 @@ CONTROL_PLANE = {
         *("tunnels", "tls"),
     ),
     "api": ("cli", "demo", "library", "testing", "agent", "apps"),
+    "diagnosis": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache", "tunnels"),
     "metrics": (*COMPOSED, "api", "agent"),
     "links": (*COMPOSED, "api", "metrics", "agent", "requests"),
     "agent": (*COMPOSED, "api", "metrics", "links", "requests", "storage", "cache"),

@@ -11,6 +11,7 @@ from proxy_engine_core.forward.direct cimport data_ended, direct_close, direct_i
 from proxy_engine_core.forward.direct_pool cimport (
     direct_begin, direct_drain, direct_housekeep,
 )
+from proxy_engine_core.forward.dump cimport dump_walk
 from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
 from proxy_engine_core.forward.move cimport (
@@ -50,12 +51,12 @@ from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
+    MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_DUMP, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
     MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE,
     MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE,
     MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, MESSAGE_UDP_CLOSE,
-    MESSAGE_UDP_LISTEN, AuthReplyMessage, DrainMessage, LinkMessage, OpenMessage, QuotaMessage,
-    RouteDeleteMessage, RouteMessage, TcpListenMessage, TlsMessage,
+    MESSAGE_UDP_LISTEN, AuthReplyMessage, DrainMessage, DumpMessage, LinkMessage, OpenMessage,
+    QuotaMessage, RouteDeleteMessage, RouteMessage, TcpListenMessage, TlsMessage,
 )
 from proxy_engine_core.quota cimport quota_drop
 
@@ -206,6 +207,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         quota_drop((<QuotaMessage *>message).quota)
     elif message.kind == MESSAGE_REQUESTS_OPEN:
         return walk_open(worker, <OpenMessage *>message)
+    elif message.kind == MESSAGE_DUMP:
+        return dump_walk(worker, <DumpMessage *>message)
     elif message.kind == MESSAGE_DRAIN:
         worker.is_draining = True
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms

@@ -163,6 +163,7 @@ cdef struct Worker:
     bint is_settled                       # draining, and nothing here is in flight
     uint64_t now_ms                       # monotonic, read once a turn
     uint64_t now_us
+    uint64_t busy_since_us                # when the turn under way began; 0: asleep. Relaxed
     uint64_t drain_deadline_ms
     const Options *options
     void *role                            # ServerWorker or AgentWorker
@@ -212,6 +213,7 @@ cdef struct Worker:
     uint64_t random_state
     uint64_t counters[COUNTER_COUNT]
     pthread_t thread
+    uint64_t thread_id                    # the kernel's; 0: none. Relaxed
     bint has_thread
     bint has_cpu_clock
     clockid_t cpu_clock                   # of the thread

@@ -4,14 +4,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 
+from proxy_engine_core.atomic cimport gauge_set
 from proxy_engine_core.buffer cimport buffer_pool_free, buffer_pool_init
-from proxy_engine_core.counters cimport COUNT_TURNS, count
+from proxy_engine_core.counters cimport COUNT_SLOW_TURNS, COUNT_TURNS, count
+from proxy_engine_core.events cimport EVENT_SLOW_TURN
 from proxy_engine_core.io.conn cimport conn_close, conn_push, gather_flush
 from proxy_engine_core.io.mailbox cimport (
     MailboxNode, mailbox_arm, mailbox_close, mailbox_init, mailbox_post, mailbox_take,
 )
-from proxy_engine_core.io.news cimport LOG_WAKE_US, news_free, news_tell
+from proxy_engine_core.io.news cimport LOG_WAKE_US, news_event, news_free, news_tell
 from proxy_engine_core.io.pressure cimport pressure_init, pressure_look
+from proxy_engine_core.io.sampler cimport sampler_signal_number, sampler_thread_id
 from proxy_engine_core.io.sys cimport (
     CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
     EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
@@ -108,16 +111,18 @@ cdef void worker_free(Worker *worker) noexcept nogil:
 cdef void *thread_main(void *argument) noexcept nogil:
     cdef sigset_t blocked
     cdef char[16] name
-    # Signals are the control plane's; only crashes may hit a worker.
+    # Signals are the control plane's; only crashes may hit a worker, and who asks where it is.
     sigfillset(&blocked)
     sigdelset(&blocked, SIGSEGV)
     sigdelset(&blocked, SIGBUS)
     sigdelset(&blocked, SIGFPE)
     sigdelset(&blocked, SIGILL)
     sigdelset(&blocked, SIGABRT)
+    sigdelset(&blocked, sampler_signal_number())
     pthread_sigmask(SIG_SETMASK, &blocked, NULL)
     snprintf(name, sizeof(name), "engine-%u", (<Worker *>argument).index)
     pthread_setname_np(pthread_self(), name)      # what top, perf and gdb show
+    gauge_set(&(<Worker *>argument).thread_id, sampler_thread_id())
     worker_run(<Worker *>argument)
     return NULL
 
@@ -157,6 +162,7 @@ cdef void worker_join(Worker *worker) noexcept nogil:
         return
     pthread_join(worker.thread, NULL)
     worker.has_thread = False
+    gauge_set(&worker.thread_id, 0)
 
 
 cdef uint64_t worker_random(Worker *worker) noexcept nogil:
@@ -211,9 +217,12 @@ cdef void take_events(Worker *worker) noexcept nogil:
     cdef int wait = sleep_ms(worker)
     cdef int handled = 0
     cdef int ready, index
+    gauge_set(&worker.busy_since_us, 0)
     while True:
         ready = epoll_wait(worker.epoll_fd, worker.events, WORKER_EVENTS_MAX, wait)
         read_clock(worker)
+        if worker.busy_since_us == 0:
+            gauge_set(&worker.busy_since_us, worker.now_us)
         for index in range(ready):
             handled += dispatch(worker, &worker.events[index])
         if ready < WORKER_EVENTS_MAX or handled >= WORKER_EVENTS_MAX:
@@ -331,6 +340,22 @@ cdef int sleep_ms(Worker *worker) noexcept nogil:
     return wait
 
 
+cdef void look_at_turn(Worker *worker) noexcept nogil:
+    # What was run in a turn that long, who watches has seen meanwhile (stack_look()).
+    cdef timespec now
+    cdef uint64_t took_us
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    took_us = (
+        <uint64_t>now.tv_sec * 1_000_000 + <uint64_t>now.tv_nsec // 1000 - worker.busy_since_us
+    )
+    if took_us >= worker.options.slow_turn_ms * 1000:
+        count(worker.counters, COUNT_SLOW_TURNS, 1)
+        news_event(
+            worker, EVENT_SLOW_TURN, worker.index, took_us, worker.busy_since_us, 0, 0,
+            NULL, 0, NULL, 0,
+        )
+
+
 cdef void worker_run(Worker *worker) noexcept nogil:
     while not worker.is_stopping:
         take_events(worker)
@@ -343,5 +368,7 @@ cdef void worker_run(Worker *worker) noexcept nogil:
             worker.on_turn(worker)
         flush_dirty(worker)
         pressure_look(worker)
+        if worker.options.slow_turn_ms:
+            look_at_turn(worker)
         news_tell(worker)
         free_closed(worker)

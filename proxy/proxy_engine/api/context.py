@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from proxy_engine.cache import AccessCache
+    from proxy_engine.diagnosis.service import Diagnosis
     from proxy_engine.hooks import Webhook
     from proxy_engine.links.links import Links
     from proxy_engine.links.login_guard import LoginGuard
@@ -41,6 +42,7 @@ class Service(Protocol):
     request_log: RequestLog
     open_requests: OpenRequests | None  # None: there is no engine
     events: LiveEvents
+    diagnosis: Diagnosis
 
     async def access_changed(self) -> None:
         """Tokens or devices were written: links that are not allowed any more end now."""

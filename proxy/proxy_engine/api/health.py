@@ -14,21 +14,21 @@ from proxy_engine.api.routes import Call, Routes
 from proxy_engine.errors import StorageError
 
 STORE_TIMEOUT = 2.0  # seconds; probes usually give up after that
-NOT_READY = {503: "draining, or the store fails"}
+NOT_READY = {503: "draining, or the store fails, or a worker is stuck"}
 
 routes = Routes("health", "Probes, without a token.")
 
 
 class Alive(msgspec.Struct):
-    """The event loop turns."""
+    """The event loop and the workers turn."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "stuck"] = "ok"
 
 
 class Readiness(msgspec.Struct, kw_only=True):
     """Whether to send traffic here."""
 
-    status: Literal["ok", "draining", "failing"]
+    status: Literal["ok", "draining", "failing", "stuck"]
     store: Annotated[bool, msgspec.Meta(description="can be read and written")]
     cache: Annotated[
         Literal["local", "shared", "degraded"],
@@ -51,12 +51,16 @@ class Health(Readiness, kw_only=True):
     ]
 
 
-@routes.get("/livez", scope="public")
+@routes.get("/livez", scope="public", also={503: "a worker is stuck"})
 async def livez(call: Call) -> Alive:
     """Is it alive.
 
-    The event loop turns; more is not needed to be alive.
+    The event loop turns, and no worker has been in one turn for longer than `watchdog`; more is
+    not needed to be alive.
     """
+    if call.service.diagnosis.watch.is_stuck:
+        call.status = 503
+        return Alive("stuck")
     return Alive()
 
 
@@ -93,13 +97,17 @@ def _cache(service: Service) -> Literal["local", "shared", "degraded"]:
     return "shared" if shared.is_up else "degraded"
 
 
-async def _status(service: Service) -> tuple[Literal["ok", "draining", "failing"], bool]:
+async def _status(
+    service: Service,
+) -> tuple[Literal["ok", "draining", "failing", "stuck"], bool]:
     try:
         async with asyncio.timeout(STORE_TIMEOUT):
             await service.store.ping()
         store_ok = not service.request_log.is_failing
     except (StorageError, TimeoutError):
         store_ok = False
+    if service.diagnosis.watch.is_stuck:
+        return "stuck", store_ok
     if service.is_draining:
         return "draining", store_ok
     return ("ok" if store_ok else "failing"), store_ok

@@ -19,7 +19,7 @@ from proxy_engine.storage import Token
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-API = "/api/"
+PROTECTED = ("/api/", "/debug/")
 SERVER: web.AppKey[Service] = web.AppKey("server", Service)
 ACTOR: web.RequestKey[Token] = web.RequestKey("actor", Token)
 ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -64,7 +64,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def known_hosts(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse names that were never meant for us: a page may point its own at 127.0.0.1."""
-    if request.path.startswith(API) and not _is_known_host(
+    if request.path.startswith(PROTECTED) and not _is_known_host(
         request.host, request.app[SERVER].settings.admin_hosts
     ):
         raise Problem(421, "unknown_host", "add this name to admin_hosts to use it here")
@@ -85,8 +85,8 @@ def _is_known_host(authority: str, names: tuple[str, ...]) -> bool:
 
 @web.middleware
 async def admin_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Everything below /api/ wants a live admin token, paths that do not exist too."""
-    if not request.path.startswith(API):
+    """Everything below /api/ and /debug/ wants a live admin token, paths that do not exist too."""
+    if not request.path.startswith(PROTECTED):
         return await handler(request)
     secret = tokens.bearer(request.headers.get("Authorization")) or _token_of(request)
     if secret is None:

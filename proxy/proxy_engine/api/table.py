@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy_engine.api import (
     audit,
     configuration,
+    debug,
     devices,
     events,
     health,
@@ -26,6 +27,7 @@ TOPICS: tuple[Routes, ...] = (
     metrics.routes,
     events.routes,
     configuration.routes,
+    debug.routes,
     health.routes,
 )
 TABLE: tuple[Route, ...] = tuple(route for topic in TOPICS for route in topic)

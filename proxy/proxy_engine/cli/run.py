@@ -103,6 +103,18 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "pool", metavar="N", help="direct connections an agent's link may keep ready [64]"
     )
+    add_setting(
+        parser,
+        "debug",
+        action=argparse.BooleanOptionalAction,
+        help="serve /debug/ on the admin listener: profiles, dumps, what was slow",
+    )
+    add_setting(
+        parser,
+        "watchdog",
+        metavar="TIME",
+        help="report a worker that does not turn for so long, 0: never [10s]",
+    )
     _add_tls(parser)
     add_process(parser, "server")
     add_common(parser, run)

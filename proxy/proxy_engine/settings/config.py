@@ -129,6 +129,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0  # threads of the data plane; 0: run: one for each core, connect: 1
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    debug: bool = False  # run: /debug/ on the admin listener
+    watchdog: float = 10.0  # run: seconds a worker may take for a turn; 0: any
     engine: dict[str, int] = {}  # options of the native engine: see DEFAULTS in core.pyi
 
 
@@ -219,6 +221,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "workers": parse.to_integer(0, 64),
     "log_format": parse.to_choice("text", "json"),
     "log_level": parse.to_choice("debug", "info", "warning", "error"),
+    "debug": parse.to_boolean,
+    "watchdog": parse.to_duration,
     "engine": parse.to_engine_options,
 }
 KEYS = tuple(_PARSERS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -48,6 +49,7 @@ class Service:
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.open_requests = None
+        self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
         self.events = LiveEvents(
@@ -125,6 +127,15 @@ async def test_while_draining_it_is_alive_but_not_ready(
     assert (await client.get("/livez")).status == 200
     response = await client.get("/readyz")
     assert (response.status, (await response.json())["status"]) == (503, "draining")
+
+
+async def test_with_a_worker_that_is_stuck_it_is_neither_alive_nor_ready(
+    client: TestClient[Any, Any], service: Service
+) -> None:
+    service.diagnosis.watch.is_stuck = True
+    for path in ("/livez", "/readyz", "/health"):
+        response = await client.get(path)
+        assert (response.status, (await response.json())["status"]) == (503, "stuck")
 
 
 async def test_while_the_store_fails_it_is_not_ready(

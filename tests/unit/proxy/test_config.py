@@ -68,6 +68,8 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "links_per_agent": "3",
         "tcp_ports": "2000-2010",
         "pool": "16",
+        "debug": "true",
+        "watchdog": "5s",
         "udp": "5353=127.0.0.1:53",
         "link_busy_share": "50",
         "tls_cert": "a.pem,b.pem",

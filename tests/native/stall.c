@@ -1,0 +1,34 @@
+/* Preloaded into a server: who sends "X-Test-Stall-Ms: N" holds up the thread that reads it for N
+ * milliseconds, in here. For tests of what watches threads. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+
+static const char MARK[] = "X-Test-Stall-Ms: ";
+
+__attribute__((noinline)) void stall_for_a_test(long milliseconds)
+{
+    struct timespec end, now;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += milliseconds / 1000;
+    end.tv_nsec += milliseconds % 1000 * 1000000;
+    do {
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while ((now.tv_sec - end.tv_sec) * 1000000000 + now.tv_nsec - end.tv_nsec < 0);
+}
+
+ssize_t recv(int fd, void *target, size_t size, int flags)
+{
+    static ssize_t (*next)(int, void *, size_t, int);
+    ssize_t got;
+    char *found;
+    if (next == NULL)
+        next = (ssize_t (*)(int, void *, size_t, int))dlsym(RTLD_NEXT, "recv");
+    got = next(fd, target, size, flags);
+    if (got > 0 && (found = memmem(target, (size_t)got, MARK, sizeof MARK - 1)) != NULL)
+        stall_for_a_test(strtol(found + sizeof MARK - 1, NULL, 10));
+    return got;
+}
