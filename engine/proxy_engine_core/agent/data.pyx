@@ -27,7 +27,7 @@ from proxy_engine_core.io.profile cimport profile_apply, profile_get
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
 )
-from proxy_engine_core.io.socket cimport socket_connect, socket_open
+from proxy_engine_core.io.socket cimport socket_connect, socket_error, socket_open
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DATA, CONN_DIRECT_TARGET, CONN_READABLE, CONN_WRITABLE, Conn,
     Worker, conn_handle, worker_conn,
