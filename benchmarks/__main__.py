@@ -16,9 +16,11 @@ from benchmarks.load.table import tables
 from benchmarks.parts import peers, results
 from benchmarks.parts.processes import BenchmarkError
 from benchmarks.parts.samples import Sample
+from benchmarks.report import write
 from benchmarks.scenarios import BY_NAME, LOAD, PEER_SCENARIOS, Program, Scenario
 
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED = 1
+PEERS_BY, LOAD_BY = 4.0, 13.5  # minutes of `all --quick` by when nothing more is begun
 PACES = {"smoke": (1, 1.0, 0.02), "quick": (3, 2.0, 0.25), "full": (7, 4.0, 1.0)}
 
 
@@ -33,8 +35,10 @@ def parser() -> argparse.ArgumentParser:
     load = verbs.add_parser("load", help="real processes under load, beside references")
     peer = verbs.add_parser("peers", help="other people's tunnels in the same run")
     peer.add_argument("--install", action="store_true", help="from their registries, first")
+    whole = verbs.add_parser("all", help="micro, load, peers and report: one command, unattended")
+    report = verbs.add_parser("report", help="write docs/performance.md from results")
     holds = verbs.add_parser("gate", help="hold the targets of benchmarks/targets.toml")
-    for verb in (load, peer):
+    for verb in (load, peer, whole):
         pace = verb.add_mutually_exclusive_group()
         pace.add_argument("--quick", action="store_true", help="at most 15 minutes [default]")
         pace.add_argument("--full", action="store_true", help="every scenario, two hours")
@@ -54,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     holds.add_argument("--only", metavar="A,B", help="targets whose names begin so")
     holds.add_argument("--root", metavar="DIR", type=Path, help="another tree's engine, built")
     holds.add_argument("--record", action="store_true", help="write benchmarks/baseline.json")
+    report.add_argument("results", nargs="*", type=Path, help="[the newest of each verb]")
+    report.add_argument("--out", type=Path, help="[docs/performance.md]")
+    whole.add_argument("--out", type=Path, help="of the report [docs/performance.md]")
     return top
 
 
@@ -150,6 +157,21 @@ def save(verb: str, result: dict[str, object], samples: Sequence[Sample], out: P
     print(f"\nmedian [least-most] of rounds; raw samples: {path}")
 
 
+def everything(chosen: argparse.Namespace) -> int:
+    """A quick run takes a quarter of an hour at most: what is late is skipped, and named."""
+    started = time.monotonic()
+
+    def by(minutes: float) -> float:
+        return float("inf") if chosen.full else started + minutes * 60
+
+    out, chosen.out = chosen.out, None
+    codes = [micro() if not chosen.smoke else 0]
+    codes += [load(chosen, "peers", by(PEERS_BY)), load(chosen, "load", by(LOAD_BY))]
+    if not chosen.smoke:
+        codes.append(write.main([], out))
+    return max(codes)
+
+
 def main() -> int:
     chosen = parser().parse_args()
     try:
@@ -158,8 +180,12 @@ def main() -> int:
                 return load(chosen, chosen.verb)
             case "micro":
                 return micro()
-            case _:
+            case "all":
+                return everything(chosen)
+            case "gate":
                 return gate.main(chosen, say)
+            case _:
+                return write.main(chosen.results, chosen.out)
     except BenchmarkError as error:
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILED

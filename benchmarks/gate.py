@@ -31,7 +31,7 @@ EXIT_FAILED = 1
 # What a program measures here: short, for what is held are costs and not rates.
 SHORT = {
     "idle-links": ("--links", "1000"),
-    "storm": ("--devices", "2000"),
+    "storm": ("--devices", "4000"),
     "websocket-echo": ("--rounds", "3", "--seconds", "0.5"),
     "request-log": ("--rounds", "1", "--seconds", "1"),
     "stores": ("--records", "50000"),

@@ -145,6 +145,10 @@ WORKERS = (
     http("workers-c512", "1 worker beside 2, 512 clients", Http(512),
          (CHAIN, f"{OURS}-w1", f"{OURS}-w2")),
 )  # fmt: skip
+LOGGING = (
+    http("logging-c64", "no request log, the request log, and access lines on stderr beside it",
+         Http(64), (CHAIN, f"{OURS}-unlogged", OURS, f"{OURS}-access-log"), in_quick=True),
+)  # fmt: skip
 SYSCALLS = tuple(
     Scenario(
         f"syscalls-c{clients}",
@@ -194,7 +198,7 @@ PROGRAMS = (
 )  # fmt: skip
 
 LOAD: tuple[Scenario | Program, ...] = (
-    *KEEP_ALIVE, *NEW_CONNECTIONS, *UPLOADS, *CONNECTIONS, *TLS, *STREAMS, *TCP, *WORKERS,
+    *KEEP_ALIVE, *NEW_CONNECTIONS, *UPLOADS, *CONNECTIONS, *TLS, *STREAMS, *TCP, *WORKERS, *LOGGING,
     *SYSCALLS, *PROGRAMS,
 )  # fmt: skip
 ALL: tuple[Scenario | Program, ...] = (*LOAD, *PEER_SCENARIOS)

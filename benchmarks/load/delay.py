@@ -48,10 +48,13 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128, help="MiB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--delay", type=float, default=0.05, help="seconds, each way")
+    parser.add_argument("--engine", metavar="NAME=N", action="append", default=[],
+                        help="an engine option of server and agent")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     chosen = parser.parse_args()
     size = chosen.size << 20
-    subject = Distant("proxy-engine")
+    engine = [word for each in chosen.engine for word in ("--engine", each)]
+    subject = Distant("proxy-engine", run=engine, connect=engine)
     lines: list[FaultProxy] = []
     with tempfile.TemporaryDirectory(prefix="proxy-engine-delay-") as name:
         folder = Path(name)

@@ -7,9 +7,11 @@ minute of the machine hits all alike.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,8 @@ from benchmarks.parts.subjects import ROOT, nginx_path
 from benchmarks.scenarios import Program, Scenario
 
 WARM_UP_SECONDS = 1.0
+GRACE = 60.0  # that a program begun before the deadline may take beyond it
+STOP_SECONDS = 10.0  # for a program that is ended, to end its own
 CLIENT_BUSY = 0.95  # of a CPU: from here on the client is what limits
 OPTIONAL = ("against", "floor")  # subjects that are only there when asked for
 
@@ -83,7 +87,8 @@ def run(
             if time.monotonic() > deadline:
                 outcome.skipped[scenario.name] = "out of time"
                 continue
-            _run_program(scenario, options, is_quick, outcome)
+            seconds = min(scenario.timeout, max(10.0, deadline + GRACE - time.monotonic()))
+            _run_program(scenario, options, is_quick, outcome, seconds)
     return outcome
 
 
@@ -141,21 +146,19 @@ def _rounds(
     return samples
 
 
-def _run_program(program: Program, options: Options, is_quick: bool, outcome: Outcome) -> None:
+def _run_program(
+    program: Program, options: Options, is_quick: bool, outcome: Outcome, seconds: float
+) -> None:
     options.say(f"{program.name}: {program.what}")
     arguments = [*program.command[1:], *((program.quick or ()) if is_quick else ())]
     file = ROOT / "benchmarks" / "load" / program.command[0]
     paths = (str(ROOT), str(ROOT / "engine"), str(ROOT / "proxy"))
     with tempfile.NamedTemporaryFile(prefix="proxy-engine-", suffix=".jsonl") as results:
         command = [sys.executable, str(file), "--json", results.name, *arguments]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=program.timeout,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-                stdin=subprocess.DEVNULL,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            outcome.failed[program.name] = f"not done after {program.timeout:.0f} s"
+        done = _bounded(command, seconds, os.pathsep.join(paths))
+        if done is None:
+            outcome.failed[program.name] = f"not done after {seconds:.0f} s"
+            options.say(f"failed: {program.name}: {outcome.failed[program.name]}")
             return
         text = Path(results.name).read_text()
     found = [Sample(**json.loads(line)) for line in text.splitlines()]
@@ -167,6 +170,31 @@ def _run_program(program: Program, options: Options, is_quick: bool, outcome: Ou
     outcome.samples += [
         Sample(program.name, _within(program.name, e), e.round, e.figures) for e in found
     ]
+
+
+def _bounded(
+    command: Sequence[str], seconds: float, path: str
+) -> subprocess.CompletedProcess[str] | None:
+    """None: it took too long, and was ended with all that it had started."""
+    popen = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    try:
+        output, errors = popen.communicate(timeout=seconds)
+        return subprocess.CompletedProcess(command, popen.returncode, output, errors)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        # Also after an interrupt: nothing of it may go on beside what is measured next.
+        if popen.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(popen.pid, signal.SIGINT)
+            try:
+                popen.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(popen.pid, signal.SIGKILL)
+                popen.wait()
 
 
 def _within(program: str, sample: Sample) -> str:

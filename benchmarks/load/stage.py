@@ -178,6 +178,8 @@ class Stage:
             f"{OURS}-ws": ours(f"{OURS}-ws", "ws"),
             f"{OURS}-w1": ours(f"{OURS}-w1", "tcp", *one),
             f"{OURS}-w2": ours(f"{OURS}-w2", "tcp", "--workers", "2"),
+            f"{OURS}-unlogged": ours(f"{OURS}-unlogged", "tcp", "--request-sample", "0"),
+            f"{OURS}-access-log": ours(f"{OURS}-access-log", "tcp", "--access-log"),
             # TCP tunnels: over direct connections, over the link, over the link in WebSocket.
             f"{OURS}-direct": ours(f"{OURS}-direct", "tcp", *one, kind="tcp"),
             f"{OURS}-link": ours(f"{OURS}-link", "tcp", *one, "--pool", "0", kind="tcp"),

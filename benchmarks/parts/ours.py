@@ -24,14 +24,17 @@ class ProxyEngine:
         root: Path = ROOT,
         *,
         kind: str = "http",
+        connect: Sequence[str] = (),
         certificate: Certificate | None = None,
     ) -> None:
-        """run: more arguments for the server. certificate: visitors speak TLS."""
+        """run, connect: more arguments for the server, and for the agent. certificate: visitors
+        speak TLS."""
         self.name = name
         self.root = root
         self.run = run
         self.transport = transport
         self.kind = kind
+        self.connect = connect
         self.certificate = certificate
         self.started: list[Process] = []
         self.command = [sys.executable, "-m", "proxy_engine"]
@@ -65,7 +68,13 @@ class ProxyEngine:
         agent = self._start(
             folder / "agent.log",
             *("connect", "--server", f"http://127.0.0.1:{self.link_port(port)}", "--token", token),
-            *(f"--{self.kind}", f"{name}=127.0.0.1:{origin}", "--transport", self.transport),
+            *(
+                f"--{self.kind}",
+                f"{name}=127.0.0.1:{origin}",
+                "--transport",
+                self.transport,
+                *self.connect,
+            ),
         )
         proxies = {"server": server, "agent": agent}
         if self.kind == "tcp":

@@ -94,6 +94,8 @@ def lay_out(source: Path) -> None:
     index = source / "index.md"
     trees = [toctree(each["title"], each["pages"], "hidden") for each in sections()]
     index.write_text(index.read_text() + "\n" + "\n".join(trees))
+    if (DOCS / "plots").is_dir():
+        shutil.copytree(DOCS / "plots", source / "plots")
     for name in ("conf.py", "static"):
         copy = shutil.copytree if (HERE / name).is_dir() else shutil.copy
         copy(HERE / name, source / name)

@@ -383,6 +383,15 @@ class Engine:
         """Server: ask every worker which of its links carry most: EVENT_LINK_LOAD follows for
         each with a sixteenth or more of the bytes of its worker's links since the last call."""
 
+    def links_look(self) -> int:
+        """Server: ask every worker to look at its links; the number of this look, for
+        links_seen()."""
+
+    def links_seen(self) -> tuple[int, dict[str, int], tuple[int, ...]]:
+        """Server: the number of the last look that every worker has done, what they saw, by the
+        names of LINKS_SEEN, and the round trips of pings since the start: microseconds together,
+        then how many there were in each bucket of ROUTE_STATS_BOUNDS_US, and longer ones."""
+
     def requests_open(self, query: int, limit: int = 1000) -> None:
         """Server: ask every worker for its requests and connections to tunnels that are under way,
         at most `limit` of each: EVENT_REQUESTS_OPEN follows with `query`, a number of the
@@ -439,6 +448,11 @@ class Engine:
         """The same of one worker. Raises: ValueError for a worker there is not."""
 
 DEFAULTS: Final[dict[str, int]]
+
+# What Engine.links_seen() tells: streams open, requests that wait for one, bytes that wait to be
+# sent to devices, the longest round trip (microseconds), and of windows: bytes lent beyond what was
+# agreed, how often one grew, bytes of credit taken back when memory was short.
+LINKS_SEEN: Final[tuple[str, ...]]
 
 # The fields of a record of Engine.route_stats():
 #   route           its id

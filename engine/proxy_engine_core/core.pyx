@@ -14,12 +14,13 @@ from libc.string cimport memset
 
 from proxy_engine_core.agent.data cimport DIRECT_REQUEST_SIZE_MAX
 from proxy_engine_core.agent.role cimport agent_discard, agent_free, agent_init
-from proxy_engine_core.atomic cimport atomic_load_relaxed
+from proxy_engine_core.atomic cimport atomic_load_acquire, atomic_load_relaxed
 from proxy_engine_core.counters cimport COUNTER_COUNT, counter_name
+from proxy_engine_core.durations cimport DURATION_BUCKETS
 from proxy_engine_core.forward.direct_pool cimport POOL_MAX
 from proxy_engine_core.forward.route_stats cimport RouteStats, route_stats_add
 from proxy_engine_core.forward.server cimport server_discard, server_free, server_init
-from proxy_engine_core.forward.transaction cimport server_of
+from proxy_engine_core.forward.transaction cimport LinksSeen, server_of
 from proxy_engine_core.io.crew cimport crew_init, crew_least_linked
 from proxy_engine_core.io.listener cimport listener_open
 from proxy_engine_core.io.mailbox cimport MailboxNode, mailbox_take
@@ -34,14 +35,15 @@ from proxy_engine_core.io.worker cimport (
 from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
 from proxy_engine_core.link.end cimport links_close_all
 from proxy_engine_core.link.establish cimport LinkSetup
-from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET
+from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET, link_host
 from proxy_engine_core.mail cimport (
-    address_read, check_worker, post_auth_reply, post_dial, post_drain, post_link_loads,
+    address_read, check_worker, post_auth_reply, post_dial, post_drain, post_plain,
     post_quota, post_requests_open, post_route, post_route_delete, post_targets, post_tcp_close,
     post_tcp_listen, post_tls, post_to_link,
 )
 from proxy_engine_core.messages cimport (
-    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH, MESSAGE_LINK_SEND,
+    MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS,
+    MESSAGE_LINK_SEND, MESSAGE_LINKS_LOOK,
     MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED,
     TARGET_PROXY_HEADER as PROXY_HEADER_FLAG, TARGET_TCP as TCP_FLAG, TARGET_UDP as UDP_FLAG,
 )
@@ -53,6 +55,7 @@ from proxy_engine_core.quota_table cimport QuotaTable
 from proxy_engine_core.inspector cimport Inspector
 from proxy_engine_core.route_stats_table cimport RouteStatsTable
 from proxy_engine_core.udp_ports cimport UdpPorts
+from proxy_engine_core.spsc cimport spsc_used
 from proxy_engine_core.rings cimport rings_events, rings_have_logs, rings_log_batch, rings_logs
 
 from proxy_engine_core.tls cimport TlsClient as ClientTls, TlsServer as ServerTls
@@ -81,6 +84,11 @@ TARGET_TCP = TCP_FLAG
 TARGET_UDP = UDP_FLAG
 TARGET_PROXY_HEADER = PROXY_HEADER_FLAG
 
+LINKS_SEEN = (
+    "streams", "streams_waiting", "queue_bytes", "round_trip_us_max", "window_extra_bytes",
+    "windows_grown", "window_withheld_bytes",
+)
+
 cdef dict CARRIERS = {"raw": CARRIER_RAW, "websocket": CARRIER_WEBSOCKET}
 
 
@@ -90,7 +98,7 @@ cdef uint8_t carrier_kind(carrier) except? 255:
     return CARRIERS[carrier]
 
 
-cdef dict stats_of(const Worker *worker):
+cdef dict stats_of(Worker *worker):
     cdef int index
     cdef dict stats = {}
     for index in range(<int>COUNTER_COUNT):
@@ -99,6 +107,8 @@ cdef dict stats_of(const Worker *worker):
     stats["buffer_bytes"] = atomic_load_relaxed(&worker.pool.bytes_lent)
     stats["buffer_bytes_max"] = atomic_load_relaxed(&worker.pool.bytes_lent_max)
     stats["buffer_bytes_kept"] = atomic_load_relaxed(&worker.pool.bytes_kept)
+    stats["log_ring_bytes"] = spsc_used(&worker.log_ring)
+    stats["log_ring_size"] = worker.log_ring.capacity
     stats["cpu_us"] = worker_cpu_us(worker)
     return stats
 
@@ -117,6 +127,7 @@ cdef class Engine:
     cdef RouteStatsTable route_table
     cdef int python_fd
     cdef bint is_server
+    cdef uint64_t looks                   # asked for
     cdef bint is_started
     cdef bint is_stopped
     cdef set tls_ports
@@ -455,7 +466,43 @@ cdef class Engine:
 
     def link_loads(self):
         self.check_role(True)
-        post_link_loads(self.crew)
+        post_plain(self.crew, MESSAGE_LINK_LOADS)
+
+    def links_look(self):
+        self.check_role(True)
+        post_plain(self.crew, MESSAGE_LINKS_LOOK)
+        self.looks += 1
+        return self.looks
+
+    def links_seen(self):
+        cdef const LinksSeen *seen
+        cdef Worker *worker
+        cdef uint32_t index
+        cdef int bucket
+        cdef dict found = dict.fromkeys(LINKS_SEEN, 0)
+        cdef list trips = [0] * (DURATION_BUCKETS + 1)
+        looks = self.looks
+        for index in range(self.crew.worker_count):
+            worker = self.crew.workers[index]
+            if not self.is_server or worker.role == NULL:
+                continue
+            seen = &server_of(worker).links_seen
+            looks = min(looks, atomic_load_acquire(&seen.looks))
+            found["streams"] += atomic_load_relaxed(&seen.streams)
+            found["streams_waiting"] += atomic_load_relaxed(&seen.streams_waiting)
+            found["queue_bytes"] += atomic_load_relaxed(&seen.queue_bytes)
+            found["round_trip_us_max"] = max(
+                found["round_trip_us_max"], atomic_load_relaxed(&seen.round_trip_us_max)
+            )
+            found["window_extra_bytes"] += atomic_load_relaxed(&seen.window_extra_bytes)
+            found["windows_grown"] += atomic_load_relaxed(&seen.windows_grown)
+            found["window_withheld_bytes"] += atomic_load_relaxed(&seen.window_withheld_bytes)
+            trips[0] += atomic_load_relaxed(&link_host(worker).round_trips.us)
+            for bucket in range(DURATION_BUCKETS):
+                trips[bucket + 1] += atomic_load_relaxed(
+                    &link_host(worker).round_trips.counts[bucket]
+                )
+        return looks, found, tuple(trips)
 
     def requests_open(self, uint64_t query, uint32_t limit=1000):
         self.check_role(True)

@@ -17,7 +17,7 @@ cdef int address_read(Address *address, str host, int port, int port_min) except
 
 # To every worker.
 cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1
-cdef int post_link_loads(Crew *crew) except -1
+cdef int post_plain(Crew *crew, uint32_t kind) except -1         # of a kind with nothing behind
 cdef int post_requests_open(Crew *crew, uint64_t query, uint32_t limit) except -1
 cdef int post_dump(
     Crew *crew, uint64_t query, uint64_t device, uint32_t links, uint32_t streams

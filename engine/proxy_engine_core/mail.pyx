@@ -22,7 +22,7 @@ from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_hold
 from proxy_engine_core.io.worker cimport WORKERS_MAX, Crew, handle_worker
 from proxy_engine_core.link.establish cimport LinkSetup
 from proxy_engine_core.messages cimport (
-    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_DUMP, MESSAGE_LINK_LOADS,
+    MESSAGE_AUTH_REPLY, MESSAGE_DIAL, MESSAGE_DRAIN, MESSAGE_DUMP,
     MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE, MESSAGE_ROUTE_SET, MESSAGE_TARGETS,
     MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, MESSAGE_UDP_CLOSE, MESSAGE_UDP_LISTEN,
     TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP, AuthReplyMessage, DialMessage, DrainMessage,
@@ -119,9 +119,9 @@ cdef int post_drain(Crew *crew, uint64_t grace_ms) except -1:
     return 0
 
 
-cdef int post_link_loads(Crew *crew) except -1:
+cdef int post_plain(Crew *crew, uint32_t kind) except -1:
     cdef MailboxNode *nodes[WORKERS_MAX]
-    new_for_all(crew, nodes, sizeof(MailboxNode), MESSAGE_LINK_LOADS)
+    new_for_all(crew, nodes, sizeof(MailboxNode), kind)
     post_all(crew, nodes)
     return 0
 

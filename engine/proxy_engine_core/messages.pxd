@@ -19,6 +19,7 @@ cdef enum MessageKind:                    # 0 is the worker's own MESSAGE_STOP
     MESSAGE_LINK_DRAIN                    # server
     MESSAGE_LINK_FLUSH                    # server
     MESSAGE_LINK_LOADS                    # server; nothing behind it
+    MESSAGE_LINKS_LOOK                    # server; the same
     MESSAGE_AUTH_REPLY
     MESSAGE_ROUTE_SET
     MESSAGE_ROUTE_DELETE

@@ -5,9 +5,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
+from proxy_engine_core.durations cimport DURATION_BUCKETS, duration_bounds_us
 from proxy_engine_core.forward.route_stats cimport (
-    DURATION_BUCKETS, STATUS_CLASSES, duration_bounds_us, route_stats_free, route_stats_is_over,
-    route_stats_new, route_stats_sum,
+    STATUS_CLASSES, route_stats_free, route_stats_is_over, route_stats_new, route_stats_sum,
 )
 
 cdef enum:
@@ -42,9 +42,9 @@ cdef uint64_t *put(uint64_t *place, uint32_t route, const RouteStats *stats) noe
     place[5] = stats.refused
     place[6] = stats.failed
     place[7] = stats.aborted
-    place[14] = stats.duration_us
+    place[14] = stats.durations.us
     for index in range(DURATION_BUCKETS):
-        place[15 + index] = stats.durations[index]
+        place[15 + index] = stats.durations.counts[index]
     return place + FIELD_COUNT
 
 

@@ -25,6 +25,7 @@ from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
+from proxy_engine.metrics.store import measured
 from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import Journal
 from proxy_engine.requests.log import RequestLog, retention
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy_engine.cache.shared import SharedCache
+    from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
     from proxy_engine_core.core import Engine, Event, TlsServer
 
@@ -98,6 +100,7 @@ class Server:
         self.request_log: RequestLog
         self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
+        self.exporter: Exporter | None = None
         self.events: LiveEvents
         self.diagnosis: Diagnosis
         self.tls: TlsKeeper
@@ -136,7 +139,7 @@ class Server:
 
     async def _start(self) -> None:
         from proxy_engine.api.server import start_api
-        from proxy_engine.api.stats import all_stats
+        from proxy_engine.api.stats import all_stats, exporter_of
 
         settings = self.settings
         self.engine = make_engine("server", settings)
@@ -156,7 +159,7 @@ class Server:
         host, port = admin_socket.getsockname()[:2]
         self.admin = Address(host, port)
 
-        self.store = await open_store(settings)
+        self.store = measured(await open_store(settings))
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
         self.redactors = [Redactor(settings.request_redact) for _ in range(4)]
@@ -227,6 +230,7 @@ class Server:
             needs_certificate=lambda: self.settings.tls_client_required != "no",
         )
         await self.watch.start(self.links)
+        self.exporter = exporter_of(self)
         admin_tls = admin_context(settings)
         if admin_tls is not None:
             self.tls.apply_admin = partial(refresh, admin_tls)

@@ -77,6 +77,8 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "log_format": _log,
     "log_level": _log,
     "login_failures": _login_failures,
+    "metrics_public": _nothing,
+    "metrics_tunnels": _nothing,
     "request_redact": _request_redact,
     "request_sample": _request_sample,
     "tcp_ports": _tcp_ports,

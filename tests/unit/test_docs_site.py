@@ -90,3 +90,20 @@ def test_links_between_files_of_the_repository_lead_somewhere(name: str) -> None
         for target in re.findall(r"\]\(([^)#\s]+)[^)\s]*\)", page.read_text()):
             if not re.match(r"[a-z]+:|\[", target):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def settings_files() -> list[tuple[str, str]]:
+    return [
+        (page.name, text)
+        for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+        for text in re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.M | re.S)
+    ]
+
+
+@pytest.mark.parametrize(("page", "text"), settings_files())
+def test_every_file_of_settings_in_the_documentation_is_one(
+    page: str, text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    config.load({}, {}, file=str(file))

@@ -32,7 +32,7 @@ FILES_IN_ORDER = {
 }
 
 # What a package of the control plane may not know: those above it, and the other side.
-COMPOSED = ("cli", "demo", "library", "testing", "app", "reload")
+COMPOSED = ("cli", "demo", "doctor", "library", "testing", "app", "reload")
 CONTROL_PLANE = {
     "library": ("cli", "demo", "testing"),
     "apps": (

@@ -1,4 +1,5 @@
-"""docs/operations.md holds every option of the engine with its default and its range."""
+"""docs/operations.md holds every option of the engine with its default and its range, and some page
+of docs/ every counter."""
 
 from __future__ import annotations
 
@@ -29,3 +30,9 @@ def test_the_documented_range_is_the_range(name: str) -> None:
     for outside in (low - 1, high + 1):
         with pytest.raises((ValueError, OverflowError)):
             core.Engine("agent", **{name: outside})
+
+
+def test_every_counter_of_the_engine_is_documented() -> None:
+    pages = "".join(page.read_text() for page in DOCS.parent.glob("*.md"))
+    named = set(re.findall(r"`([a-z0-9_]+)`", pages))
+    assert not {*core.Engine("server").stats(), *core.Engine("agent").stats()} - named

@@ -7,8 +7,9 @@ from proxy_engine_core.atomic cimport counter_add
 from proxy_engine_core.counters cimport (
     COUNT_LOG_DROPPED, COUNT_LOG_RECORDS, count,
 )
+from proxy_engine_core.durations cimport durations_add
 from proxy_engine_core.forward.route_stats cimport (
-    RouteStats, route_stats_begin, route_stats_duration, route_stats_end,
+    RouteStats, route_stats_begin, route_stats_end,
 )
 from proxy_engine_core.forward.transaction cimport (
     LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_TUNNEL, Transaction, Visitor, server_of,
@@ -94,7 +95,7 @@ cdef inline void count_end(
         else:
             counter_add(&stats.failed, 1)
     if not header.flags & LOG_TUNNEL:
-        route_stats_duration(stats, header.total_us)
+        durations_add(&stats.durations, header.total_us)
     route_stats_end(stats, header.status)
     transaction.stats = NULL
 

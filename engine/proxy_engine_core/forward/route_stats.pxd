@@ -14,14 +14,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from proxy_engine_core.atomic cimport (
     atomic_add, atomic_subtract, counter_add, counter_add_release,
 )
+from proxy_engine_core.durations cimport Durations
 
-
-cdef extern from "route_stats.h" nogil:
-    enum:
-        DURATION_BUCKETS
-    const uint64_t[DURATION_BUCKETS] duration_bounds_us
-    uint32_t duration_bucket(uint64_t us)
-    uint32_t status_class(uint32_t status)
 
 cdef enum:
     STATUS_CLASSES = 10                   # of a status with three digits
@@ -30,9 +24,8 @@ cdef struct RouteStats:                   # one writer; what every request touch
     uint64_t begun
     uint64_t bytes_in
     uint64_t bytes_out
-    uint64_t duration_us                  # of what is in `durations`
     uint64_t[STATUS_CLASSES] ended        # by the class of what the visitor saw; 0: nothing
-    uint64_t[DURATION_BUCKETS] durations  # of requests; a connection to a tunnel is none
+    Durations durations                   # of requests; a connection to a tunnel is none
     uint64_t refused                      # answered by the proxy itself, below 500
     uint64_t failed                       # ... 500 and above
     uint64_t aborted
@@ -75,9 +68,6 @@ cdef inline void route_stats_bytes(
     counter_add(&stats.bytes_in, bytes_in)
     counter_add(&stats.bytes_out, bytes_out)
 
-cdef inline void route_stats_duration(RouteStats *stats, uint64_t us) noexcept nogil:
-    counter_add(&stats.duration_us, us)
-    counter_add(&stats.durations[duration_bucket(us)], 1)
-
 cdef inline void route_stats_end(RouteStats *stats, uint16_t status) noexcept nogil:
-    counter_add_release(&stats.ended[status_class(status)], 1)
+    # status / 100 of what has at most three digits.
+    counter_add_release(&stats.ended[<uint32_t>status * 41 >> 12], 1)

@@ -5,6 +5,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from proxy_engine_core.atomic cimport atomic_load_acquire, atomic_load_relaxed
+from proxy_engine_core.durations cimport DURATION_BUCKETS
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -70,9 +71,9 @@ cdef void route_stats_add(RouteStats *total, const RouteStats *stats) noexcept n
     total.begun += atomic_load_relaxed(&stats.begun)
     total.bytes_in += atomic_load_relaxed(&stats.bytes_in)
     total.bytes_out += atomic_load_relaxed(&stats.bytes_out)
-    total.duration_us += atomic_load_relaxed(&stats.duration_us)
+    total.durations.us += atomic_load_relaxed(&stats.durations.us)
     for index in range(DURATION_BUCKETS):
-        total.durations[index] += atomic_load_relaxed(&stats.durations[index])
+        total.durations.counts[index] += atomic_load_relaxed(&stats.durations.counts[index])
     total.refused += atomic_load_relaxed(&stats.refused)
     total.failed += atomic_load_relaxed(&stats.failed)
     total.aborted += atomic_load_relaxed(&stats.aborted)

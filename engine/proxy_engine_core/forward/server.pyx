@@ -12,6 +12,7 @@ from proxy_engine_core.forward.direct_pool cimport (
     direct_begin, direct_drain, direct_housekeep,
 )
 from proxy_engine_core.forward.dump cimport dump_walk
+from proxy_engine_core.forward.link_gauges cimport look_at_links
 from proxy_engine_core.forward.link_load cimport tell_link_loads
 from proxy_engine_core.forward.link_request cimport visitor_auth_reply, visitor_join_tunnel
 from proxy_engine_core.forward.move cimport (
@@ -52,7 +53,7 @@ from proxy_engine_core.link.establish cimport link_init_worker
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.messages cimport (
     MESSAGE_AUTH_REPLY, MESSAGE_DRAIN, MESSAGE_DUMP, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN,
-    MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_MOVE,
+    MESSAGE_LINK_FLUSH, MESSAGE_LINK_LOADS, MESSAGE_LINK_SEND, MESSAGE_LINKS_LOOK, MESSAGE_MOVE,
     MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED, MESSAGE_REQUESTS_OPEN, MESSAGE_ROUTE_DELETE,
     MESSAGE_ROUTE_SET, MESSAGE_TCP_CLOSE, MESSAGE_TCP_LISTEN, MESSAGE_TLS, MESSAGE_UDP_CLOSE,
     MESSAGE_UDP_LISTEN, AuthReplyMessage, DrainMessage, DumpMessage, LinkMessage, OpenMessage,
@@ -180,6 +181,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         return move_receive(worker, <MoveMessage *>message)
     elif message.kind == MESSAGE_LINK_LOADS:
         tell_link_loads(worker)
+    elif message.kind == MESSAGE_LINKS_LOOK:
+        look_at_links(worker)
     elif message.kind == MESSAGE_TCP_LISTEN:
         listen = <TcpListenMessage *>message
         if worker.is_draining:

@@ -205,6 +205,16 @@ cdef struct Visitor:
     uint8_t address_size
     char address[ADDRESS_TEXT_SIZE]
 
+cdef struct LinksSeen:                    # by the last look: link_gauges.pxd
+    uint64_t looks
+    uint64_t streams
+    uint64_t streams_waiting              # requests that have none yet
+    uint64_t queue_bytes
+    uint64_t round_trip_us_max
+    uint64_t window_extra_bytes           # lent to streams beyond the agreed windows
+    uint64_t windows_grown
+    uint64_t window_withheld_bytes
+
 cdef struct ServerRole:
     LinkHost host                         # must be first
     Worker *worker
@@ -222,6 +232,7 @@ cdef struct ServerRole:
     uint64_t request_id_prefix
     uint64_t request_id_next
     RouteStats unrouted                   # of what no route was found for
+    LinksSeen links_seen
     UdpInput *udp_input                   # NULL until a UDP port is listened on
     UdpOutput *udp_output
 

@@ -11,7 +11,7 @@ from proxy_engine_core.buffer cimport (
 )
 from proxy_engine_core.check cimport CHECK
 from proxy_engine_core.counters cimport (
-    COUNT_CONNECTIONS_CLOSED, COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, count,
+    COUNT_CONNECTIONS_CLOSED, COUNT_LINK_WAITS, COUNT_MEMORY_CUT_OFF, COUNT_MEMORY_ERRORS, count,
 )
 from proxy_engine_core.io.pressure cimport pressure_may_keep
 from proxy_engine_core.io.raw cimport raw_recv, raw_send, raw_sent
@@ -387,6 +387,7 @@ cdef void conn_deadline(Conn *conn, uint64_t after_ms) noexcept nogil:
 cdef void conn_wait(Conn *conn, WaitList *waiting) noexcept nogil:
     if conn.wait_list != NULL:
         return
+    count(conn.worker.counters, COUNT_LINK_WAITS, 1)
     conn.wait_list = waiting
     conn.wait_next = NULL
     conn.wait_previous = waiting.last

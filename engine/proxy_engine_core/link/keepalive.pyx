@@ -2,7 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from proxy_engine_core.counters cimport COUNT_PINGS_SENT, count
+from proxy_engine_core.counters cimport (
+    COUNT_LINKS_SILENT, COUNT_LINKS_STALLED, COUNT_PINGS_SENT, count,
+)
+from proxy_engine_core.durations cimport durations_add
 from proxy_engine_core.io.conn cimport conn_deadline
 from proxy_engine_core.io.worker cimport CONN_WRITABLE, Conn, Worker, worker_random
 from proxy_engine_core.link.control cimport control_grant
@@ -48,6 +51,7 @@ cdef void link_timeout(Conn *conn) noexcept nogil:
         link_waiting_size(link) and not conn.flags & CONN_WRITABLE
         and worker.now_ms - link.progress_ms >= worker.options.link_stall_ms
     ):
+        count(worker.counters, COUNT_LINKS_STALLED, 1)
         link_fail(link, b"stalled")
         return
     if worker.now_ms - link.input_ms >= interval * 4 // 5:
@@ -57,6 +61,7 @@ cdef void link_timeout(Conn *conn) noexcept nogil:
                 link.ping_ms = worker.now_ms
                 link.ping_misses += 1
                 if link.ping_misses >= 2:
+                    count(worker.counters, COUNT_LINKS_SILENT, 1)
                     link_fail(link, b"ping_timeout")
                     return
         else:
@@ -84,6 +89,7 @@ cdef void round_trip_take(Link *link) noexcept nogil:
     or windows would feed on the queues they make."""
     cdef uint64_t rtt_us = link.conn.worker.now_us - link.ping_us
     cdef bint is_quiet = link.bytes_in + link.bytes_out - link.ping_bytes < LINK_RTT_BUSY_SIZE
+    durations_add(&link_host(link.conn.worker).round_trips, rtt_us)
     rtt_us = max(<uint64_t>1, min(rtt_us, <uint64_t>LINK_RTT_US_MAX))
     link.rtt_samples += 1
     if link.rtt_us == 0 or rtt_us < link.rtt_us:

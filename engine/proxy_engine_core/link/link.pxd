@@ -15,6 +15,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.buffer cimport Buffer
+from proxy_engine_core.durations cimport Durations
 from proxy_engine_core.flood cimport Flood
 from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 from proxy_engine_core.quota cimport Quota
@@ -63,6 +64,7 @@ cdef struct LinkHost:                     # first member of a worker's role
     # The end of this direct connection, ours by that name, is one. False: there is no such.
     bint (*ended)(Link *link, uint64_t name) noexcept nogil
     WindowBudget windows                  # of all links of this worker
+    Durations round_trips                 # of pings
 
 cdef struct Link:
     Conn conn

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy_engine.links.links import Links
     from proxy_engine.links.login_guard import LoginGuard
     from proxy_engine.live_events import LiveEvents
+    from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
     from proxy_engine.requests.log import RequestLog
     from proxy_engine.requests.under_way import OpenRequests
@@ -41,6 +42,7 @@ class Service(Protocol):
     table: TunnelTable
     request_log: RequestLog
     open_requests: OpenRequests | None  # None: there is no engine
+    exporter: Exporter | None  # the same
     events: LiveEvents
     diagnosis: Diagnosis
 

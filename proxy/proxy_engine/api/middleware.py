@@ -20,6 +20,7 @@ from proxy_engine.storage import Token
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PROTECTED = ("/api/", "/debug/")
+METRICS = "/metrics"
 SERVER: web.AppKey[Service] = web.AppKey("server", Service)
 ACTOR: web.RequestKey[Token] = web.RequestKey("actor", Token)
 ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -85,8 +86,11 @@ def _is_known_host(authority: str, names: tuple[str, ...]) -> bool:
 
 @web.middleware
 async def admin_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Everything below /api/ and /debug/ wants a live admin token, paths that do not exist too."""
-    if not request.path.startswith(PROTECTED):
+    """Everything below /api/ and /debug/ wants a live admin token, paths that do not exist too; and
+    /metrics, if it is not public."""
+    if not request.path.startswith(PROTECTED) and (
+        request.path != METRICS or request.app[SERVER].settings.metrics_public
+    ):
         return await handler(request)
     secret = tokens.bearer(request.headers.get("Authorization")) or _token_of(request)
     if secret is None:

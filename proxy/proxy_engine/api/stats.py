@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy_engine import logs
 from proxy_engine.api.context import Service
 from proxy_engine.api.routes import Call, Routes
+from proxy_engine.metrics.collect import Exporter
 
 routes = Routes("stats", "What is counted.")
 
@@ -13,9 +14,22 @@ routes = Routes("stats", "What is counted.")
 async def read_stats(call: Call) -> dict[str, int]:
     """Counters and gauges of the engine, the request log, logins and live events.
 
-    What each means is said in docs/operations.md. They begin at 0 when the server starts.
+    What each means is said in docs/counters.md. They begin at 0 when the server starts.
     """
     return all_stats(call.service)
+
+
+def exporter_of(service: Service) -> Exporter:
+    return Exporter(
+        service.engine,
+        service.store,
+        service.table,
+        service.links,
+        stats=lambda: all_stats(service),
+        settings=lambda: service.settings,
+        is_draining=lambda: service.is_draining,
+        started_at=service.started_at,
+    )
 
 
 def all_stats(service: Service) -> dict[str, int]:

@@ -12,6 +12,8 @@ from proxy_engine.cli import (
     connect,
     demo,
     device,
+    diag,
+    doctor,
     forward,
     requests,
     run,
@@ -34,7 +36,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for module in (
-        run, connect, forward, token, device, tunnel, requests, audit, config, demo,
+        run, connect, forward, token, device, tunnel, requests, audit, config, doctor, diag, demo,
     ):  # fmt: skip
         module.add_parser(verbs)
     return parser

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0  # seconds for an answer
 PAGE = 1000  # items a page
+WHOLE_PATHS = ("/health", "/debug/")  # not of the API, and only a running server has them
 
 
 class ApiError(ProxyEngineError):
@@ -53,7 +54,8 @@ class Client(Protocol):
         """The answer, decoded. Raises ApiError, or ProxyEngineError if nobody answers.
 
         Args:
-            path: below /api/v1; text from outside goes through segment().
+            path: below /api/v1, or of the probes and /debug/; text from outside goes through
+                segment().
             query: values that are None are left out, lists are given several times.
         """
 
@@ -151,7 +153,7 @@ class Remote:
         query: Mapping[str, Any] | None = None,
         body: Any = None,
     ) -> Any:
-        target = f"{self._prefix}/api/v1{path}"
+        target = self._prefix + (path if path.startswith(WHOLE_PATHS) else f"/api/v1{path}")
         pairs = _pairs(query)
         if pairs:
             target += "?" + urlencode(pairs)
@@ -163,7 +165,7 @@ class Remote:
         if method == "POST":
             headers["Idempotency-Key"] = uuid.uuid4().hex  # so that it may be sent again
         status, answer = self._exchange(method, target, data, headers)
-        if status >= 400:
+        if status >= 400 and not (status == 503 and path == "/health"):  # which says why
             raise _refusal(status, answer)
         return _decoded(answer)
 
@@ -295,6 +297,7 @@ class LocalService:
         self.store = store
         self.links = NoLinks()
         self.open_requests = None
+        self.exporter = None
         listener = public(chosen_listeners(chosen))
         self.table = TunnelTable(
             domain=chosen.domain, port=listener.address.port, scheme=listener.scheme

@@ -78,6 +78,18 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(parser, "redis_url_file", metavar="FILE", help="read its URL from a file")
     add_setting(parser, "redis_password_file", metavar="FILE", help="of the password for it")
+    add_setting(
+        parser,
+        "metrics_public",
+        action=argparse.BooleanOptionalAction,
+        help="/metrics of the admin listener asks for no token",
+    )
+    add_setting(
+        parser,
+        "metrics_tunnels",
+        metavar="N",
+        help="tunnels with series of their own; the others are counted together",
+    )
     add_setting(parser, "webhook_url", metavar="URL", help="is told of devices that come and go")
     add_setting(
         parser, "webhook_secret_file", metavar="FILE", help="of the secret that signs webhooks"

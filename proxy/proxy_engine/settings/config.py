@@ -66,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url_file: str = ""
     redis_password: str = ""  # instead of one in the URL
     redis_password_file: str = ""
+    metrics_public: bool = False  # /metrics of the admin listener asks for no token
+    metrics_tunnels: int = 1000  # with series of their own; the others are counted together
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
@@ -165,6 +167,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "redis_url_file": parse.to_text,
     "redis_password": parse.to_text,
     "redis_password_file": parse.to_text,
+    "metrics_public": parse.to_boolean,
+    "metrics_tunnels": parse.to_integer(0, 1_000_000),
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,

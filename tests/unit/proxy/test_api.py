@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,6 +51,7 @@ class Service:
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.open_requests = None
+        self.exporter = None
         self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
@@ -95,6 +98,15 @@ async def test_an_address_that_fails_too_often_is_answered_429(
     assert (await answer.json())["code"] == "too_many_logins"
     stats = await (await client.get("/api/v1/stats", headers=admin)).json()
     assert (stats["logins_failed"], stats["logins_limited"]) == (5, 2)
+
+
+async def test_every_counter_is_documented(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    stats = await (await client.get("/api/v1/stats", headers=admin)).json()
+    docs = Path(__file__).resolve().parents[3] / "docs"
+    named = set(re.findall(r"`([a-z0-9_]+)`", "".join(x.read_text() for x in docs.glob("*.md"))))
+    assert not set(stats) - named
 
 
 PATHS = [

@@ -61,6 +61,8 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "redis_url_file": "f",
         "redis_password": "s",
         "redis_password_file": "f",
+        "metrics_public": "true",
+        "metrics_tunnels": "50",
         "webhook_url": "https://x.example/hook",
         "webhook_secret": "s",
         "webhook_secret_file": "f",

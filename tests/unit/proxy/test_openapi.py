@@ -38,7 +38,9 @@ def test_only_probes_are_public() -> None:
         "/health",
     }
     for route in TABLE:
-        assert route.scope == "public" or route.path.startswith(("/api/v1/", "/debug/")), route.name
+        assert route.scope == "public" or route.path.startswith(
+            ("/api/v1/", "/debug/", "/metrics")
+        ), route.name
         assert route.scope != "read" or route.method == "GET", route.name
 
 

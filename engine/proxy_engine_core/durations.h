@@ -2,8 +2,8 @@
  *
  * Between two powers of two there is at most one bound, so the number of bits of a duration tells
  * the bucket but for one comparison, however long it was. */
-#ifndef PROXY_ENGINE_ROUTE_STATS_H
-#define PROXY_ENGINE_ROUTE_STATS_H
+#ifndef PROXY_ENGINE_DURATIONS_H
+#define PROXY_ENGINE_DURATIONS_H
 
 #include <stdint.h>
 
@@ -21,12 +21,6 @@ static const uint8_t duration_first[64] = {
     13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13,
     13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13,
 };
-
-/* status / 100, of what has at most three digits. */
-static inline uint32_t status_class(uint32_t status)
-{
-    return status * 41 >> 12;
-}
 
 static inline uint32_t duration_bucket(uint64_t us)
 {
