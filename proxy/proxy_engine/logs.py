@@ -134,7 +134,7 @@ class QueueHandler(logging.Handler):
 
 def setup(log_format: str, level: str = "info", fd: int | None = None) -> None:
     """Send every log line of this process to stderr (or fd). Once, before the first line."""
-    fd = _stderr() if fd is None else fd
+    fd = stderr_fd() if fd is None else fd
     # Nobody prints these; finding them out costs a third of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
@@ -172,7 +172,7 @@ def queue_handler() -> QueueHandler | None:
     return next(found, None)
 
 
-def _stderr() -> int | None:
+def stderr_fd() -> int | None:
     """None if it is closed: then its number may be that of a socket by now."""
     try:
         return sys.stderr.fileno()

@@ -227,6 +227,27 @@ def test_an_agent_connects_although_nobody_reads_what_it_says(
         site.close()
 
 
+def test_a_crash_says_where_and_the_lines_before_it_are_there(
+    tmp_path: Path, pipe: tuple[int, int]
+) -> None:
+    reader, writer = pipe
+    server = Server(tmp_path, stderr=writer)
+    try:
+        os.close(writer)
+        server.ask(1)
+        time.sleep(0.5)  # the log's batch
+        server.popen.send_signal(signal.SIGABRT)
+        assert server.popen.wait(TIMEOUT) == -signal.SIGABRT
+        text = b""
+        while chunk := os.read(reader, 1 << 16):
+            text += chunk
+        assert b'"message": "listening"' in text
+        assert b'"reason":"unknown_tunnel"' in text
+        assert b"Fatal Python error: Aborted" in text
+    finally:
+        server.kill()
+
+
 ACCESS_FIELDS = {
     *("time", "level", "component", "message", "request_id", "visitor", "method", "host", "path"),
     *("status", "reason", "bytes_in", "bytes_out", "total_us", "first_byte_us", "target_us"),

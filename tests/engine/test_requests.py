@@ -70,6 +70,19 @@ def test_a_request_and_its_response(carrier: Carrier, preamble: bool) -> None:
         assert server.log().flags == core.LOG_REUSED
 
 
+def test_the_context_of_a_trace_passes_both_ways() -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with serving() as server:
+        device = server.device()
+        visitor = server.visitor()
+        visitor.get(fields=f"traceparent: {trace}\r\ntracestate: a=1,b=2\r\n")
+        stream, head = device.request()
+        assert f"\r\ntraceparent: {trace}\r\ntracestate: a=1,b=2\r\n".encode() in head
+        answer = b"HTTP/1.1 200 OK\r\ntraceresponse: " + trace.encode() + b"\r\n"
+        device.data(stream, answer + b"Content-Length: 0\r\n\r\n")
+        assert visitor.response().fields["traceresponse"] == trace
+
+
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("response", [OK_HELLO, CHUNKED_HELLO], ids=["length", "chunked"])
 def test_a_response_split_at_every_byte(carrier: Carrier, response: bytes) -> None:

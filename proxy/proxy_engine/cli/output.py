@@ -21,11 +21,16 @@ _stdout: LineWriter | None = None  # of a verb that stays
 @contextmanager
 def process(log_format: str, log_level: str) -> Iterator[None]:
     """Around a verb that stays: its log is set up, and nobody has to read what it says."""
+    import faulthandler
+
     from proxy_engine import logs
     from proxy_engine.line_writer import LineWriter
 
     global _stdout
     logs.setup(log_format, log_level)
+    stderr = logs.stderr_fd()
+    if stderr is not None:
+        faulthandler.enable(stderr)  # a crash goes past the queue: what each thread was at
     try:
         _stdout = LineWriter(sys.stdout.fileno())
     except (AttributeError, OSError, ValueError):  # closed
