@@ -147,7 +147,7 @@ WORKERS = (
 )  # fmt: skip
 LOGGING = (
     http("logging-c64", "no request log, the request log, and access lines on stderr beside it",
-         Http(64), (CHAIN, f"{OURS}-unlogged", OURS, f"{OURS}-access-log"), in_quick=True),
+         Http(64), (CHAIN, f"{OURS}-unlogged", OURS, f"{OURS}-access-log")),
 )  # fmt: skip
 SYSCALLS = tuple(
     Scenario(

@@ -12,6 +12,7 @@ from benchmarks.parts.samples import Sample, figure, ratio, subjects_of
 from benchmarks.scenarios import BY_NAME, Scenario
 
 CAUSES = Path(__file__).with_name("causes.toml")
+UNKNOWN = "not explained yet"
 BY_CHANCE = 1.05  # less than this is not told apart from nothing
 # What is compared, what it is called, and whether more is better.
 FIGURES = (
@@ -82,4 +83,22 @@ def _cause(known: Sequence[tuple[str, str, str, str]], name: str, called: str, t
             for value, pattern in ((name, scenario), (called, figure_name), (to, other))
         ):
             return why
-    return "not explained yet"
+    return UNKNOWN
+
+
+class Group(NamedTuple):
+    """Losses to the same subject in the same figure for the same cause."""
+
+    figure: str
+    to: str
+    cause: str
+    losses: list[Loss]
+
+
+def grouped(found: Sequence[Loss]) -> list[Group]:
+    """What nobody has explained comes first, then the worst."""
+    groups: dict[tuple[str, str, str], list[Loss]] = {}
+    for each in found:
+        groups.setdefault((each.figure, each.to, each.cause), []).append(each)
+    made = [Group(*key, losses) for key, losses in groups.items()]
+    return sorted(made, key=lambda group: (group.cause != UNKNOWN, -group.losses[0].times))

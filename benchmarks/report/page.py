@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.load.run import CLIENT_BUSY
 from benchmarks.parts.samples import Sample, Spread, figure, ratio, subjects_of, summary
 from benchmarks.report import model, svg
-from benchmarks.report.losses import Loss
+from benchmarks.report.losses import Loss, grouped
 from benchmarks.scenarios import ALL, BY_NAME, Program, Scenario
 
 MODELLED = (10_000, 100_000)
@@ -54,9 +54,12 @@ def provenance(results: Sequence[Result]) -> str:
             "",
         ]
     lines.append("```")
+    commands: dict[str, float] = {}
     for each in results:
-        minutes = f"   # {each['took_seconds'] / 60:.0f} minutes" if "took_seconds" in each else ""
-        lines.append(f"{each['versions']['argv']}{minutes}")
+        argv = each["versions"]["argv"]
+        commands[argv] = commands.get(argv, 0.0) + each.get("took_seconds", 0)
+    for argv, seconds in commands.items():
+        lines.append(f"{argv}   # {seconds / 60:.0f} minutes")
     lines += ["```", "", "Medians over rounds, least and most in brackets."]
     skipped: dict[str, str] = {}
     for each in results:
@@ -157,12 +160,11 @@ def links_table(samples: Sequence[Sample]) -> str:
 def losses_table(losses: Sequence[Loss]) -> str:
     if not losses:
         return "Nowhere in what was measured.\n"
-    rows = [
-        [each.scenario, each.figure, each.to, f"{each.times:.2f} [{each.least:.2f} at least]",
-         each.cause]
-        for each in losses
-    ]  # fmt: skip
-    return table(["scenario", "what", "to", "times worse", "why"], rows)
+    rows = []
+    for group in grouped(losses):
+        where = ", ".join(f"{each.scenario} ({each.times:.2f})" for each in group.losses)
+        rows.append([group.figure, group.to, where, group.cause])
+    return table(["what", "to", "where, and how many times worse", "why"], rows)
 
 
 def scenario_sections(samples: Sequence[Sample]) -> str:

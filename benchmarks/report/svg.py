@@ -10,7 +10,7 @@ from typing import NamedTuple
 from benchmarks.parts.samples import Spread
 
 WIDTH, BAR, GAP = 760, 16, 10
-LEFT, RIGHT = 170, 150  # room for names, and for figures
+LEFT, RIGHT = 170, 180  # room for names, and for figures
 OURS_COLOUR, OTHER_COLOUR, SPREAD_COLOUR = "#1f6feb", "#9aa4b2", "#444c56"
 COLOURS = ("#1f6feb", "#d29922", "#8250df", "#2da44e", "#cf222e", "#57606a")
 STYLE = "font-family='system-ui,sans-serif' font-size='12' fill='#57606a'"
@@ -69,7 +69,7 @@ def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> str:
 class Line(NamedTuple):
     name: str
     points: Sequence[tuple[float, float]]
-    is_model: bool = False
+    is_model: bool = False  # of the line before it: dashed, in the same colour
 
 
 def lines(title: str, x_name: str, series: Sequence[Line]) -> str:
@@ -101,8 +101,10 @@ def lines(title: str, x_name: str, series: Sequence[Line]) -> str:
             f"<text x='{at:.1f}' y='{height - bottom + 18}' text-anchor='middle'>{x:,.0f}</text>"
         )
     parts.append(f"<text x='{left}' y='{height - 8}'>{escape(x_name)}</text>")
+    measured = 0
     for index, line in enumerate(series):
-        colour = COLOURS[index % len(COLOURS)]
+        measured += not line.is_model
+        colour = COLOURS[(measured - 1) % len(COLOURS)]
         dashes = " stroke-dasharray='5 4'" if line.is_model else ""
         places = [place(x, y) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

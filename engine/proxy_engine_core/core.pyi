@@ -314,7 +314,8 @@ class Engine:
         """
 
     def stop(self) -> None:
-        """Stop and join the workers (without the GIL) and close everything. Idempotent."""
+        """Stop and join the workers (without the GIL) and close everything, event_fd included.
+        Idempotent."""
 
     def poll(self, limit: int = 4096) -> list[Event]: ...
     def poll_logs(self, limit: int = 4096) -> list[LogRecord]: ...

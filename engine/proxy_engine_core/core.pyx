@@ -30,7 +30,8 @@ from proxy_engine_core.io.socket cimport (
 from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport (
     WORKERS_MAX as CREW_SIZE_MAX, Crew, Worker, handle_worker, worker_ask_to_stop,
-    worker_close_conns, worker_cpu_us, worker_free, worker_join, worker_new, worker_start,
+    worker_close_conns, worker_close_fds, worker_cpu_us, worker_free, worker_join, worker_new,
+    worker_start,
 )
 from proxy_engine_core.link.control cimport CONTROL_RECORD_SIZE_MAX as RECORD_SIZE_MAX
 from proxy_engine_core.link.end cimport links_close_all
@@ -203,6 +204,9 @@ cdef class Engine:
             for index in range(self.crew.worker_count):
                 if self.crew.workers[index] != NULL:
                     self.close_worker(self.crew.workers[index])
+            for index in range(self.crew.worker_count):
+                if self.crew.workers[index] != NULL:
+                    worker_close_fds(self.crew.workers[index])
         if self.udp is not None:
             self.udp.close()
 
@@ -355,20 +359,28 @@ cdef class Engine:
         post_drain(self.crew, grace_ms)
 
     def stop(self):
+        cdef uint32_t index
         if self.is_stopped:
             return
         self.is_stopped = True
         self.inspector.close()
         self.close()
+        # Now, and not when the last reference goes: that may be one of a cycle.
+        for index in range(self.crew.worker_count):
+            self.crew.workers[index].python_fd = -1
+        socket_close(self.python_fd)
+        self.python_fd = -1
 
     cdef int wake_again(self) except -1:
-        os.eventfd_write(self.python_fd, 1)          # more is waiting
+        if self.python_fd >= 0:
+            os.eventfd_write(self.python_fd, 1)      # more is waiting
         return 0
 
     def poll(self, int limit=4096):
         cdef list events
         try:
-            os.eventfd_read(self.python_fd)
+            if self.python_fd >= 0:
+                os.eventfd_read(self.python_fd)
         except BlockingIOError:
             pass
         events = rings_events(self.crew, &self.next_ring, limit)

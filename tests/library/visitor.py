@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 
-TIMEOUT = 10.0  # seconds; far more than anything here takes
+TIMEOUT = 30.0  # seconds; far more than anything here takes
 
 
 class Answer(NamedTuple):

@@ -197,13 +197,13 @@ def test_sdist_and_wheel_hold_the_pages(sdist_names: list[str], wheel_names: lis
     assert {f"proxy/{page}" for page in pages} - set(sdist_names) == set()
 
 
-def test_wheel_carries_its_licence_and_command(wheel: Path) -> None:
+def test_wheel_carries_its_licence_its_command_and_its_fixtures(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name.partition(".dist-info/")[2]: name for name in archive.namelist()}
         assert "Apache License" in archive.read(names["licenses/LICENSE"]).decode()
-        assert "proxy-engine = proxy_engine.cli:main" in (
-            archive.read(names["entry_points.txt"]).decode()
-        )
+        entries = archive.read(names["entry_points.txt"]).decode()
+        assert "proxy-engine = proxy_engine.cli:main" in entries
+        assert "[pytest11]\nproxy_engine.testing = proxy_engine.testing" in entries
 
 
 def test_every_extension_imports_from_a_clean_venv(installed: Path, tmp_path: Path) -> None:

@@ -228,6 +228,8 @@ cdef Worker *worker_new(
 # Close and release all connections; the thread must have been joined. Their roles' structs
 # must still be there, so this comes before the role's free and that before worker_free.
 cdef void worker_close_conns(Worker *worker) noexcept nogil
+# What only its thread needed; what it has to tell and what it counted stays. Idempotent.
+cdef void worker_close_fds(Worker *worker) noexcept nogil
 cdef void worker_free(Worker *worker) noexcept nogil
 cdef int worker_start(Worker *worker) noexcept nogil          # 0, -errno
 # From another thread: ask, then join. All are asked before the first is joined.

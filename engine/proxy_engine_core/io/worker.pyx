@@ -90,12 +90,17 @@ cdef void worker_close_conns(Worker *worker) noexcept nogil:
     free_closed(worker)
 
 
-cdef void worker_free(Worker *worker) noexcept nogil:
-    worker_close_conns(worker)
-    news_free(worker)
+cdef void worker_close_fds(Worker *worker) noexcept nogil:
     mailbox_close(&worker.mailbox)
     if worker.epoll_fd >= 0:
         close(worker.epoll_fd)
+    worker.epoll_fd = -1
+
+
+cdef void worker_free(Worker *worker) noexcept nogil:
+    worker_close_conns(worker)
+    worker_close_fds(worker)
+    news_free(worker)
     spsc_free(&worker.control_ring)
     spsc_free(&worker.log_ring)
     buffer_pool_free(&worker.pool)

@@ -92,6 +92,20 @@ def test_what_is_worse_by_chance_only_is_no_loss_and_bounds_are_no_rivals() -> N
     assert losses.losses(samples, []) == []
 
 
+def test_losses_to_one_subject_for_one_cause_stand_together_the_unexplained_first() -> None:
+    known = [("http-*", "memory", "*", "an interpreter")]
+    more = [
+        sample("nginx-chain", 0, "http-1k-c8", pss_mib=10.0),
+        sample("proxy-engine", 0, "http-1k-c8", pss_mib=60.0),
+    ]
+    found = losses.grouped(losses.losses([*SAMPLES, *more], known))
+    assert [(each.figure, each.cause) for each in found] == [
+        ("p99", losses.UNKNOWN),
+        ("memory", "an interpreter"),
+    ]
+    assert [each.scenario for each in found[1].losses] == ["http-1k-c8", "http-1k-c64"]
+
+
 def test_every_cause_is_a_row_of_four() -> None:
     assert all(all(row) for row in losses.causes())
 
