@@ -282,3 +282,18 @@ async def test_every_error_is_one_of_ours() -> None:
     assert (error.fault, error.retryable) == ("theirs", False)
     assert ConnectError("x", retryable=False).retryable is False
     assert ConnectError.retryable is True
+
+
+async def test_what_is_closed_meanwhile_says_so(server: Server, token: str) -> None:
+    client = Client(server.url, token=token)
+    entering = asyncio.ensure_future(client.__aenter__())
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(ClosedError):
+        await entering
+    async with Client(server.url, token=token) as client:
+        opening = asyncio.ensure_future(client.http("web", "127.0.0.1:1"))
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ClosedError):
+            await opening

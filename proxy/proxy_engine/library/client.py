@@ -155,8 +155,8 @@ class Client:
                 f"no link to {server} in {self._timeout:g} s: {last or 'no answer'}",
                 reason=last.reason if last else "timeout",
             ) from last
-        if self._error is not None:
-            raise self._error
+        if self._error is not None or self._is_closing:
+            raise self._error or ClosedError("the client was closed")
 
     async def _close(self, grace: float) -> None:
         if self._is_closing:
@@ -278,8 +278,8 @@ class Client:
                 fault="network",
                 retryable=True,
             ) from self._last
-        if tunnel._error is not None:
-            raise tunnel._error
+        if tunnel.is_closed:
+            raise tunnel._error or ClosedError("the client was closed", tunnel=tunnel.name)
 
     async def _give_up(self, tunnel: Tunnel | None, app: ServedApp | None) -> None:
         if tunnel is not None and not tunnel.is_closed:
