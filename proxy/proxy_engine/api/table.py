@@ -9,6 +9,7 @@ from proxy_engine.api import (
     devices,
     events,
     health,
+    hooks,
     metrics,
     requests,
     stats,
@@ -27,6 +28,7 @@ TOPICS: tuple[Routes, ...] = (
     metrics.routes,
     events.routes,
     configuration.routes,
+    hooks.routes,
     debug.routes,
     health.routes,
 )
