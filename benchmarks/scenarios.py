@@ -126,7 +126,7 @@ STREAMS = (
              "echo", WebSocket(), ("direct", CHAIN, RELAYS, OURS, f"{OURS}-ws", "floor"), RELAYS,
              ("nginx",), in_quick=True),
     Scenario("pingpong", "64 B there and back, everything on one CPU", "pinned", PingPong(),
-             ("direct", RELAYS, OURS, f"{OURS}-ws", "floor"), RELAYS, in_quick=True),
+             ("direct", RELAYS, OURS, f"{OURS}-ws", *TUNNELS[:2], "floor"), RELAYS, in_quick=True),
     http("slow-readers", "64 clients beside 64 who read 20 KiB a second of a large file",
          BesideSlowReaders(Http(64), 64), (CHAIN, OURS), in_quick=True),
 )  # fmt: skip
