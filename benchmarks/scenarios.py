@@ -189,6 +189,8 @@ PROGRAMS = (
             ("websocket_echo.py",), ("--rounds", "3", "--seconds", "1"), reference="picows"),
     Program("request-log", "the request log: refused, taken, stored", ("log_cost.py",),
             ("--rounds", "3", "--seconds", "1"), ("wrk", "nginx"), reference="refused"),
+    Program("hooks", "a TCP tunnel in bulk with five data hooks and without", ("hooks.py",),
+            ("--megabytes", "500", "--rounds", "2")),
     Program("stores", "records stored a second", ("stores.py",), ("--records", "100000")),
     Program("log-searches", "searches in a day of requests", ("log_store.py", "--rows", "2000000"),
             ("--rows", "200000")),

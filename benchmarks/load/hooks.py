@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks.parts.results import emit
 from proxy_engine import Client, Server
 from proxy_engine.hooks import Hook, TunnelData, inline
 
@@ -80,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     args = parser.parse_args()
     found: dict[int, list[Round]] = {0: [], 5: []}
     for _ in range(args.rounds):
@@ -88,6 +90,8 @@ def main() -> None:
             rounds.append(asyncio.run(transfer(args.megabytes, hooks)))
             assert not hooks or rounds[-1].told >= args.megabytes << 20
     for count, rounds in found.items():
+        figures = [{"loop_s_a_gb": e.loop, "workers_s_a_gb": e.workers} for e in rounds]
+        emit(args.json, "hooks", f"{count} hooks", figures)
         loop = statistics.median(each.loop for each in rounds)
         workers = statistics.median(each.workers for each in rounds)
         print(
