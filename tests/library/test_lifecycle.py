@@ -25,6 +25,7 @@ from proxy_engine import Client, ClosedError, ConnectError, ListenError, Server,
 from tests.library.visitor import TIMEOUT, Echo, Visitor
 
 CYCLES = 100
+START_MAX = 0.1  # seconds, of a start or a stop
 EXECUTOR_THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
@@ -102,22 +103,24 @@ async def settled(is_so: Callable[[], bool]) -> None:
 
 
 async def test_a_server_and_a_client_start_and_stop_quickly() -> None:
-    """The best of several: the machine is shared."""
-    times: dict[str, list[float]] = {}
+    """At their best: the machine is shared, and may be busy for a while."""
+    best: dict[str, float] = {}
 
     async def timed(name: str, work: Awaitable[Any]) -> Any:
         begin = time.perf_counter()
         result = await work
-        times.setdefault(name, []).append(time.perf_counter() - begin)
+        best[name] = min(best.get(name, TIMEOUT), time.perf_counter() - begin)
         return result
 
-    for _ in range(5):
+    for _ in range(30):
         server = await timed("start server", Server(workers=1).__aenter__())
         client = Client(server.url, token=await server.create_token("pi"))
         await timed("start client", client.__aenter__())
         await timed("stop client", client.close())
         await timed("stop server", server.close())
-    assert {name: best for name, each in times.items() if (best := min(each)) > 0.1} == {}
+        if max(best.values()) < START_MAX:
+            break
+    assert {name: least for name, least in best.items() if least > START_MAX} == {}
 
 
 async def cut_short(
