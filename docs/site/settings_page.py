@@ -53,6 +53,7 @@ TYPES = {
     setting_values.to_tcp: "pairs `[NAME:]PORT = HOST:PORT` or `NAME = HOST:PORT`",
     setting_values.to_udp: "pairs `[NAME:]PORT = HOST:PORT`",
     setting_values.to_engine_options: "pairs `OPTION = NUMBER`",
+    setting_values.to_tables: "tables by name; in a flag or variable JSON",
     tunnel_config.to_tunnels: "list of tables, only in a file",
 }
 CHANGES = {"live": "Changes while the server runs.", "restart": "Changes with a restart."}
@@ -89,6 +90,8 @@ def type_of(name: str) -> str:
     bounds = inspect.getclosurevars(parser).nonlocals
     if "choices" in bounds:
         return " or ".join(map(code, bounds["choices"]))
+    if "shortest" in bounds:
+        return f"duration from {bounds['shortest']:g}s to {bounds['longest']:g}s"
     return f"whole number from {bounds['low']} to {bounds['high']}"
 
 

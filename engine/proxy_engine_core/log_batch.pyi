@@ -17,8 +17,11 @@ def newest(batch: bytes) -> int:
 def totals(batch: bytes) -> dict[int, tuple[int, int, int]]:
     """Requests, bytes in and bytes out by device. Raises: ValueError if the batch is cut off."""
 
-def unpack(batch: bytes) -> list[LogRecord]:
-    """Raises: ValueError if the batch is cut off."""
+def unpack(batch: bytes, first: int = 0, every: int = 1) -> list[LogRecord]:
+    """All records, or one of `every`, from the one that `first` (from 0) others stand before.
+
+    Raises: ValueError if the batch is cut off.
+    """
 
 def pack(records: Iterable[LogRecord]) -> bytes:
     """The inverse of unpack().

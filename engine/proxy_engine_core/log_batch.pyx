@@ -94,15 +94,20 @@ cdef int add_totals(
     return 0
 
 
-def unpack(bytes batch):
+def unpack(bytes batch, Py_ssize_t first=0, Py_ssize_t every=1):
     cdef const uint8_t *place = batch
     cdef Py_ssize_t left = len(batch)
     cdef Py_ssize_t size
     cdef list records = []
     cdef LogHeader header
+    if first < 0 or every < 1:
+        raise ValueError("first is 0 or more, every 1 or more")
     while left:
         size = record_size(place, left, &header)
-        records.append(log_record(place))
+        if first == 0:
+            records.append(log_record(place))
+            first = every
+        first -= 1
         place += size
         left -= size
     return records

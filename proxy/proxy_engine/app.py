@@ -19,7 +19,6 @@ from proxy_engine import listeners, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.diagnosis.service import Diagnosis
 from proxy_engine.errors import ListenError, ProxyEngineError, StorageError, error_text
-from proxy_engine.hooks import Webhook
 from proxy_engine.links.access_watch import AccessWatch
 from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
@@ -32,9 +31,10 @@ from proxy_engine.requests.log import RequestLog, retention
 from proxy_engine.requests.redaction import Redactor
 from proxy_engine.requests.under_way import OpenRequests
 from proxy_engine.runner import EngineRunner, make_engine
+from proxy_engine.server_hooks import ServerHooks
 from proxy_engine.settings import config
 from proxy_engine.settings.config import Loaded, Settings
-from proxy_engine.storage import DeviceEvent, Store
+from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
 from proxy_engine.tasks import finish
 from proxy_engine.tls.admin import admin_context, refresh
@@ -49,8 +49,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from proxy_engine.cache.shared import SharedCache
+    from proxy_engine.hooks import Hook
     from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
+    from proxy_engine.storage import Tunnel
+    from proxy_engine.tunnels.routes import Change
     from proxy_engine_core.core import Engine, Event, TlsServer
 
 JOURNAL_NAME = "request-journal"  # in the data dir
@@ -76,10 +79,12 @@ class Server:
         *,
         sources: Mapping[str, str] | None = None,
         load: Callable[[], Loaded] | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """Args:
         sources: where the settings came from: config.Loaded.
         load: reads the settings anew, for reload(); by default there is nothing to read.
+        hooks: beside those of the settings, and before them.
         """
         self.settings = settings
         self.sources = dict(sources or {})
@@ -87,7 +92,8 @@ class Server:
         self.started_at = time.time()
         self.first_run: FirstRun | None = None
         self.is_draining = False
-        self.webhook: Webhook
+        self._given_hooks = tuple(hooks)
+        self.hooks: ServerHooks
         self.ports: Ports
         self.redactors: list[Redactor]
         self.store: Store
@@ -142,6 +148,8 @@ class Server:
         from proxy_engine.api.stats import all_stats, exporter_of
 
         settings = self.settings
+        self.redactors = [Redactor(settings.request_redact) for _ in range(5)]
+        self.hooks = ServerHooks(settings, self._given_hooks, self.redactors[4])
         self.engine = make_engine("server", settings)
         # Until the runner takes over; stop() is idempotent.
         self._exit.callback(self.engine.stop)
@@ -162,7 +170,6 @@ class Server:
         self.store = measured(await open_store(settings))
         self._exit.push_async_callback(self.store.close)
         await self._create_first_tokens()
-        self.redactors = [Redactor(settings.request_redact) for _ in range(4)]
         self.request_log = RequestLog(
             self.store,
             keep=retention(settings),
@@ -178,9 +185,12 @@ class Server:
             port=public.address.port,
             scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
-            notify=lambda change, tunnel: self.events.tunnel(change, tunnel),
+            notify=self._tunnel_changed,
+            closed=self.hooks.feed.tunnel_closed,
         )
-        self.engine.routes_apply(self.table.load(await self.store.tunnels()))
+        tunnels = await self.store.tunnels()
+        self.hooks.feed.load(tunnels)
+        self.engine.routes_apply(self.table.load(tunnels))
         self.events = LiveEvents(
             redact=self.redactors[1],
             tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
@@ -214,7 +224,8 @@ class Server:
             ranges=settings.tcp_ports,
             reserved=(*(each.address.port for each in self.listeners), self.admin.port),
         )
-        await self._start_webhook()
+        self._exit.push_async_callback(self.hooks.close)
+        await self.hooks.start(url=self.url, admin=str(self.admin), domain=settings.domain)
         self.links = Links(
             self.engine,
             self.store,
@@ -225,7 +236,8 @@ class Server:
             busy_share=settings.link_busy_share,
             cache=self.cache,
             guard=self.guard,
-            notify=self._tell,
+            hooks=self.hooks.manager,
+            notify=self.hooks.feed.device,
             needs_certificate=lambda: self.settings.tls_client_required != "no",
         )
         await self.watch.start(self.links)
@@ -238,13 +250,14 @@ class Server:
         self._exit.push_async_callback(self.links.close)
         self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
         self._runner.start()
+        self.hooks.watch(self.engine)
         self._exit.push_async_callback(self._runner.stop)
         self.diagnosis.watch.start()
         self._exit.callback(self.diagnosis.stop)
         for work in (self._look, self.links.registry.write):
-            ticker = asyncio.create_task(_every(TICK, work), name=work.__name__)
+            ticker = asyncio.create_task(_every(TICK, work, self.hooks), name=work.__name__)
             self._exit.callback(ticker.cancel)
-        certificates = asyncio.create_task(_every(TLS_LOOK, self.tls.look), name="certificates")
+        certificates = asyncio.create_task(_every(TLS_LOOK, self.tls.look, self.hooks))
         self._exit.callback(certificates.cancel)
         history = MetricHistory(self.store, lambda: all_stats(self))
         keeper = asyncio.create_task(history.run(), name="metric-history")
@@ -279,6 +292,7 @@ class Server:
             others = len(self.links.of_device(link.device_id))
             if event[0] == EVENT_LINK_DOWN:
                 self.events.device(link.device, "down", others, link.peer, event[3])
+                self.hooks.feed.link_down(link, others, *event[3:])
             else:
                 self.events.device(link.device, "up", others, link.peer)
 
@@ -286,8 +300,13 @@ class Server:
         self.links.registry.count(log_batch.totals(batch))
         self.request_log.put(batch)
         self.events.requests(batch)
+        self.hooks.feed.requests(batch)
         if self.settings.access_log:
             self.access_log.put(batch)
+
+    def _tunnel_changed(self, change: Change, tunnel: Tunnel) -> None:
+        self.events.tunnel(change, tunnel)
+        self.hooks.feed.tunnel(change, tunnel)
 
     def _device_names(self) -> dict[int, str]:
         return {link.device_id: link.device for link in self.links}
@@ -332,20 +351,6 @@ class Server:
         self.links.drain()
         await self._runner.drain(grace)
 
-    async def _start_webhook(self) -> None:
-        from proxy_engine.api.hook_client import poster
-
-        post = await self._exit.enter_async_context(poster(lambda: self.settings.webhook_url))
-        self.webhook = Webhook(post, config.secret(self.settings, "webhook_secret"))
-        sender = asyncio.create_task(self.webhook.run(), name="webhook")
-        self._exit.callback(sender.cancel)
-        self._exit.push_async_callback(self.webhook.close)
-
-    def _tell(self, name: str, event: DeviceEvent) -> None:
-        """Of a device that came or went."""
-        if self.settings.webhook_url:
-            self.webhook.put(name, event)
-
     async def _shared_cache(self) -> SharedCache | None:
         settings = self.settings
         url = config.secret(settings, "redis_url")
@@ -379,7 +384,7 @@ class Server:
         await self.watch.look()
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, work: Callable[[], Awaitable[None]], hooks: ServerHooks) -> None:
     was_failing = False
     while True:
         await asyncio.sleep(seconds)
@@ -389,6 +394,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         except StorageError as error:
             if not was_failing:
                 _log.error("the store fails", error=error)
+                hooks.feed.failed(getattr(work, "__name__", "work"), error)
             was_failing = True
 
 

@@ -13,6 +13,9 @@ One tree, for programs too:
       TunnelError           a tunnel is not there
         RefusedError        ... because the server refuses it
           NameTakenError    ... whose name belongs to another device
+      HookError             a hook failed, or can not be loaded (proxy_engine.hooks)
+        HookTimeout         ... because it took too long
+        Refuse              raised by hooks: no, and why
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "admin_hosts": _nothing,
     "default_tunnel": _default_tunnel,
     "grace": _nothing,
+    **dict.fromkeys(("hooks", "hook_options", "hook_timeout", "hook_interval"), _nothing),
     "keep_requests": _keep_requests,
     "keep_requests_age": _keep_requests,
     "keep_requests_size": _keep_requests,
@@ -77,7 +78,7 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "request_redact": _request_redact,
     "request_sample": _request_sample,
     "tcp_ports": _tcp_ports,
-    "webhook_secret": _nothing,  # with its file, below
+    "webhook_secret": _nothing,  # with its file: server_hooks.py
     "webhook_secret_file": _nothing,
     "webhook_url": _nothing,
     **dict.fromkeys(
@@ -127,10 +128,10 @@ def apply(server: Server, settings: Settings) -> Reloaded:
     news = {key: getattr(settings, key) for key in changed}
     new = msgspec.structs.replace(server.settings, **news)
     certificates = server.tls.prepare(new)
+    hooks = server.hooks.prepare(new)
     server.settings = new
     server.tls.use(certificates)
+    server.hooks.use(new, hooks)
     for key in changed:
         LIVE[key](server)
-    if server.settings.webhook_secret_file != "-":  # standard input was read at the start
-        server.webhook.secret = config.secret(server.settings, "webhook_secret")  # may be new
     return Reloaded(changed, [key for key in different if key not in changed])

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
 import tarfile
+import termios
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
-from tests.e2e.harness import RecordingTarget
-from tests.e2e.processes import run
+from tests.e2e.harness import RecordingTarget, wait_until
+from tests.e2e.processes import ENVIRON, run
 from tests.e2e.site import Site
 
 # Each is set somewhere below, and may be nowhere in the bundle.
@@ -173,3 +183,110 @@ def test_a_bundle_overwrites_nothing_and_works_without_a_server(tmp_path: Path) 
                PROXY_ENGINE_ADMIN_TOKEN="pe_x")  # fmt: skip
     assert away.returncode == 0
     assert "not_known" in texts(tmp_path / "z.tar.gz")["health.json"]
+
+
+class Terminal:
+    """`proxy-engine ...` on a terminal of its own."""
+
+    def __init__(self, *words: str, **environ: str) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(sys.executable, [sys.executable, "-m", "proxy_engine", *words],
+                      {**ENVIRON, "TERM": "xterm", **environ})  # fmt: skip
+        self.said = b""
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.said = b""
+
+    def screen(self) -> str:
+        """What was drawn last."""
+        while select.select([self.fd], [], [], 0.05)[0]:
+            try:
+                self.said += os.read(self.fd, 65536)
+            except OSError:
+                break
+        return self.said.decode().rpartition("\x1b[H")[2]
+
+    def wait_for(self, text: str) -> str:
+        def look() -> str:
+            found = self.screen()
+            return found if text in found else ""
+
+        return wait_until(look)
+
+    def type(self, keys: str) -> None:
+        os.write(self.fd, keys.encode())
+
+    def end(self) -> int:
+        """Its exit code."""
+
+        def gone() -> tuple[int, int] | None:
+            self.screen()
+            found = os.waitpid(self.pid, os.WNOHANG)
+            return found if found[0] else None
+
+        ended = wait_until(gone)
+        assert ended is not None
+        return os.waitstatus_to_exitcode(ended[1])
+
+
+def top(site: Site, *words: str) -> CompletedProcess[str]:
+    return run("top", "--admin", f"http://127.0.0.1:{site.admin_port}", *words,
+               PROXY_ENGINE_ADMIN_TOKEN=site.admin_token)  # fmt: skip
+
+
+def test_top_prints_once_where_there_is_no_terminal(site: Site) -> None:
+    done = top(site, "-d", "500ms")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert "TUNNEL" in done.stdout
+    assert "web" in done.stdout
+
+
+def test_top_as_json_has_everything(site: Site) -> None:
+    done = top(site, "--once", "--json", "-d", "500ms")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found["status"] == "ok"
+    assert [each["name"] for each in found["tunnels"]] == ["web"]
+    assert found["devices"][0]["links"] >= 1
+    assert len(found["workers"]) >= 1
+
+
+def test_top_says_what_it_needs(site: Site) -> None:
+    assert run("top").returncode == 2
+    assert run("top", "--admin", "http://127.0.0.1:1", "--once",
+               PROXY_ENGINE_ADMIN_TOKEN="pe_x").returncode == 1  # fmt: skip
+    assert top(site, "-d", "1ms").returncode == 2
+    wrong = run("top", "--admin", f"http://127.0.0.1:{site.admin_port}", "--once",
+                PROXY_ENGINE_ADMIN_TOKEN="pe_" + "x" * 40)  # fmt: skip
+    assert (wrong.returncode, "Traceback" in wrong.stderr) == (1, False)
+
+
+def test_top_on_a_terminal_sorts_resizes_and_outlives_its_server(tmp_path: Path) -> None:
+    site = Site(tmp_path / "data")
+    target = RecordingTarget()
+    terminal = Terminal(
+        "top", "--admin", f"http://127.0.0.1:{site.admin_port}", "-d", "300ms",
+        PROXY_ENGINE_ADMIN_TOKEN=site.admin_token,
+    )  # fmt: skip
+    try:
+        terminal.resize(100, 30)
+        site.connect({"web": target.port})
+        terminal.wait_for("web ")
+        terminal.type("d")
+        terminal.wait_for("LINKS")
+        terminal.resize(40, 10)
+        os.kill(terminal.pid, signal.SIGWINCH)
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.wait_for("requests/s")).splitlines()
+        assert all(len(line) <= 40 for line in lines)
+        site.server.end()
+        terminal.resize(100, 30)
+        terminal.wait_for("trying again")
+        terminal.type("q")
+        assert terminal.end() == 0
+        assert terminal.said.endswith(b"\x1b[?25h\x1b[?1049l")
+    finally:
+        site.close()
+        target.close()

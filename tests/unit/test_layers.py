@@ -48,6 +48,10 @@ CONTROL_PLANE = {
     "cache": (*COMPOSED, "api", "metrics", "agent", "requests", "tunnels"),
     "tunnels": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "storage": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
+    "hooks": (
+        *(*COMPOSED, "server_hooks", "hook_feed", "api", "metrics", "agent", "links", "requests"),
+        *("cache", "storage", "tunnels"),
+    ),
     "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),
     "settings": (*COMPOSED, "api", "agent", "links", "requests", "storage", "cache", "tunnels"),
 }

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 TARGET_LOG_INTERVAL = 60.0  # seconds between log lines about one failing target
 TARGET_CHECK_INTERVAL = 1.0  # seconds between lookups caused by failing targets
+PASSING = ("store_failed", "hook_failed", "hook_later")  # refusals of tunnels that may not be later
 
 _log = logs.get("agent")
 
@@ -246,8 +247,8 @@ class Agent:
     def link_registered(self, keeper: LinkKeeper, record: control.Registered, version: int) -> str:
         serving = sum(other.is_serving for other in self._keepers)
         if self._announced.tunnels and not record.tunnels:
-            if record.refused and all(item.code == "store_failed" for item in record.refused):
-                return "store_failed"
+            if record.refused and all(item.code in PASSING for item in record.refused):
+                return record.refused[0].code
             if not self._is_dynamic:
                 errors: list[TunnelError] = [_refused(item) for item in record.refused]
                 self.fail(*(errors or [TunnelError("the server accepted no tunnel")]))
@@ -376,5 +377,5 @@ def _refused(item: control.RefusedTunnel) -> RefusedError:
         reason=item.code,
         tunnel=item.name,
         fault="ours" if item.code in _OURS else "theirs",
-        retryable=item.code == "store_failed",
+        retryable=item.code in PASSING,
     )

@@ -250,7 +250,8 @@ class LinkKeeper:
         has_other = may_be_carrier and self._run.servers.has_other_carrier
         if status in (401, 403) and not has_other:
             what = message or code or "no reason given"
-            subject = "this device" if "certificate" in code else "the token"
+            is_device = "certificate" in code or code == "hook_refused"
+            subject = "this device" if is_device else "the token"
             self._owner.fail(
                 AuthError(f"the server refused {subject}: {what} ({status})", reason=code)
             )

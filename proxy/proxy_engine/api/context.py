@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from proxy_engine.cache import AccessCache
     from proxy_engine.diagnosis.service import Diagnosis
-    from proxy_engine.hooks import Webhook
     from proxy_engine.links.links import Links
     from proxy_engine.links.login_guard import LoginGuard
     from proxy_engine.live_events import LiveEvents
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from proxy_engine.reload import Reloaded
     from proxy_engine.requests.log import RequestLog
     from proxy_engine.requests.under_way import OpenRequests
+    from proxy_engine.server_hooks import ServerHooks
     from proxy_engine.settings.config import Settings
     from proxy_engine.storage import Store, Token
     from proxy_engine.tls.keeper import TlsKeeper
@@ -35,7 +35,7 @@ class Service(Protocol):
     store: Store
     cache: AccessCache
     guard: LoginGuard
-    webhook: Webhook
+    hooks: ServerHooks
     engine: Engine
     tls: TlsKeeper
     links: Links

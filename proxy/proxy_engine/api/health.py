@@ -67,7 +67,7 @@ async def livez(call: Call) -> Alive:
 @routes.get("/readyz", scope="public", also=NOT_READY)
 async def readyz(call: Call) -> Readiness:
     """Is it ready for traffic."""
-    status, store_ok = await _status(call.service)
+    status, store_ok = await status_of(call.service)
     call.status = 200 if status == "ok" else 503
     return Readiness(status=status, store=store_ok, cache=_cache(call.service))
 
@@ -76,7 +76,7 @@ async def readyz(call: Call) -> Readiness:
 async def health(call: Call) -> Health:
     """How it is."""
     service = call.service
-    status, store_ok = await _status(service)
+    status, store_ok = await status_of(service)
     call.status = 200 if status == "ok" else 503
     rate = service.cache.hit_rate
     return Health(
@@ -97,7 +97,7 @@ def _cache(service: Service) -> Literal["local", "shared", "degraded"]:
     return "shared" if shared.is_up else "degraded"
 
 
-async def _status(
+async def status_of(
     service: Service,
 ) -> tuple[Literal["ok", "draining", "failing", "stuck"], bool]:
     try:

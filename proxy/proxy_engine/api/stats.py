@@ -34,7 +34,7 @@ def exporter_of(service: Service) -> Exporter:
 
 def all_stats(service: Service) -> dict[str, int]:
     log, guard, events = service.request_log, service.guard, service.events
-    hook = service.webhook
+    hook = service.hooks.webhook
     return {
         **service.engine.stats(),
         **log.stats(),
@@ -45,6 +45,7 @@ def all_stats(service: Service) -> dict[str, int]:
         "webhooks_sent": hook.sent,
         "webhook_failures": hook.failed,
         "webhooks_dropped": hook.dropped,
+        **service.hooks.manager.stats(),
         "device_events_dropped": service.links.registry.events_dropped,
         "event_subscribers": len(events),
         "events_dropped": events.dropped,

@@ -18,6 +18,7 @@ from proxy_engine.cli import (
     requests,
     run,
     token,
+    top,
     tunnel,
 )
 from proxy_engine.cli.parser import Parser, VersionAction
@@ -36,7 +37,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for module in (
-        run, connect, forward, token, device, tunnel, requests, audit, config, doctor, diag, demo,
+        run, connect, forward, token, device, tunnel, requests, audit, config, top, doctor, diag,
+        demo,
     ):  # fmt: skip
         module.add_parser(verbs)
     return parser

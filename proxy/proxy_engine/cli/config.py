@@ -57,7 +57,7 @@ def _show(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> int:
     import time
 
-    from proxy_engine import reload
+    from proxy_engine import reload, server_hooks
     from proxy_engine.settings import config
     from proxy_engine.text import escape
     from proxy_engine.tls import keeper as tls_keeper
@@ -65,6 +65,7 @@ def _validate(args: argparse.Namespace) -> int:
 
     chosen = loaded(args)
     reload.check(chosen.settings)
+    server_hooks.check(chosen.settings)
     tls_keeper.check(chosen.settings, time.time())
     LinkTls(chosen.settings)
     TargetTls(chosen.settings)

@@ -89,6 +89,17 @@ def add_parser(verbs: Any) -> None:
         parser, "webhook_secret_file", metavar="FILE", help="of the secret that signs webhooks"
     )
     add_setting(
+        parser,
+        "hooks",
+        metavar="NAMES",
+        help="code that is asked and told: logger, module:Class, ... (docs/hooks.md)",
+    )
+    add_setting(parser, "hook_options", metavar="JSON", help="... its options, by name")
+    add_setting(parser, "hook_timeout", metavar="TIME", help="for one call of a hook [5s]")
+    add_setting(
+        parser, "hook_interval", metavar="TIME", help="between two counts of bytes, 1s to 10s [5s]"
+    )
+    add_setting(
         parser, "login_failures", metavar="N", help="failed logins a minute of an address [20]"
     )
     add_setting(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
@@ -27,6 +27,8 @@ from proxy_engine.values import Address, parse_duration
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from proxy_engine.hooks import Hook
 
 # Unless said otherwise nothing is open to others, and nothing collides.
 EMBEDDED = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
@@ -52,8 +54,9 @@ class Server:
             ports of the loopback.
         settings: more of them, which count first. Without `data_dir` it has a temporary folder,
             which is gone at the end.
+        hooks: objects, or names as in the setting of this name (docs/hooks.md).
         grace: seconds that requests under way get at the end.
-    Raises: UsageError. Entering it: ListenError, StorageError, ProxyEngineError.
+    Raises: UsageError. Entering it: ListenError, StorageError, HookError, ProxyEngineError.
     Threads: one event loop's. Several servers may share it.
     """
 
@@ -62,8 +65,13 @@ class Server:
         config: Settings | Mapping[str, Any] | None = None,
         *,
         grace: float = 0.0,
+        hooks: Sequence[Hook | str] = (),
         **settings: Any,
     ) -> None:
+        names = [hook for hook in hooks if isinstance(hook, str)]
+        if names:
+            settings["hooks"] = names
+        self._hooks = [hook for hook in hooks if not isinstance(hook, str)]
         if isinstance(config, Settings):
             self._settings = from_values(settings, config)
         else:
@@ -82,7 +90,7 @@ class Server:
                 folder = tempfile.TemporaryDirectory(prefix="proxy-engine-")
                 self._exit.callback(folder.cleanup)
                 settings = msgspec.structs.replace(settings, data_dir=Path(folder.name))
-            self._app = app.Server(settings)
+            self._app = app.Server(settings, hooks=self._hooks)
             await self._exit.enter_async_context(self._app)
         except BaseException:
             await self.close()

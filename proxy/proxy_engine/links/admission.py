@@ -19,7 +19,9 @@ import msgspec
 from proxy_engine import handshake, joining, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError
-from proxy_engine.handshake import Refusal
+from proxy_engine.handshake import Offer, Refusal
+from proxy_engine.hooks import DeviceConnect, HookError, Refuse
+from proxy_engine.hooks.manager import Manager
 from proxy_engine.links.devices import Registry
 from proxy_engine.links.joined import Joined
 from proxy_engine.links.login_guard import LoginGuard
@@ -71,6 +73,7 @@ class Admission:
         table: TunnelTable,
         pool: int,
         joined: Joined,
+        hooks: Manager,
         clock: Callable[[], float] = time.time,
         needs_certificate: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -87,6 +90,7 @@ class Admission:
         self._table = table
         self._pool = pool  # idle direct connections a link may have
         self._joined = joined
+        self._hooks = hooks
         self._clock = clock
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
@@ -194,10 +198,7 @@ class Admission:
             method, target, fields = parse_request_head(ask.head)
         except ValueError as error:
             raise Refusal(400, "bad_request", str(error)) from None
-        if self.is_draining:
-            raise Refusal(
-                503, "draining", "the server is shutting down", {"Retry-After": RETRY_AFTER}
-            )
+        self._check_draining()
         credentials = [value for name, value in fields if name == "authorization"]
         secret = tokens.bearer(credentials[0]) if len(credentials) == 1 else None
         if secret is None:
@@ -209,6 +210,12 @@ class Admission:
                 retry = {"Retry-After": str(math.ceil(wait))}
                 raise Refusal(429, "too_many_logins", message, retry)
         return _Request(method, target, fields, secret)
+
+    def _check_draining(self) -> None:
+        if self.is_draining:
+            raise Refusal(
+                503, "draining", "the server is shutting down", {"Retry-After": RETRY_AFTER}
+            )
 
     def _join(self, ask: Ask, request: _Request, token: Token | None) -> None:
         """Let a client of a private tunnel in, or raise Refusal."""
@@ -278,12 +285,53 @@ class Admission:
         )
         if wrong is not None:
             raise Refusal(403, *wrong)
-        if self.is_turned_away(token.device_id, offer.instance):
+        if self._hooks.wants("on_device_connect"):
+            self._tasks.spawn(self._ask_hooks(ask, offer, token, token.device_id, version))
+        else:
+            self._let_in(ask, offer, token, token.device_id, version)
+
+    async def _ask_hooks(
+        self, ask: Ask, offer: Offer, token: Token, device_id: int, version: int
+    ) -> None:
+        """Let the device in if no hook minds. Each is asked in a task of its own: others need not
+        wait for the hooks of one."""
+        event = DeviceConnect(
+            at=self._clock(),
+            device=token.device or str(device_id),
+            device_id=device_id,
+            token=token.name,
+            token_id=token.id,
+            peer=ask.peer,
+            address=ask.peer.rpartition(":")[0].strip("[]"),
+            certificate=ask.certificate,
+            number=offer.number,
+            links=len(self._links.of_device(device_id)),
+        )
+        try:
+            await self._hooks.ask("on_device_connect", event)
+            self._check_draining()
+            self._let_in(ask, offer, token, device_id, version)
+        except Refuse as error:
+            if error.retry_after is None:
+                self._refuse(ask, Refusal(403, "hook_refused", str(error)))
+            else:
+                retry = {"Retry-After": str(math.ceil(max(0, error.retry_after)))}
+                self._refuse(ask, Refusal(503, "hook_later", str(error), retry))
+        except HookError:  # which is logged; agents need not know whose hooks there are
+            message = "the server can not tell now whether this device may connect"
+            retry = {"Retry-After": RETRY_AFTER}
+            self._refuse(ask, Refusal(503, "hook_failed", message, retry))
+        except Refusal as refusal:
+            self._refuse(ask, refusal)
+
+    def _let_in(self, ask: Ask, offer: Offer, token: Token, device_id: int, version: int) -> None:
+        """Raises Refusal for one link too many."""
+        if self.is_turned_away(device_id, offer.instance):
             raise Refusal(409, "replaced", "replaced by another agent run")
         now = self._clock()
         # A device that has gone meanwhile never comes up: tick() forgets it.
         link = self._links.accept(
-            token.device_id, token, offer, ask.peer, now, certificate=ask.certificate
+            device_id, token, offer, ask.peer, now, certificate=ask.certificate
         )
         link.version = version
         self._registry.token_used(token.id)
@@ -292,7 +340,7 @@ class Admission:
             ask.ticket,
             handshake.accept_response(offer, self._links.links_max, direct),
             accept=True,
-            device=token.device_id,
+            device=device_id,
             carrier=offer.carrier,
             window=offer.window,
             streams_max=(handshake.STREAMS_MAX if offer.is_agent else handshake.STOCK_STREAMS_MAX),

@@ -27,6 +27,7 @@ import msgspec
 from proxy_engine import control, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError
+from proxy_engine.hooks.manager import Manager
 from proxy_engine.links.admission import Admission, Ask
 from proxy_engine.links.demand import LinkDemand
 from proxy_engine.links.devices import Registry
@@ -70,6 +71,7 @@ class Links:
         ports: those of TCP tunnels; None: there are none.
         pool: idle direct connections a link may have.
         busy_share: percent of a core that makes a worker busy (demand.py).
+        hooks: are asked whether a link, or a tunnel of it, may be.
         needs_certificate: whether every device has to show one.
     """
 
@@ -85,6 +87,7 @@ class Links:
         busy_share: int = 60,
         cache: AccessCache | None = None,
         guard: LoginGuard | None = None,
+        hooks: Manager | None = None,
         notify: Callable[[str, DeviceEvent], None] = lambda name, event: None,
         needs_certificate: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
@@ -104,6 +107,7 @@ class Links:
         self._cache = cache or AccessCache(store)
         self.must_recheck = False  # a link may have come up with what is not good any more
         self._joined = Joined(engine)
+        hooks = hooks or Manager()
         self._admission = Admission(
             engine,
             self._links,
@@ -114,6 +118,7 @@ class Links:
             table=table,
             pool=pool,
             joined=self._joined,
+            hooks=hooks,
             clock=clock,
             needs_certificate=needs_certificate,
         )
@@ -129,6 +134,7 @@ class Links:
             self._ports,
             self._replace,
             self.pushes.registered,
+            hooks,
             clock,
         )
 

@@ -8,6 +8,7 @@ and their records are answered at once. Records are answered in the order they c
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,8 @@ import msgspec
 
 from proxy_engine import control, logs
 from proxy_engine.errors import StorageError
+from proxy_engine.hooks import HookError, Refuse, TunnelOpen
+from proxy_engine.hooks.manager import Manager
 from proxy_engine.links import wishes
 from proxy_engine.links.devices import Registry
 from proxy_engine.links.table import Link, LinkTable
@@ -75,6 +78,7 @@ class Registration:
         ports: Ports,
         give_way: Callable[[Link, list[Link]], None],
         registered: Callable[[Link, list[Tunnel]], None],
+        hooks: Manager,
         clock: Callable[[], float],
     ) -> None:
         self._engine = engine
@@ -86,6 +90,8 @@ class Registration:
         self._ports = ports
         self._give_way = give_way
         self._registered = registered
+        self._hooks = hooks
+        self._asking: dict[int, list[Request]] = {}  # hooks about them, by link
         self._clock = clock
         self._waiting: list[Request] = []
         self._is_working = False
@@ -100,6 +106,59 @@ class Registration:
             for spec in record.tunnels:
                 read[spec.name] = wishes.read(spec, link.scopes, self._tunnels.domain)
         request = Request(link, record, is_answered, read)
+        if self._hooks.wants("on_tunnel_open"):
+            if link.id in self._asking:
+                self._asking[link.id].append(request)  # behind the one before it
+                return
+            self._asking[link.id] = [request]
+            self._tasks.spawn(self._ask_hooks(link.id))
+        else:
+            self._put(request)
+
+    async def _ask_hooks(self, link_id: int) -> None:
+        """Ask about the records of a link, one after the other; other links need not wait."""
+        asking = self._asking[link_id]
+        try:
+            while asking:
+                request = asking[0]
+                if len(request.record.tunnels) <= control.TUNNELS_MAX:
+                    specs = {spec.name: spec for spec in request.record.tunnels}.values()
+                    await asyncio.gather(
+                        *(
+                            self._ask_hook(request, spec)
+                            for spec in specs
+                            if request.refusal(spec) is None
+                        )
+                    )
+                self._put(request)
+                del asking[0]
+        finally:
+            del self._asking[link_id]
+
+    async def _ask_hook(self, request: Request, spec: control.TunnelSpec) -> None:
+        link = request.link
+        event = TunnelOpen(
+            at=self._clock(),
+            tunnel=spec.name,
+            kind=spec.kind,
+            port=spec.port,
+            device=link.device,
+            device_id=link.device_id,
+            token=link.token,
+            token_id=link.token_id,
+            address=link.peer.rpartition(":")[0].strip("[]"),
+            agent=request.record.agent[:TEXT_MAX],
+            platform=request.record.platform[:TEXT_MAX],
+        )
+        try:
+            await self._hooks.ask("on_tunnel_open", event)
+        except Refuse as error:
+            request.wishes[spec.name] = error.reason, str(error)
+        except HookError:  # which is logged; agents need not know whose hooks there are
+            message = "the server can not tell now whether this tunnel may be"
+            request.wishes[spec.name] = "hook_failed", message
+
+    def _put(self, request: Request) -> None:
         if (
             not self._waiting
             and not self._is_working

@@ -187,6 +187,7 @@ request_log_dropped          dropped_total                  what=request_log
 request_log_torn             dropped_total                  what=journal_entry
 events_dropped               dropped_total                  what=live_event
 webhooks_dropped             dropped_total                  what=webhook
+hook_dropped                 dropped_total                  what=hook_event
 device_events_dropped        dropped_total                  what=device_event
 streams_opened               streams_opened_total
 streams_reused               streams_reused_total
@@ -269,6 +270,13 @@ access_cache_flushes         cache_flushes_total
 access_cache_entries         cache_entries
 webhooks_sent                webhooks_sent_total
 webhook_failures             webhook_failures_total
+hooks                        hooks
+hooks_stuck                  hooks_stuck
+hook_calls                   hook_calls_total
+hook_errors                  hook_errors_total
+hook_timeouts                hook_timeouts_total
+hook_refusals                hook_refusals_total
+hook_waiting                 hook_events_waiting
 event_subscribers            event_subscribers
 """
 
@@ -364,6 +372,13 @@ _HELP = {
     "cache_entries": "Entries cached in this process.",
     "webhooks_sent_total": "Events that webhook_url took.",
     "webhook_failures_total": "Tries that it did not take.",
+    "hooks": "Hooks of this server.",
+    "hooks_stuck": "Hooks with so many calls that hang that no more are made.",
+    "hook_calls_total": "Calls of hooks.",
+    "hook_errors_total": "Calls of hooks that failed or took too long.",
+    "hook_timeouts_total": "Calls of hooks that took too long.",
+    "hook_refusals_total": "Devices and tunnels that hooks refused.",
+    "hook_events_waiting": "Events in the queues of hooks.",
     "event_subscribers": "Listeners of /api/v1/events.",
 }
 

@@ -61,6 +61,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
+    hooks: tuple[str, ...] = ()  # names of built-in ones and entry points, or module:Class
+    hook_options: dict[str, dict[str, Any]] = {}  # by these names
+    hook_timeout: float = 5.0  # seconds for one call of a hook that says nothing else
+    hook_interval: float = 5.0  # seconds between two on_data
     login_failures: int = 20  # an address may have in a minute; 0: any number
     links_per_agent: int = 0  # links one run of an agent may have; 0: one for each worker
     tcp_ports: tuple[PortRange, ...] = (
@@ -160,6 +164,10 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,
+    "hooks": parse.to_words,
+    "hook_options": parse.to_tables,
+    "hook_timeout": parse.to_duration_within(0.1, 60),
+    "hook_interval": parse.to_duration_within(1, 10),
     "login_failures": parse.to_integer(0, 1_000_000),
     "links_per_agent": parse.to_integer(0, LINKS_MAX),
     "tcp_ports": parse.to_ports,
@@ -246,6 +254,7 @@ class Loaded(NamedTuple):
 
 
 REDACTED = "[redacted]"
+_SECRET_OPTION = re.compile("secret|token$|password|key$|url$|uri$|dsn$", re.IGNORECASE)
 
 
 def plain(settings: Settings, key: str) -> Any:
@@ -253,6 +262,14 @@ def plain(settings: Settings, key: str) -> Any:
     value = getattr(settings, key)
     if key in SECRETS:
         return REDACTED if value else ""
+    if key == "hook_options":
+        return {
+            name: {
+                option: REDACTED if _SECRET_OPTION.search(option) else item
+                for option, item in options.items()
+            }
+            for name, options in value.items()
+        }
     if key == "proxy":
         return re.sub(r"//[^/]*@", f"//{REDACTED}@", value)
     if isinstance(value, (Address, Path)):

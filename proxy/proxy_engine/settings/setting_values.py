@@ -6,6 +6,7 @@ Each function takes what was found and returns the setting's value; a ValueError
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -97,6 +98,28 @@ def to_duration(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError('expected a duration such as "30s"')
     return parse_duration(value)
+
+
+def to_duration_within(shortest: float, longest: float) -> Callable[[Any], float]:
+    def parse(value: Any) -> float:
+        seconds = to_duration(value)
+        if not shortest <= seconds <= longest:
+            raise ValueError(f"{seconds:g} s is not in {shortest:g}..{longest:g} s")
+        return seconds
+
+    return parse
+
+
+def to_tables(value: Any) -> dict[str, dict[str, Any]]:
+    """Tables by name; in a flag or variable the same as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "{}")
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
+        raise ValueError("expected tables by name")
+    return value
 
 
 def to_share(value: Any) -> float:

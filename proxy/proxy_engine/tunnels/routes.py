@@ -58,6 +58,7 @@ class TunnelTable:
     Args:
         port, scheme: of the listener that public URLs name.
         notify: called with each change of a tunnel.
+        closed: called when a link serves a tunnel no more, with how many still do.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class TunnelTable:
         scheme: str = "http",
         default_tunnel: str = "",
         notify: Callable[[Change, Tunnel], None] = lambda change, tunnel: None,
+        closed: Callable[[Tunnel, int], None] = lambda tunnel, left: None,
     ) -> None:
         self._domain = domain
         self._port = port
         self._scheme = scheme
         self._default_tunnel = default_tunnel
         self._notify = notify
+        self._closed = closed
         self._entries: dict[str, _Entry] = {}  # by name
         self._ports: dict[tuple[str, int], str] = {}  # names, by kind and port
         self._served: dict[int, tuple[str, ...]] = {}  # by link
@@ -144,6 +147,8 @@ class TunnelTable:
         del self._entries[tunnel.name]
         self._dropped.add(tunnel.id)
         self._leave_port(entry.tunnel)
+        for left in reversed(range(len(entry.links))):
+            self._closed(entry.tunnel, left)
         self._notify("deleted", entry.tunnel)
         return [("delete", key) for key in self._keys(entry.tunnel)]
 
@@ -240,8 +245,12 @@ class TunnelTable:
         self._drop(self._holders.pop(link, 0), names)
         for name in names:
             entry = self._entries.get(name)
-            if entry is not None and name not in keep and link in entry.links:
-                entry.links = tuple(other for other in entry.links if other != link)
+            if entry is None or name in keep:
+                continue
+            was_routed = link in entry.links  # or another has taken over from it
+            entry.links = tuple(other for other in entry.links if other != link)
+            self._closed(entry.tunnel, len(entry.links))
+            if was_routed:
                 ops += self._ops(entry)
                 if not entry.links:
                     self._notify("offline", entry.tunnel)

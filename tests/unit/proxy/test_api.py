@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +16,12 @@ from proxy_engine import tokens
 from proxy_engine.api.server import create_app
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError, UsageError
-from proxy_engine.hooks import Webhook
 from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.reload import Reloaded
 from proxy_engine.requests.log import RequestLog
+from proxy_engine.server_hooks import ServerHooks
 from proxy_engine.settings.config import Settings
 from proxy_engine.storage import Metric, Retention
 from proxy_engine.storage.sqlite import SqliteStore
@@ -30,10 +30,6 @@ from proxy_engine.tunnels.routes import TunnelTable
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import LogRecord
 from tests.unit.proxy.fake_engine import FakeEngine
-
-
-async def no_post(body: bytes, headers: Mapping[str, str]) -> int:
-    raise AssertionError("nothing is to be told")
 
 
 class Service:
@@ -47,7 +43,7 @@ class Service:
         self.tls = TlsKeeper(self.settings)
         self.cache = AccessCache(store)
         self.guard = LoginGuard(5)
-        self.webhook = Webhook(no_post, "")
+        self.hooks = ServerHooks(self.settings, (), str)
         self.table = TunnelTable(domain="localhost", port=8080)
         self.links = Links(engine, store, self.table)
         self.open_requests = None

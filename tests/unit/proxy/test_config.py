@@ -65,6 +65,10 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "webhook_url": "https://x.example/hook",
         "webhook_secret": "s",
         "webhook_secret_file": "f",
+        "hooks": "logger,my.module:Audit",
+        "hook_options": '{"logger": {"sample": 10}}',
+        "hook_timeout": "2s",
+        "hook_interval": "10s",
         "login_failures": "5",
         "links_per_agent": "3",
         "tcp_ports": "2000-2010",
@@ -328,3 +332,32 @@ def test_a_secret_may_be_in_a_file_of_its_own(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(UsageError, match=r"admin token file .*No such file"):
         config.secret(config.load({}, environ), "admin_token")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('hook_interval = "11s"', "11 s is not in 1..10 s"),
+        ("hook_timeout = 0", "0 s is not in 0.1..60 s"),
+        ('hook_options = "{"', "not JSON"),
+        ("hook_options = [1]", "expected tables by name"),
+        ("hook_options = { logger = 1 }", "expected tables by name"),
+    ],
+)
+def test_settings_of_hooks_that_make_no_sense(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        config.load({}, {}, file=str(file))
+
+
+def test_secrets_in_options_of_hooks_are_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(
+        '[hook_options."a:B"]\nurl = "http://x"\nsecret = "s"\napi_key = "k"\ndepth = 1\n'
+    )
+    settings = config.load({}, {}, file=str(file))
+    hidden = config.REDACTED
+    assert config.plain(settings, "hook_options") == {
+        "a:B": {"url": hidden, "secret": hidden, "api_key": hidden, "depth": 1}
+    }

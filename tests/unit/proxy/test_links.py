@@ -9,6 +9,8 @@ import pytest
 from proxy_engine import control, grants, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError, UsageError
+from proxy_engine.hooks import DeviceConnect, Hook, Refuse, TunnelOpen
+from proxy_engine.hooks.manager import Manager
 from proxy_engine.links.links import REPLACED_GRACE, SPENT_GRACE, Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.storage import Token
@@ -24,7 +26,14 @@ AGENT = {**RAW, "Proxy_Engine_Version": "1", "Proxy_Engine_Window": "1048576"}
 class Server:
     """Links over a real store and a fake engine, and the moves of a device."""
 
-    def __init__(self, engine: FakeEngine, store: SqliteStore, *, links_max: int = 1) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        store: SqliteStore,
+        *,
+        links_max: int = 1,
+        hooks: Manager | None = None,
+    ) -> None:
         self.engine = engine
         self.store = store
         self.now = 1000.0
@@ -36,7 +45,7 @@ class Server:
         self.links = Links(
             fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
             needs_certificate=lambda: self.needs_certificate,
-            clock=lambda: self.now, monotonic=lambda: self.now,
+            hooks=hooks, clock=lambda: self.now, monotonic=lambda: self.now,
         )  # fmt: skip
         self._ticket = 0
         self.certificate: tuple[str, ...] = ()  # names of the one that devices show
@@ -1000,3 +1009,175 @@ async def test_a_link_that_comes_up_after_a_write_is_looked_at_again(
     await server.links.recheck()
     assert not server.links.must_recheck
     assert engine.closed == [(7, "revoked_token")]
+
+
+# Hooks
+
+
+class Gate(Hook):
+    """Refuses what it is told to, or waits."""
+
+    def __init__(self) -> None:
+        self.asked: list[DeviceConnect | TunnelOpen] = []
+        self.error: Exception | None = None
+        self.waits: dict[str, asyncio.Event] = {}  # by device or tunnel
+
+    async def on_device_connect(self, event: DeviceConnect) -> None:
+        await self._answer(event, event.device)
+
+    async def on_tunnel_open(self, event: TunnelOpen) -> None:
+        await self._answer(event, event.tunnel)
+
+    async def _answer(self, event: DeviceConnect | TunnelOpen, name: str) -> None:
+        self.asked.append(event)
+        if name in self.waits:
+            await self.waits[name].wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Guarded(Server):
+    def __init__(self, engine: FakeEngine, store: SqliteStore) -> None:
+        self.gate = Gate()
+        super().__init__(engine, store, hooks=Manager([self.gate]))
+
+
+@pytest.fixture
+def guarded(engine: FakeEngine, store: SqliteStore) -> Guarded:
+    return Guarded(engine, store)
+
+
+async def test_hooks_are_asked_about_a_device_that_is_otherwise_welcome(
+    guarded: Guarded, secret: str
+) -> None:
+    guarded.certificate = ("cn:pi",)
+    await guarded.link(1, secret)
+    await guarded.ask(head(Authorization="Bearer pe_unknown", **AGENT))
+    [event] = guarded.gate.asked
+    assert event == DeviceConnect(
+        at=1000.0, device="pi", device_id=1, token="pi", token_id=1, peer="1.2.3.4:1",
+        address="1.2.3.4", certificate=("cn:pi",), number=1, links=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "name", "retry", "message"),
+    [
+        (Refuse("not on Sundays"), 403, "hook_refused", None, "not on Sundays"),
+        (Refuse("full", retry_after=1.5), 503, "hook_later", "2", "full"),
+        (
+            ValueError("secret"), 503, "hook_failed", "2",
+            "the server can not tell now whether this device may connect",
+        ),
+    ],
+)  # fmt: skip
+async def test_what_hooks_say_of_a_device_is_its_answer(
+    guarded: Guarded, secret: str, error: Exception, code: int, name: str, retry: str, message: str
+) -> None:
+    guarded.gate.error = error
+    answer = await guarded.ask(head(Authorization=f"Bearer {secret}", **AGENT))
+    assert status(answer) == code
+    assert (body(answer)["error"], body(answer)["message"]) == (name, message)
+    assert fields(answer).get("retry-after") == retry
+
+
+async def test_a_server_that_drains_while_hooks_think_lets_nobody_in(
+    guarded: Guarded, secret: str
+) -> None:
+    guarded.gate.waits["pi"] = asyncio.Event()
+    asking = asyncio.create_task(guarded.ask(head(Authorization=f"Bearer {secret}", **AGENT)))
+    while not guarded.gate.asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    guarded.links.drain()
+    guarded.gate.waits["pi"].set()
+    assert body(await asking)["error"] == "draining"
+
+
+async def test_one_device_need_not_wait_for_the_hooks_of_another(
+    guarded: Guarded, secret: str
+) -> None:
+    other, _ = await tokens.create(guarded.store, name="po", now=0.0)
+    guarded.gate.waits["pi"] = asyncio.Event()
+    for number, each in ((1, secret), (2, other)):
+        request = head(Authorization=f"Bearer {each}", **AGENT)
+        guarded.links.on_event((1, number, "1.2.3.4:5", request, ()))
+    async with asyncio.timeout(10):
+        while not guarded.engine.replies:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert [(number, status(answer)) for number, answer, _ in guarded.engine.replies] == [(2, 101)]
+    guarded.gate.waits["pi"].set()
+    await guarded.settle()
+    assert len(guarded.engine.replies) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal"),
+    [
+        (Refuse("too many"), {"code": "hook_refused", "message": "too many"}),
+        (Refuse("busy", retry_after=1), {"code": "hook_later", "message": "busy"}),
+        (
+            OSError("x"),
+            {
+                "code": "hook_failed",
+                "message": "the server can not tell now whether this tunnel may be",
+            },
+        ),
+    ],
+)
+async def test_what_hooks_say_of_a_tunnel_is_its_answer(
+    guarded: Guarded, secret: str, error: Exception, refusal: dict[str, str]
+) -> None:
+    await guarded.link(1, secret)
+    guarded.gate.error = error
+    answer = await guarded.register(1, "web")
+    assert answer["refused"] == [{"name": "web", **refusal}]
+    assert not answer.get("tunnels")
+    guarded.gate.error = None
+    answer = await guarded.register(1, "web")
+    assert [tunnel["name"] for tunnel in answer["tunnels"]] == ["web"]
+
+
+async def test_records_of_a_link_are_answered_in_order_whatever_hooks_take(
+    guarded: Guarded, secret: str
+) -> None:
+    other, _ = await tokens.create(guarded.store, name="po", now=0.0)
+    await guarded.link(1, secret)
+    await guarded.link(2, other)
+    guarded.gate.waits["slow"] = asyncio.Event()
+
+    def say(link: int, name: str) -> None:
+        record = {"type": "register", "tunnels": [{"name": name}]}
+        guarded.links.on_event((4, link, json.dumps(record).encode()))
+
+    say(1, "slow")
+    say(1, "web")
+    say(2, "other")
+    async with asyncio.timeout(10):
+        while not guarded.said(2):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert guarded.said(1) == []
+    guarded.gate.waits["slow"].set()
+    await guarded.settle()
+    names = [answer["tunnels"][0]["name"] for answer in guarded.said(1)]
+    assert names == ["slow", "web"]
+
+
+async def test_hooks_are_not_asked_about_what_can_not_be(guarded: Guarded, secret: str) -> None:
+    await guarded.link(1, secret)
+    guarded.gate.asked.clear()
+    await guarded.register(1, "Not A Name")
+    assert guarded.gate.asked == []
+
+
+async def test_a_link_that_ends_while_hooks_think_serves_nothing(
+    guarded: Guarded, secret: str
+) -> None:
+    await guarded.link(1, secret)
+    guarded.gate.waits["web"] = asyncio.Event()
+    record = {"type": "register", "tunnels": [{"name": "web"}]}
+    guarded.links.on_event((4, 1, json.dumps(record).encode()))
+    guarded.links.on_event((3, 1, 0, "closed", 10, 20, 1.5))
+    guarded.gate.waits["web"].set()
+    await guarded.settle()
+    assert guarded.said(1) == []
+    assert not [tunnel for tunnel in guarded.table if guarded.table.links(tunnel)]
