@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -43,17 +44,22 @@ async def test_a_hundred_cycles_leave_nothing_behind() -> None:
     async with Echo() as target:
         for _ in range(10):  # what is made once: caches, an executor's threads
             await cycle(target)
-        before = left()
-        for _ in range(CYCLES):
-            await cycle(target)
-        # The executor's threads are asyncio's own, which makes a few and keeps them.
-        await settled(lambda: left().fds <= before.fds)
-        after = left()
+        seen = [left()]
+        for _ in range(4):
+            for _ in range(CYCLES // 4):
+                await cycle(target)
+            # Closed sockets go a turn of the loop later.
+            await settled(lambda: left().fds <= seen[0].fds)
+            seen.append(left())
+    before, after = seen[0], seen[-1]
     assert after.threads <= before.threads
+    # The executor's threads are asyncio's own, which makes a few and keeps them.
     assert after.native_threads - before.native_threads <= EXECUTOR_THREADS
-    # Of bounded caches by the ports of URLs: one object kept of ours would hold hundreds.
-    assert (after.blocks - before.blocks) / CYCLES < 60, (before, after)
-    assert (after.allocated - before.allocated) / CYCLES < 4096, (before, after)
+    # A leak goes on in every quarter; bounded caches, of others, grow in one or another.
+    steps = [(new.blocks - old.blocks, new.allocated - old.allocated)
+             for old, new in pairwise(seen)]  # fmt: skip
+    assert min(blocks for blocks, _ in steps) / (CYCLES // 4) < 60, seen
+    assert min(size for _, size in steps) / (CYCLES // 4) < 4096, seen
 
 
 class Left(NamedTuple):
