@@ -37,7 +37,10 @@ SHORT = {
     "stores": ("--records", "50000"),
     "tls-costs": ("--rounds", "1", "--handshakes", "10", "--bulk", "10000000", "--links", "500"),
 }
-MICRO = ("benchmarks/micro/test_websocket.py", "-k", "masking or test_reading_frames")
+MICRO = {
+    "micro-websocket": ("benchmarks/micro/test_websocket.py", "-k", "masking or reading_frames"),
+    "micro-hooks": ("benchmarks/micro/test_hooks.py", "-k", "told"),
+}
 
 Say = Callable[[str], None]
 
@@ -51,8 +54,8 @@ def measure(name: str, targets: Sequence[Target], options: Options, root: Path) 
         options.say(f"{name}: callgrind counts what a request executes")
         counted = count.measure(list(dict.fromkeys(each.subject for each in targets)), root)
         return [Sample(name, subject, 0, figures) for subject, figures in counted.items()]
-    if name.startswith("micro-"):
-        code, samples = micro_run.run(options.say, *MICRO)
+    if name in MICRO:
+        code, samples = micro_run.run(options.say, *MICRO[name])
         if code:
             raise BenchmarkError(f"pytest ended with {code}")
         return samples

@@ -126,7 +126,7 @@ STREAMS = (
              "echo", WebSocket(), ("direct", CHAIN, RELAYS, OURS, f"{OURS}-ws", "floor"), RELAYS,
              ("nginx",), in_quick=True),
     Scenario("pingpong", "64 B there and back, everything on one CPU", "pinned", PingPong(),
-             ("direct", RELAYS, OURS, f"{OURS}-ws", "floor"), RELAYS, in_quick=True),
+             ("direct", RELAYS, OURS, f"{OURS}-ws", *TUNNELS[:2], "floor"), RELAYS, in_quick=True),
     http("slow-readers", "64 clients beside 64 who read 20 KiB a second of a large file",
          BesideSlowReaders(Http(64), 64), (CHAIN, OURS), in_quick=True),
 )  # fmt: skip
@@ -189,6 +189,8 @@ PROGRAMS = (
             ("websocket_echo.py",), ("--rounds", "3", "--seconds", "1"), reference="picows"),
     Program("request-log", "the request log: refused, taken, stored", ("log_cost.py",),
             ("--rounds", "3", "--seconds", "1"), ("wrk", "nginx"), reference="refused"),
+    Program("hooks", "a TCP tunnel in bulk with five data hooks and without", ("hooks.py",),
+            ("--megabytes", "500", "--rounds", "2")),
     Program("stores", "records stored a second", ("stores.py",), ("--records", "100000")),
     Program("log-searches", "searches in a day of requests", ("log_store.py", "--rows", "2000000"),
             ("--rows", "200000")),

@@ -11,17 +11,18 @@ from libc.string cimport memcmp
 
 from input cimport REQUIRE, exact
 from proxy_engine_core.proxy_protocol cimport (
-    PREAMBLE_FIXED_SIZE, PREAMBLE_SIZE_MAX, Preamble, ProxyHeader, preamble_decode,
-    preamble_encode, proxy_header_decode,
+    PREAMBLE_FIXED_SIZE, PREAMBLE_HTTP_SIZE_MAX, PREAMBLE_SIZE_MAX, Preamble, ProxyHeader,
+    preamble_decode, preamble_encode, proxy_header_decode,
 )
 
 
 cdef void check_encode(const uint8_t *name, uint32_t size) noexcept nogil:
-    cdef uint8_t header[82]
+    cdef uint8_t header[PREAMBLE_HTTP_SIZE_MAX]
     cdef Preamble preamble
-    cdef uint32_t used = preamble_encode(header, name, size)
+    cdef uint32_t used = preamble_encode(header, name, size, name[0])
     REQUIRE(used <= sizeof(header))
     REQUIRE(preamble_decode(header, used, &preamble) == <int>used)
+    REQUIRE(preamble.profile == name[0])
     REQUIRE(preamble.tunnel_size == size and memcmp(preamble.tunnel, name, size) == 0)
 
 

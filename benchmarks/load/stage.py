@@ -157,7 +157,9 @@ class Stage:
             certificate = Certificate(folder / "web.pem", folder / "web.key")
         kind = "tcp" if name == "tcp" else "http"
 
-        def ours(called: str, transport: str = "tcp", *run: str) -> Callable[[], Subject]:
+        def ours(
+            called: str, transport: str = "tcp", *run: str, kind: str = kind
+        ) -> Callable[[], Subject]:
             return lambda: ProxyEngine(called, transport, run, kind=kind, certificate=certificate)
 
         options = self.options
@@ -178,10 +180,10 @@ class Stage:
             f"{OURS}-w2": ours(f"{OURS}-w2", "tcp", "--workers", "2"),
             f"{OURS}-unlogged": ours(f"{OURS}-unlogged", "tcp", "--request-sample", "0"),
             f"{OURS}-access-log": ours(f"{OURS}-access-log", "tcp", "--access-log"),
-            # TCP: bulk over direct connections, over the link, over the link in WebSocket.
-            f"{OURS}-direct": ours(f"{OURS}-direct", "tcp", *one),
-            f"{OURS}-link": ours(f"{OURS}-link", "tcp", *one, "--pool", "0"),
-            f"{OURS}-link-ws": ours(f"{OURS}-link-ws", "ws", *one, "--pool", "0"),
+            # TCP tunnels: over direct connections, over the link, over the link in WebSocket.
+            f"{OURS}-direct": ours(f"{OURS}-direct", "tcp", *one, kind="tcp"),
+            f"{OURS}-link": ours(f"{OURS}-link", "tcp", *one, "--pool", "0", kind="tcp"),
+            f"{OURS}-link-ws": ours(f"{OURS}-link-ws", "ws", *one, "--pool", "0", kind="tcp"),
             "against": lambda: ProxyEngine(
                 "against",
                 "tcp",

@@ -138,6 +138,7 @@ class RoutePolicy(TypedDict, total=False):
     basic_auth: BasicAuth                       # 401 unauthorized
     strip_prefix: str                           # "/api": taken off the path; 404 outside_prefix
     host: str                                   # the Host that the target sees: "app.internal:8080"
+    profile: Literal["balanced", "throughput", "latency"]      # of connections from now on
     request_headers: Sequence[HeaderRule]       # at most 64, adding at most 8 KiB to a head;
     response_headers: Sequence[HeaderRule]      # no field that frames, routes, or is ours
 

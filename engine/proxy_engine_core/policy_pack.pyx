@@ -17,11 +17,17 @@ from proxy_engine_core.http1.head cimport (
 )
 from proxy_engine_core.http1.request_line cimport authority_parse
 from proxy_engine_core.http1.scan cimport CHAR_TOKEN, scan_class
+from proxy_engine_core.io.profile cimport (
+    PROFILE_BALANCED, PROFILE_LATENCY, PROFILE_THROUGHPUT,
+)
 from proxy_engine_core.networks cimport Network, network_parse
 
-cdef frozenset TCP_OPTIONS = frozenset({"disabled", "allow", "deny"})
+cdef frozenset TCP_OPTIONS = frozenset({"disabled", "allow", "deny", "profile"})
 cdef frozenset HTTP_OPTIONS = TCP_OPTIONS | {
     "basic_auth", "host", "maintenance", "request_headers", "response_headers", "strip_prefix",
+}
+cdef dict PROFILES = {
+    "balanced": PROFILE_BALANCED, "throughput": PROFILE_THROUGHPUT, "latency": PROFILE_LATENCY,
 }
 cdef dict PAGE_TYPES = {
     "html": b"text/html; charset=utf-8", "json": b"application/json",
@@ -40,6 +46,11 @@ cdef bytes policy_pack(dict options, bint is_tcp):
     check_names("option", options, TCP_OPTIONS if is_tcp else HTTP_OPTIONS)
     if options.get("disabled"):
         policy.flags |= POLICY_DISABLED
+    if options.get("profile", "balanced") not in PROFILES:
+        raise ValueError(
+            f"unknown profile {options['profile']!r}; there are {', '.join(sorted(PROFILES))}"
+        )
+    policy.profile = PROFILES[options.get("profile", "balanced")]
     networks = pack_networks(options.get("allow"), &policy.allow_count)
     networks += pack_networks(options.get("deny"), &policy.deny_count)
     if policy.allow_count + policy.deny_count > POLICY_NETWORKS_MAX:

@@ -10,17 +10,21 @@ cdef enum:
     PREAMBLE_FIXED_SIZE = 16
     PREAMBLE_SIZE_MAX = 16 + 512          # what we accept
     PREAMBLE_TLV_TUNNEL = 0xE0            # first of the range for applications
-    PREAMBLE_TCP_SIZE_MAX = 16 + 36 + 3 + 63        # what preamble_encode_tcp() writes
+    PREAMBLE_TLV_PROFILE = 0xE1           # one byte; left out where it is 0
+    PREAMBLE_HTTP_SIZE_MAX = 16 + 3 + 63 + 4        # what preamble_encode() writes
+    PREAMBLE_TCP_SIZE_MAX = 36 + PREAMBLE_HTTP_SIZE_MAX       # ... and preamble_encode_tcp()
     PROXY_LINE_SIZE_MAX = 107             # version 1, with its CRLF
 
 cdef struct Preamble:
     const uint8_t *tunnel                 # NULL: none named
     uint32_t tunnel_size
     bint is_datagram                      # a visitor of UDP
+    uint8_t profile                       # io/profile.pxd; 0: none named
 
-# Writes a LOCAL header naming the tunnel (1..63 bytes); returns its size, at most 82.
+# Writes a LOCAL header naming the tunnel (1..63 bytes) and its profile; returns its size, at most
+# PREAMBLE_HTTP_SIZE_MAX.
 cdef uint32_t preamble_encode(
-    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, uint8_t profile
 ) noexcept nogil
 # Bytes used (> 0); 0: more needed; -1: not a preamble we take.
 cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preamble) noexcept nogil
@@ -38,8 +42,8 @@ cdef struct ProxyHeader:                  # for whom a load balancer speaks
 # Likewise for a TCP tunnel's stream: PROXY with both ends, or LOCAL if one is not known. Its
 # size, at most PREAMBLE_TCP_SIZE_MAX.
 cdef uint32_t preamble_encode_tcp(
-    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
-    const ProxyEnd *listener
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, uint8_t profile,
+    const ProxyEnd *visitor, const ProxyEnd *listener
 ) noexcept nogil
 # ... for a UDP tunnel's stream: always PROXY, with what is known of both ends.
 cdef uint32_t preamble_encode_udp(

@@ -17,22 +17,27 @@ cdef const uint8_t *SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 
 
 cdef uint32_t preamble_encode(
-    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, uint8_t profile
 ) noexcept nogil:
     memcpy(target, SIGNATURE, 12)
     target[12] = VERSION_2_LOCAL
     target[13] = 0                        # AF_UNSPEC
-    return finish(target, PREAMBLE_FIXED_SIZE, tunnel, tunnel_size)
+    return finish(target, PREAMBLE_FIXED_SIZE, tunnel, tunnel_size, profile)
 
 
 cdef uint32_t finish(
-    uint8_t *target, uint32_t place, const uint8_t *tunnel, uint32_t tunnel_size
+    uint8_t *target, uint32_t place, const uint8_t *tunnel, uint32_t tunnel_size, uint8_t profile
 ) noexcept nogil:
-    # The TLV behind what stands there, and the length of it all.
+    # The TLVs behind what stands there, and the length of it all.
     target[place] = PREAMBLE_TLV_TUNNEL
     store_be16(target + place + 1, tunnel_size)
     memcpy(target + place + 3, tunnel, tunnel_size)
     place += 3 + tunnel_size
+    if profile:
+        target[place] = PREAMBLE_TLV_PROFILE
+        store_be16(target + place + 1, 1)
+        target[place + 3] = profile
+        place += 4
     store_be16(target + 14, place - PREAMBLE_FIXED_SIZE)
     return place
 
@@ -49,8 +54,8 @@ cdef void store_end(uint8_t *target, const ProxyEnd *end, uint32_t size) noexcep
 
 
 cdef uint32_t encode(
-    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
-    const ProxyEnd *listener, uint8_t transport
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, uint8_t profile,
+    const ProxyEnd *visitor, const ProxyEnd *listener, uint8_t transport
 ) noexcept nogil:
     cdef uint32_t size = 4 if visitor.size == 4 and listener.size == 4 else 16
     cdef uint32_t place = PREAMBLE_FIXED_SIZE
@@ -62,23 +67,23 @@ cdef uint32_t encode(
     place += 2 * size
     store_be16(target + place, visitor.port)
     store_be16(target + place + 2, listener.port)
-    return finish(target, place + 4, tunnel, tunnel_size)
+    return finish(target, place + 4, tunnel, tunnel_size, profile)
 
 
 cdef uint32_t preamble_encode_tcp(
-    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
-    const ProxyEnd *listener
+    uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, uint8_t profile,
+    const ProxyEnd *visitor, const ProxyEnd *listener
 ) noexcept nogil:
     if visitor.size == 0 or listener.size == 0:
-        return preamble_encode(target, tunnel, tunnel_size)
-    return encode(target, tunnel, tunnel_size, visitor, listener, TRANSPORT_STREAM)
+        return preamble_encode(target, tunnel, tunnel_size, profile)
+    return encode(target, tunnel, tunnel_size, profile, visitor, listener, TRANSPORT_STREAM)
 
 
 cdef uint32_t preamble_encode_udp(
     uint8_t *target, const uint8_t *tunnel, uint32_t tunnel_size, const ProxyEnd *visitor,
     const ProxyEnd *listener
 ) noexcept nogil:
-    return encode(target, tunnel, tunnel_size, visitor, listener, TRANSPORT_DATAGRAM)
+    return encode(target, tunnel, tunnel_size, 0, visitor, listener, TRANSPORT_DATAGRAM)
 
 
 cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preamble) noexcept nogil:
@@ -86,6 +91,7 @@ cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preambl
     preamble.tunnel = NULL
     preamble.tunnel_size = 0
     preamble.is_datagram = False
+    preamble.profile = 0
     if memcmp(source, SIGNATURE, size if size < 12 else 12) != 0:
         return -1
     if size < PREAMBLE_FIXED_SIZE:
@@ -116,6 +122,8 @@ cdef int preamble_decode(const uint8_t *source, uint32_t size, Preamble *preambl
         if source[place] == PREAMBLE_TLV_TUNNEL:
             preamble.tunnel = source + place + 3
             preamble.tunnel_size = length
+        elif source[place] == PREAMBLE_TLV_PROFILE and length == 1:
+            preamble.profile = source[place + 3]
         place += 3 + length
     return <int>end
 

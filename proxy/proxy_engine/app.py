@@ -185,6 +185,7 @@ class Server:
             port=public.address.port,
             scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
+            default_profile=settings.default_profile,
             notify=self._tunnel_changed,
             closed=self.hooks.feed.tunnel_closed,
         )

@@ -30,6 +30,10 @@ def _default_tunnel(server: Server) -> None:
     server.engine.routes_apply(server.table.set_default(server.settings.default_tunnel))
 
 
+def _default_profile(server: Server) -> None:
+    server.engine.routes_apply(server.table.set_default_profile(server.settings.default_profile))
+
+
 def _log(server: Server) -> None:
     logs.adjust(server.settings.log_format, server.settings.log_level)
 
@@ -63,6 +67,7 @@ def _nothing(server: Server) -> None:
 LIVE: dict[str, Callable[[Server], None]] = {
     "access_log": _nothing,
     "admin_hosts": _nothing,
+    "default_profile": _default_profile,
     "default_tunnel": _default_tunnel,
     "grace": _nothing,
     **dict.fromkeys(("hooks", "hook_options", "hook_timeout", "hook_interval"), _nothing),

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 # A DNS label (RFC 1123): what a tunnel or device may be called.
 LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -14,6 +14,10 @@ LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 UNIX = "unix:"  # begins targets that are sockets of this machine
 UNIX_SIZE_MAX = 107  # bytes of their names: unix(7)
 POOL_MAX = 64  # idle direct connections of a link
+# What a tunnel's connections are for: docs/tunnels.md.
+Profile = Literal["balanced", "throughput", "latency"]
+PROFILES: tuple[str, ...] = get_args(Profile)
+DEFAULT_PROFILE: Profile = "balanced"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)

@@ -169,6 +169,31 @@ request_headers = ["X-Key: {SECRETS["tunnel_header"]}"]
     assert "token pe_[redacted]" in found["logs/server.log"]
 
 
+def test_secrets_that_only_the_server_knows_stay_there(tmp_path: Path) -> None:
+    options = tmp_path / "hooks.toml"
+    options.write_text(
+        'webhook_url = "https://hooks.example/T0/hush-path?key=hush-query"\n'
+        'hooks = ["logger"]\n[hook_options.logger]\nsample = 1\n'
+    )
+    site = Site(tmp_path / "data", server_args=("--config", str(options)))
+    try:
+        file = tmp_path / "bundle.tar.gz"
+        done = run(
+            "diag", "--admin", f"http://127.0.0.1:{site.admin_port}", "-o", str(file),
+            PROXY_ENGINE_ADMIN_TOKEN=site.admin_token,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    finally:
+        site.close()
+    found = texts(file)
+    assert not [name for name, text in found.items() if "hush-" in text]
+    settings = {
+        each["name"]: each["value"] for each in json.loads(found["running-config.json"])["settings"]
+    }
+    assert settings["webhook_url"] == "https://hooks.example/[redacted]"
+    assert settings["hook_options"] == {"logger": {"sample": "[redacted]"}}
+
+
 def test_a_bundle_overwrites_nothing_and_works_without_a_server(tmp_path: Path) -> None:
     file = tmp_path / "x.tar.gz"
     words = ("diag", "--data-dir", str(tmp_path / "none"), "-o", str(file))

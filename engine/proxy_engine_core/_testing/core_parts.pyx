@@ -182,11 +182,13 @@ cdef class Routes:
         return self.table.count
 
 
-def preamble(bytes tunnel):
-    cdef uint8_t target[82]
+def preamble(bytes tunnel, uint8_t profile=0):
+    cdef uint8_t target[PREAMBLE_HTTP_SIZE_MAX]
     if not 1 <= len(tunnel) <= 63:
         raise ValueError("a tunnel name has 1 to 63 bytes")
-    size = preamble_encode(target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel))
+    size = preamble_encode(
+        target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel), profile
+    )
     return (<const char *>target)[:size]
 
 
@@ -199,7 +201,7 @@ cdef int set_end(ProxyEnd *end, bytes address, int port) except -1:
     return 0
 
 
-def preamble_tcp(bytes tunnel, tuple visitor, tuple listener):
+def preamble_tcp(bytes tunnel, tuple visitor, tuple listener, uint8_t profile=0):
     """That of a TCP tunnel's stream; the ends are (address bytes, port)."""
     cdef uint8_t target[PREAMBLE_TCP_SIZE_MAX]
     cdef ProxyEnd ends[2]
@@ -208,7 +210,8 @@ def preamble_tcp(bytes tunnel, tuple visitor, tuple listener):
     set_end(&ends[0], visitor[0], visitor[1])
     set_end(&ends[1], listener[0], listener[1])
     size = preamble_encode_tcp(
-        target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel), &ends[0], &ends[1]
+        target, <const uint8_t *><const char *>tunnel, <uint32_t>len(tunnel), profile, &ends[0],
+        &ends[1],
     )
     return (<const char *>target)[:size]
 
@@ -244,6 +247,15 @@ def parse_preamble(bytes source):
         tunnel = (<const char *>found.tunnel)[:found.tunnel_size]
     free(block)
     return (used, tunnel)
+
+
+def preamble_profile(bytes source):
+    """The profile that a whole preamble names."""
+    cdef Preamble found
+    used = preamble_decode(<const uint8_t *><const char *>source, <uint32_t>len(source), &found)
+    if used <= 0:
+        raise ValueError("not a preamble")
+    return found.profile
 
 
 def ring_bench(uint64_t capacity, uint32_t size, uint32_t rounds):

@@ -4,6 +4,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from proxy_engine_core.agent.role cimport AgentRole, find_entry
+from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport Conn, Worker
 from proxy_engine_core.messages cimport TargetEntry
@@ -14,8 +15,9 @@ cdef struct TargetConn:
     TlsContext *tls                       # a reference, until the handshake begins; NULL: none
     uint32_t entry                        # of the role's table: the address being tried
     uint32_t table_version                # ... of this version
+    const Profile *profile
 
-# One that is not connected, fd -1, of zeroed memory.
+# One that is not connected, fd -1, of zeroed memory; entry and profile are still to be set.
 cdef void target_conn_init(TargetConn *target, Worker *worker, uint8_t kind) noexcept nogil
 cdef void target_conn_free(TargetConn *target) noexcept nogil       # what it owns
 # Begin; 0, or -errno with fd -1.

@@ -14,7 +14,8 @@ from proxy_engine_core.events cimport EVENT_TARGET_FAILED
 from proxy_engine_core.io.conn cimport conn_attach, conn_deadline
 from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
 from proxy_engine_core.io.news cimport news_event
-from proxy_engine_core.io.socket cimport socket_connect, socket_error
+from proxy_engine_core.io.profile cimport profile_apply
+from proxy_engine_core.io.socket cimport socket_connect, socket_error, socket_open
 from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_drop, tls_context_hold
 from proxy_engine_core.io.worker cimport CONN_BROKEN, CONN_WRITABLE, Conn, Worker
 from proxy_engine_core.messages cimport TargetEntry
@@ -44,7 +45,10 @@ cdef int target_conn_start(TargetConn *target) noexcept nogil:
     cdef int fd
     target.table_version = role.table_version
     target.tls = tls_context_hold(entry.tls)
-    fd = socket_connect(&entry.address, worker.options.tcp_keepalive_ms)
+    fd = socket_open(&entry.address, worker.options.tcp_keepalive_ms)
+    if fd >= 0:
+        profile_apply(target.profile, fd)
+    fd = socket_connect(fd, &entry.address)
     if fd < 0:
         return fd
     fd = conn_attach(worker, &target.conn, fd, target.conn.kind)

@@ -23,10 +23,11 @@ from proxy_engine_core.io.conn cimport (
     conn_write,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
+from proxy_engine_core.io.profile cimport profile_apply, profile_get
 from proxy_engine_core.io.relay cimport (
     RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_free, relay_move,
 )
-from proxy_engine_core.io.socket cimport socket_connect, socket_error
+from proxy_engine_core.io.socket cimport socket_connect, socket_error, socket_open
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_DATA, CONN_DIRECT_TARGET, CONN_READABLE, CONN_WRITABLE, Conn,
     Worker, conn_handle, worker_conn,
@@ -109,7 +110,8 @@ cdef bint dial_one(Link *link, DataDialer *dialer, const uint8_t *ticket) noexce
         field[2 * index] = <uint8_t>HEX[ticket[index] >> 4]
         field[2 * index + 1] = <uint8_t>HEX[ticket[index] & 15]
     memcpy(field + 2 * TICKET_SIZE, b"\r\n\r\n", 4)
-    fd = socket_connect(&dialer.server, worker.options.tcp_keepalive_ms)
+    fd = socket_open(&dialer.server, worker.options.tcp_keepalive_ms)
+    fd = socket_connect(fd, &dialer.server)
     if fd >= 0:
         fd = conn_attach(worker, &data.conn, fd, CONN_DATA)
     if fd < 0:
@@ -279,6 +281,9 @@ cdef bint take_header(Data *data) noexcept nogil:
     if entry < 0:
         refuse(data, YAMUX_RESET_UNKNOWN_TUNNEL)
         return False
+    data.up.profile = profile_get(preamble.profile)
+    data.down.profile = data.up.profile
+    profile_apply(data.up.profile, data.conn.fd)
     target = target_new(data, <uint32_t>entry)
     if target == NULL:
         refuse(data, YAMUX_RESET_REFUSED)
@@ -310,6 +315,7 @@ cdef DirectTarget *target_new(Data *data, uint32_t entry) noexcept nogil:
     target_conn_init(&target.base, worker, CONN_DIRECT_TARGET)
     target.data = data
     target.base.entry = entry
+    target.base.profile = data.up.profile
     data.target = target
     return target
 

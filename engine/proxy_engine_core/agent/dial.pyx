@@ -23,7 +23,7 @@ from proxy_engine_core.io.handshake cimport handshake_start, tls_failure
 from proxy_engine_core.io.news cimport news_event
 from proxy_engine_core.io.socket cimport (
     ADDRESS_TEXT_SIZE, address_port, address_text, socket_close, socket_connect,
-    socket_error, socket_tune,
+    socket_error, socket_open, socket_tune,
 )
 from proxy_engine_core.io.tls_openssl cimport (
     TlsContext, tls_context_drop, tls_context_hold,
@@ -123,7 +123,8 @@ cdef void dial_start(Worker *worker, const DialMessage *message) noexcept nogil:
     if fd >= 0:
         socket_tune(fd, &message.address)
     else:
-        fd = socket_connect(&message.address, 0)  # a link has its pings
+        fd = socket_open(&message.address, 0)         # a link has its pings
+        fd = socket_connect(fd, &message.address)
     if fd >= 0:
         fd = conn_attach(worker, &dial.conn, fd, CONN_DIAL)
     if fd < 0:

@@ -22,6 +22,7 @@ from proxy_engine_core.io.conn cimport (
     conn_requeue, conn_wait, gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
+from proxy_engine_core.io.profile cimport profile_get
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, Conn, Worker,
 )
@@ -145,6 +146,7 @@ cdef void connect_failed(Target *target, int error) noexcept nogil:
             buffer_init(&target.base.conn.out, &worker.pool, 0)
             successor.stream_done = target.stream_done
             successor.base.entry = <uint32_t>following
+            successor.base.profile = target.base.profile
             successor.flags = target.flags
             target.stream = NULL
             target_end(target, 0)
@@ -181,6 +183,7 @@ cdef bint take_preamble(Target *target, uint8_t **bytes, size_t *size) noexcept 
         target_end(target, YAMUX_RESET_UNKNOWN_TUNNEL)
         return False
     target.base.entry = <uint32_t>entry
+    target.base.profile = profile_get(preamble.profile)
     target.flags = agent_of(worker).targets[entry].flags
     if preamble.is_datagram != ((target.flags & TARGET_UDP) != 0):
         target_end(target, YAMUX_RESET_PROTOCOL)
@@ -262,6 +265,7 @@ cdef void target_ready(Conn *conn) noexcept nogil:
             return
         target.state = TARGET_OPEN
         link = link_of(target.stream)
+        target.stream.is_fixed = target.base.profile.is_fixed
         yamux_stream_accept(target.stream, link.session.window_start)
         link_touch(link)
     if buffer_size(&conn.out):
@@ -294,7 +298,7 @@ cdef void read_target(Target *target) noexcept nogil:
             return
         # Always large frames: what is read in one turn stands in the link's output without
         # anybody else's frame in between, so small ones would only be more reads.
-        allowed = link_allowance(link, stream)
+        allowed = min(link_allowance(link, stream), target.base.profile.read_size_max)
         if allowed == 0:
             return
         place = yamux_stream_reserve(stream, allowed)

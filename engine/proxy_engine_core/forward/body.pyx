@@ -174,7 +174,9 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
         if moved >= BODY_BUDGET:
             conn_requeue(conn)
             break
-        allowed = link_allowance(transaction.link, stream)
+        allowed = min(
+            link_allowance(transaction.link, stream), transaction.http.profile.read_size_max
+        )
         if allowed == 0:
             break
         if buffer_size(&visitor.input):

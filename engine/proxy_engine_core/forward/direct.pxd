@@ -12,6 +12,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.transaction cimport Visitor
 from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link.link cimport Link
 
@@ -24,7 +25,7 @@ cdef void data_arrive(
 ) noexcept nogil
 # Send the visitor that way, with `preamble` first; False: there is none, a stream has to do.
 cdef bint direct_open(
-    Visitor *visitor, Link *link, const uint8_t *preamble, uint32_t size
+    Visitor *visitor, Link *link, const Profile *profile, const uint8_t *preamble, uint32_t size
 ) noexcept nogil
 cdef void direct_run(Visitor *visitor) noexcept nogil           # one step of DIRECT
 cdef bint data_ended(Link *link, uint64_t name) noexcept nogil  # LinkHost.ended

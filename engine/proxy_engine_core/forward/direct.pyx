@@ -30,6 +30,7 @@ from proxy_engine_core.io.conn cimport (
     conn_owed, conn_recv, conn_replace, conn_requeue, conn_stop_waiting, conn_write,
     gather_flush,
 )
+from proxy_engine_core.io.profile cimport Profile, profile_apply
 from proxy_engine_core.io.relay cimport (
     RELAY_BROKEN, RELAY_DONE, RELAY_GOES_ON, RELAY_WAITS, relay_move,
 )
@@ -136,7 +137,7 @@ cdef void data_release(Conn *conn) noexcept nogil:
 # --- of a visitor -----------------------------------------------------------------------------
 
 cdef bint direct_open(
-    Visitor *visitor, Link *link, const uint8_t *preamble, uint32_t size
+    Visitor *visitor, Link *link, const Profile *profile, const uint8_t *preamble, uint32_t size
 ) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef Worker *worker = visitor.conn.worker
@@ -154,6 +155,10 @@ cdef bint direct_open(
     visitor.state = VISITOR_DIRECT
     counter_add(&transaction.stats.connections, 1)
     data.down.awaits_word = True
+    data.up.profile = profile
+    data.down.profile = profile
+    profile_apply(profile, visitor.conn.fd)
+    profile_apply(profile, data.conn.fd)
     store_be64(name, conn_handle(&data.conn))
     conn_write(&data.conn, name, sizeof(name))
     conn_write(&data.conn, preamble, size)

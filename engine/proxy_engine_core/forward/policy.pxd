@@ -50,6 +50,7 @@ cdef struct Policy:                       # the spans are offsets into the block
     Span retry_after                      # a field line with its NUL
     Span prefix
     Span host
+    uint32_t profile                      # io/profile.pxd
     PolicyEdit request
     PolicyEdit response
 

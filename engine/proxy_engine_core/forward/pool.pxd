@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from proxy_engine_core.forward.route cimport Route
 from proxy_engine_core.forward.transaction cimport HttpStream, Visitor
+from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.link.link cimport Link
 from proxy_engine_core.yamux.session cimport YamuxStream
 
@@ -19,7 +20,7 @@ cdef HttpStream *pool_open(
     Link *link, const Route *route, const uint8_t *preamble, uint32_t preamble_size
 ) noexcept nogil
 # ... of whatever kind: its owner is still to be set. NULL as above.
-cdef YamuxStream *pool_stream(Link *link) noexcept nogil
+cdef YamuxStream *pool_stream(Link *link, const Profile *profile) noexcept nogil
 cdef bint pool_is_full(const Link *link) noexcept nogil            # no new stream now
 cdef void pool_put(HttpStream *http) noexcept nogil                # idle now
 cdef void http_stream_release(HttpStream *http, uint32_t code) noexcept nogil

@@ -15,17 +15,18 @@ from proxy_engine_core.forward.idle cimport (
     idle_limit_told,
 )
 from proxy_engine_core.events cimport EVENT_LINK_SPENT
-from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX, Route, route_name
+from proxy_engine_core.forward.route cimport Route, route_name, route_profile
 from proxy_engine_core.forward.transaction cimport (
     HttpStream, StreamPool, Transaction, Visitor,
 )
 from proxy_engine_core.io.conn cimport conn_deadline, conn_requeue
 from proxy_engine_core.io.news cimport news_event
+from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link.end cimport link_close
 from proxy_engine_core.link.link cimport OWNER_HTTP, Link, link_of
 from proxy_engine_core.link.output cimport link_touch
-from proxy_engine_core.proxy_protocol cimport preamble_encode
+from proxy_engine_core.proxy_protocol cimport PREAMBLE_HTTP_SIZE_MAX, preamble_encode
 from proxy_engine_core.quota cimport quota_has_bandwidth
 from proxy_engine_core.yamux.send cimport yamux_stream_send
 from proxy_engine_core.yamux.session cimport YAMUX_RESET_CANCEL, YamuxStream
@@ -104,7 +105,7 @@ cdef HttpStream *pool_take(
     cdef Worker *worker = link.conn.worker
     cdef StreamPool *pool = pool_of(link, route.id)
     cdef HttpStream *http
-    cdef uint8_t preamble[19 + TUNNEL_NAME_SIZE_MAX]
+    cdef uint8_t preamble[PREAMBLE_HTTP_SIZE_MAX]
     cdef uint32_t preamble_size = 0
     if pool == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
@@ -122,7 +123,9 @@ cdef HttpStream *pool_take(
         count(worker.counters, COUNT_STREAMS_REUSED, 1)
         return http
     if link.has_preamble:
-        preamble_size = preamble_encode(preamble, route_name(route), route.name_size)
+        preamble_size = preamble_encode(
+            preamble, route_name(route), route.name_size, route_profile(route).id
+        )
     return pool_open(link, route, preamble, preamble_size)
 
 
@@ -138,7 +141,8 @@ cdef HttpStream *pool_open(
     if http == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
-    stream = pool_stream(link)
+    http.profile = route_profile(route)
+    stream = pool_stream(link, http.profile)
     if stream == NULL:
         free(http)
         return NULL
@@ -155,7 +159,7 @@ cdef HttpStream *pool_open(
     return http
 
 
-cdef YamuxStream *pool_stream(Link *link) noexcept nogil:
+cdef YamuxStream *pool_stream(Link *link, const Profile *profile) noexcept nogil:
     cdef Worker *worker = link.conn.worker
     cdef YamuxStream *stream
     cdef uint32_t window
@@ -164,12 +168,13 @@ cdef YamuxStream *pool_stream(Link *link) noexcept nogil:
     if pool_is_full(link):
         return NULL
     window = link.session.window_start
-    if quota_has_bandwidth(link.quota):
+    if profile.is_fixed or quota_has_bandwidth(link.quota):
         window = link.session.window      # what comes before it is paid for: no more of it
     stream = yamux_stream_open(&link.session, window)
     if stream == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return NULL
+    stream.is_fixed = profile.is_fixed
     if stream.id // 2 >= worker.options.link_streams_max and not link.is_spent:
         # Long before its ids run out: the device makes another link, and this one ends.
         link.is_spent = True

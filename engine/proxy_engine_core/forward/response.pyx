@@ -39,6 +39,7 @@ from proxy_engine_core.http1.rewrite cimport (
 from proxy_engine_core.io.conn cimport (
     conn_arena, conn_arena_trim, conn_gather, conn_requeue, gather_flush,
 )
+from proxy_engine_core.io.profile cimport profile_apply
 from proxy_engine_core.io.worker cimport Worker
 from proxy_engine_core.link.link cimport OWNER_HTTP, RESET_LINK_LOST, Link, LinkHost
 from proxy_engine_core.yamux.session cimport (
@@ -183,6 +184,7 @@ cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
 
 cdef void start_tunnel(Visitor *visitor) noexcept nogil:
     visitor.state = VISITOR_TUNNEL
+    profile_apply(visitor.transaction.http.profile, visitor.conn.fd)
     visitor.transaction.log_flags |= LOG_TUNNEL
     count(visitor.conn.worker.counters, COUNT_TUNNELS, 1)
     counter_add(&visitor.transaction.stats.connections, 1)

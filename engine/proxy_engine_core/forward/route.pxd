@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.policy cimport Policy
 from proxy_engine_core.forward.route_stats cimport RouteStats
+from proxy_engine_core.io.profile cimport PROFILE_BALANCED, Profile, profile_get
 
 
 cdef enum:
@@ -49,6 +50,9 @@ cdef inline uint8_t *route_name(const Route *route) noexcept nogil:
 
 cdef inline uint8_t *route_key(const Route *route) noexcept nogil:
     return route_name(route) + route.name_size
+
+cdef inline const Profile *route_profile(const Route *route) noexcept nogil:
+    return profile_get(PROFILE_BALANCED if route.policy == NULL else <uint8_t>route.policy.profile)
 
 cdef void route_table_init(RouteTable *table) noexcept nogil
 cdef void route_table_free(RouteTable *table) noexcept nogil       # idempotent

@@ -28,7 +28,7 @@ from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pace cimport pace_newcomer
 from proxy_engine_core.forward.pool cimport pool_is_full, pool_open, pool_stop_waiting
 from proxy_engine_core.forward.route cimport (
-    ROUTE_KEY_SIZE_MAX, Route, route_name, route_table_find,
+    ROUTE_KEY_SIZE_MAX, Route, route_name, route_profile, route_table_find,
 )
 from proxy_engine_core.forward.routing cimport live_link, other_worker
 from proxy_engine_core.forward.transaction cimport (
@@ -40,6 +40,7 @@ from proxy_engine_core.io.conn cimport (
     conn_deadline, conn_owed, conn_recv, conn_requeue, conn_stop_waiting, conn_wait,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
+from proxy_engine_core.io.profile cimport profile_apply
 from proxy_engine_core.io.socket cimport (
     ADDRESS_TEXT_SIZE, Address, address_bytes, address_parse, address_port, address_set,
     address_text, socket_local_address, socket_reset_on_close,
@@ -219,7 +220,9 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
         return
     if link.has_preamble:
         preamble_size = write_preamble(visitor, route, preamble)
-        if link.direct != NULL and direct_open(visitor, link, preamble, preamble_size):
+        if link.direct != NULL and direct_open(
+            visitor, link, route_profile(route), preamble, preamble_size
+        ):
             return
     if link_is_full(link, NULL):
         conn_wait(&visitor.conn, &link.waiting)
@@ -242,6 +245,7 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     transaction.sent_us = worker.now_us
     http.visitor = visitor
     visitor.state = VISITOR_TUNNEL
+    profile_apply(http.profile, visitor.conn.fd)
     counter_add(&transaction.stats.connections, 1)
     transaction_deadline(visitor)
     run_tunnel(visitor)
@@ -258,7 +262,9 @@ cdef uint32_t write_preamble(
         fill_end(&source, &address)
     if socket_local_address(visitor.conn.fd, &address) == 0:
         fill_end(&listener, &address)
-    return preamble_encode_tcp(preamble, route_name(route), route.name_size, &source, &listener)
+    return preamble_encode_tcp(
+        preamble, route_name(route), route.name_size, route_profile(route).id, &source, &listener
+    )
 
 
 cdef void fill_end(ProxyEnd *end, const Address *address) noexcept nogil:

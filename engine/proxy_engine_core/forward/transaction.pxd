@@ -36,6 +36,7 @@ from proxy_engine_core.forward.route_stats cimport (
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
 from proxy_engine_core.io.mailbox cimport MailboxNode
+from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.io.relay cimport RelayWay
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.timer cimport Timer, TimerWheel
@@ -92,6 +93,7 @@ cdef struct HttpStream:                   # a stream to a target, over many requ
     YamuxStream *stream
     Visitor *visitor                      # NULL: idle, in its pool
     StreamPool *pool
+    const Profile *profile                # its tunnel's, when it was opened
     HttpStream *newer
     HttpStream *older
     uint64_t idle_since_us

@@ -17,7 +17,9 @@ from proxy_engine_core.forward.gate cimport gate_turns_address_away
 from proxy_engine_core.forward.log cimport LogHeader, LogTexts, log_put
 from proxy_engine_core.forward.pool cimport pool_stream, pool_wake
 from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
-from proxy_engine_core.forward.route cimport Route, route_name, route_table_find
+from proxy_engine_core.forward.route cimport (
+    Route, route_name, route_profile, route_table_find,
+)
 from proxy_engine_core.forward.route_stats cimport (
     route_stats_begin, route_stats_bytes, route_stats_end, route_stats_leave,
 )
@@ -135,7 +137,7 @@ cdef bint open_stream(UdpVisitor *visitor, Link *link, const Route *route) noexc
             )
         local.size = <uint8_t>address_bytes(&bound, local.bytes)
         local.port = visitor.listener.port
-    visitor.stream = pool_stream(link)
+    visitor.stream = pool_stream(link, route_profile(route))
     if visitor.stream == NULL:
         return False
     visitor.stream.owner = visitor

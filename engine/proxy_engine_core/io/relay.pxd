@@ -1,12 +1,13 @@
 # Bytes from one connection to another, looked at by nobody: copied while they are few, spliced
-# through a pipe, so that they never enter this process, when they are many.
+# through a pipe, so that they never enter this process, when they are many. How many is the
+# tunnel's profile's word.
 #
 #   source --recv--> the worker's scratch --send--> target     what it refuses waits in target.out
 #   source --splice--> pipe --splice--> target                 ... or in the pipe
 #
 # What is inside TLS is always copied.
 #
-# Otherwise a target holds little that was not sent (SOCKET_UNSENT): what waits, waits here, where
+# Otherwise a target holds little that was not sent (profile.unsent): what waits, waits here, where
 # budgets count it. In bulk that makes us send each piece ourselves, at once; what stands in the
 # kernel instead leaves in full segments as the receiver's acknowledgements come. So spliced
 # ways are *deep*, as long as they are bulk and few enough for their worker's memory.
@@ -17,17 +18,14 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.io.worker cimport Conn, Pipe, Worker
 
 
 cdef enum:
     RELAY_BUDGET = 1024 * 1024            # bytes one way before others get a turn
-    RELAY_COPY_SIZE = 64 * 1024           # bytes of a copy at first ...
-    RELAY_COPY_SIZE_MAX = 256 * 1024      # ... and when they keep coming
-    # Bytes that came without a pause from which splicing is worth its pipe, and what a read has
-    # to bring to be none.
-    RELAY_BULK_SIZE = 256 * 1024
-    RELAY_PAUSE_SIZE = 8 * 1024
+    RELAY_PAUSE_SIZE = 8 * 1024           # a read that brings less is a pause
+    RELAY_BULK_MAX = 1024 * 1024          # bytes without a pause that count: few pauses end bulk
     RELAY_PIPE_SIZE = 1024 * 1024
     RELAY_PIPE_SIZE_MIN = 128 * 1024      # less costs more than copying
     # What the kernel may hold for a deep socket, and which part of memory_max all of them.
@@ -42,6 +40,7 @@ cdef enum RelayResult:
 
 cdef struct RelayWay:                     # one direction
     Pipe pipe
+    const Profile *profile
     uint32_t piped                        # bytes in it
     uint32_t bulk                         # bytes lately, halved by every pause
     uint64_t bytes                        # read so far

@@ -10,7 +10,8 @@ from proxy_engine_core.io.conn cimport (
     gather_flush,
 )
 from proxy_engine_core.io.pressure cimport PRESSURE_NONE
-from proxy_engine_core.io.socket cimport SOCKET_UNSENT, socket_set_unsent
+from proxy_engine_core.io.profile cimport Profile
+from proxy_engine_core.io.socket cimport socket_set_unsent
 from proxy_engine_core.io.sys cimport (
     F_SETPIPE_SZ, O_CLOEXEC, O_NONBLOCK, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, close, fcntl, pipe2,
     splice,
@@ -21,7 +22,6 @@ from proxy_engine_core.io.worker cimport (
 )
 
 cdef enum:
-    BULK_MAX = 4 * RELAY_BULK_SIZE        # so that few pauses end it
     PIPE_RETRY_MS = 1000
 
 
@@ -153,12 +153,16 @@ cdef int splice_out(RelayWay *way, Conn *target) noexcept nogil:
     return 0
 
 
+cdef inline bint is_bulk(const RelayWay *way) noexcept nogil:
+    return way.profile.bulk_size and way.bulk >= way.profile.bulk_size
+
+
 cdef int64_t pass_some(RelayWay *way, Conn *source, Conn *target) noexcept nogil:
     """Read once and write on; as conn_recv()."""
     cdef Worker *worker = source.worker
+    cdef const Profile *profile = way.profile
     cdef int64_t received
-    cdef uint32_t size = RELAY_COPY_SIZE
-    if way.bulk >= RELAY_BULK_SIZE and source.tls == NULL and target.tls == NULL and (
+    if is_bulk(way) and source.tls == NULL and target.tls == NULL and (
         way.pipe.size or pipe_take(worker, &way.pipe)
     ):
         if not way.is_deep:
@@ -167,20 +171,21 @@ cdef int64_t pass_some(RelayWay *way, Conn *source, Conn *target) noexcept nogil
         if received > 0 and splice_out(way, target) < 0:
             return received               # the target's flags tell
     else:
-        if way.bulk >= RELAY_COPY_SIZE:
-            size = RELAY_COPY_SIZE_MAX
-        received = conn_recv(source, worker.link_scratch, size)
+        received = conn_recv(
+            source, worker.link_scratch,
+            profile.read_size if way.bulk < 2 * profile.read_size else profile.read_size_max,
+        )
         if received > 0:
             conn_write(target, worker.link_scratch, <size_t>received)
     if received > 0:
         way.bytes += <uint64_t>received
         if received < RELAY_PAUSE_SIZE:
             way.bulk //= 2
-            if way.is_deep and way.bulk < RELAY_BULK_SIZE:
+            if way.is_deep and not is_bulk(way):
                 way.is_deep = False
                 worker.pipes.deep -= 1
-                socket_set_unsent(target.fd, SOCKET_UNSENT)
-        elif way.bulk < BULK_MAX:
+                socket_set_unsent(target.fd, profile.unsent)
+        elif way.bulk < RELAY_BULK_MAX:
             way.bulk += <uint32_t>received
     return received
 

@@ -42,13 +42,19 @@ cdef int socket_listen_all(
 ) noexcept nogil
 cdef int socket_local_port(int fd) noexcept nogil
 cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil
-# A non-blocking connect: the fd, connecting or connected (writable tells).
-cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept nogil
+# A non-blocking socket for a connection to this address.
+cdef int socket_open(const Address *address, uint64_t keepalive_ms) noexcept nogil
+# A non-blocking connect: the fd, connecting or connected (writable tells); on failure it is closed.
+# A negative fd, the error of socket_open(), stays what it is.
+cdef int socket_connect(int fd, const Address *address) noexcept nogil
 cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR, negative
 cdef void socket_tune(int fd, const Address *peer) noexcept nogil
 # Ask a silent peer whether it is there: after so long, then three times within as long again.
 # Without an answer the connection is broken. 0: never.
 cdef void socket_keep_alive(int fd, uint64_t after_ms) noexcept nogil
+# Small writes wait for the acknowledgement of those before, or for a full segment (Nagle).
+cdef void socket_set_delay(int fd) noexcept nogil
+cdef void socket_set_buffers(int fd, uint32_t size) noexcept nogil        # each way, bytes
 # Bytes it may hold that were not sent yet; 0: as many as the kernel has room for.
 cdef void socket_set_unsent(int fd, uint32_t size) noexcept nogil
 cdef void socket_finish_writing(int fd) noexcept nogil            # shutdown(SHUT_WR)

@@ -6,11 +6,11 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 
 from proxy_engine_core.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SO_ERROR,
-    SO_KEEPALIVE, SO_LINGER, SO_REUSEADDR, SO_REUSEPORT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
-    SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY,
-    TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname, getsockopt, htons, inet_ntop,
-    inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, sockaddr_un, socket, socklen_t,
+    SO_KEEPALIVE, SO_LINGER, SO_RCVBUF, SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_NODELAY, TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname,
+    getsockopt, htons, inet_ntop, inet_pton, linger, listen, ntohs, setsockopt, shutdown, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, sockaddr_un, socket, socklen_t,
 )
 
 cdef enum:
@@ -232,8 +232,8 @@ cdef int socket_accept(int listener_fd, Address *peer) noexcept nogil:
     return fd
 
 
-cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept nogil:
-    cdef int fd, error
+cdef int socket_open(const Address *address, uint64_t keepalive_ms) noexcept nogil:
+    cdef int fd
     if address.size == 0:
         return -EAFNOSUPPORT
     fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
@@ -242,6 +242,13 @@ cdef int socket_connect(const Address *address, uint64_t keepalive_ms) noexcept 
     if address.storage.ss_family != AF_UNIX:
         socket_tune(fd, address)
         socket_keep_alive(fd, keepalive_ms)
+    return fd
+
+
+cdef int socket_connect(int fd, const Address *address) noexcept nogil:
+    cdef int error
+    if fd < 0:
+        return fd
     if connect(fd, <const sockaddr *>&address.storage, address.size) < 0 and errno != EINPROGRESS:
         error = errno
         close(fd)
@@ -277,6 +284,15 @@ cdef void socket_keep_alive(int fd, uint64_t after_ms) noexcept nogil:
     set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds)
     set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, max(1, seconds // KEEPALIVE_PROBES))
     set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+cdef void socket_set_delay(int fd) noexcept nogil:
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 0)
+
+
+cdef void socket_set_buffers(int fd, uint32_t size) noexcept nogil:
+    set_option(fd, SOL_SOCKET, SO_SNDBUF, <int>size)
+    set_option(fd, SOL_SOCKET, SO_RCVBUF, <int>size)
 
 
 cdef void socket_set_unsent(int fd, uint32_t size) noexcept nogil:

@@ -81,6 +81,7 @@ cdef struct YamuxStream:
     uint64_t busy_us                 # when the window was last put to use
     uint8_t flags
     uint8_t owner_kind
+    bint is_fixed                    # its window never grows
 
 # What windows may grow to beyond what was agreed on, over all sessions of a worker.
 cdef struct WindowBudget:

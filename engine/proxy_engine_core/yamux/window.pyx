@@ -19,7 +19,7 @@ cdef uint32_t window_widen(YamuxStream *stream, uint32_t size) noexcept nogil:
     cdef YamuxSession *session = stream.session
     cdef WindowBudget *budget = session.budget
     cdef uint64_t most = size
-    if budget == NULL or budget.is_short:
+    if budget == NULL or budget.is_short or stream.is_fixed:
         return 0
     most = min(most, room(stream.window, budget.stream_max))
     most = min(most, room(session.extra, budget.session_max))

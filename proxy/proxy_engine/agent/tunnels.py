@@ -19,7 +19,7 @@ from proxy_engine.control import TUNNELS_MAX, TunnelSpec
 from proxy_engine.errors import UsageError, error_text
 from proxy_engine.tunnels.option_texts import parse_headers, parse_users
 from proxy_engine.tunnels.options import NONE, Headers, Options, basic_auth, check
-from proxy_engine.values import Address, HttpTarget, PortTunnel
+from proxy_engine.values import PROFILES, Address, HttpTarget, PortTunnel
 
 if TYPE_CHECKING:
     from proxy_engine.settings.config import Settings
@@ -117,6 +117,7 @@ def _of_file(config: TunnelConfig) -> AgentTunnel:
         response_headers=_headers(config.response_headers),
         strip_prefix=config.strip_prefix,
         host_header=_host(config.host_header, target),
+        profile=config.profile,
     )
     return AgentTunnel(
         config.name,
@@ -134,29 +135,32 @@ def _with_flags(chosen: Settings, tunnels: list[AgentTunnel]) -> list[AgentTunne
     """What the options beside them say."""
     found = {tunnel.name: tunnel for tunnel in tunnels}
     http = [tunnel.name for tunnel in tunnels if tunnel.kind == "http"]
+    streams = [tunnel.name for tunnel in tunnels if tunnel.kind != "udp"]
     users = [line for line in chosen.basic_auth.splitlines() if line]
     if chosen.basic_auth_file:
         users += read_users(chosen.basic_auth_file)
 
-    def sort(flag: str, items: Iterable[str], *, one: bool = False) -> dict[str, list[str]]:
-        """The values by the tunnels they are for."""
+    def sort(
+        flag: str, items: Iterable[str], meant: list[str] = http, *, one: bool = False
+    ) -> dict[str, list[str]]:
+        """The values by the tunnels they are for: those meant, where none is named."""
         values: dict[str, list[str]] = {}
         for item in items:
             name, equals, value = item.partition("=")
             if equals and name in found:
                 values.setdefault(name, []).append(value)
                 continue
-            if not http:
+            if not http and meant is http:
                 raise UsageError(f"--{flag}: there is no HTTP tunnel; give NAME=...")
-            if one and len(http) > 1:
+            if not meant or (one and len(meant) > 1):
                 raise UsageError(f"--{flag}: of which tunnel? give NAME={item}")
-            for name in http:
+            for name in meant:
                 values.setdefault(name, []).append(item)
         return values
 
     def change(flag: str, items: Iterable[str], make: Callable[[list[str], Address], object],
-               option: str = "") -> None:  # fmt: skip
-        for name, values in sort(flag, items).items():
+               option: str = "", meant: list[str] = http) -> None:  # fmt: skip
+        for name, values in sort(flag, items, meant).items():
             tunnel = found[name]
             with _place(f"--{flag}"):
                 value = make(values, tunnel.target)
@@ -175,12 +179,19 @@ def _with_flags(chosen: Settings, tunnels: list[AgentTunnel]) -> list[AgentTunne
     change("request-header", chosen.request_header, _parsed_headers, "request_headers")
     change("response-header", chosen.response_header, _parsed_headers, "response_headers")
     change("strip-prefix", chosen.strip_prefix, lambda values, _: values[-1])
+    change("profile", chosen.profile, lambda values, _: _profile(values[-1]), meant=streams)
     change("host-header", chosen.host_header, lambda values, target: _host(values[-1], target))
     return list(found.values())
 
 
 def _parsed_headers(values: list[str], target: Address) -> Headers:
     return parse_headers(values)
+
+
+def _profile(value: str) -> str:
+    if value not in PROFILES:
+        raise ValueError(f'there is no profile "{value}", only {", ".join(PROFILES)}')
+    return value
 
 
 def _headers(items: tuple[str, ...] | None) -> Headers | None:

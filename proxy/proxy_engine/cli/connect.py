@@ -119,6 +119,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         ("request_header", "HEADER", "set 'X-A: b' in requests; '+X-A: b' adds, 'X-A:' removes"),
         ("response_header", "HEADER", "the same in responses"),
         ("strip_prefix", "PATH", "take it off paths, such as /api"),
+        ("profile", "PROFILE", "throughput, latency or balanced; without NAME= of TCP, too"),
         ("host_header", "HOST", "the Host that the target sees; rewrite: its own address"),
     ):
         flag = "--domain" if name == "domains" else ""

@@ -38,6 +38,12 @@ def add_parser(verbs: Any) -> None:
     )
     add_setting(parser, "default_tunnel", metavar="NAME", help="for requests that match no tunnel")
     add_setting(
+        parser,
+        "default_profile",
+        metavar="PROFILE",
+        help="of tunnels without one: balanced, throughput (bulk), latency (dialogues) [balanced]",
+    )
+    add_setting(
         parser, "keep_requests", metavar="N", help="requests kept in the log, 0: all [1000000]"
     )
     add_setting(

@@ -6,10 +6,12 @@ import argparse
 import sys
 from typing import Any
 
+from proxy_engine.values import PROFILES
+
 NO = "none"
 OPTIONS = (
     ("allow", "deny", "basic_auth", "request_headers", "response_headers")
-    + ("strip_prefix", "host_header")
+    + ("strip_prefix", "host_header", "profile")
 )  # fmt: skip
 
 
@@ -42,6 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--response-header", "'NAME: VALUE'", "the same of responses")
     add("--strip-prefix", "PATH", "take it off paths, such as /api", repeatable=False)
     add("--host-header", "HOST", "the Host that the target sees", repeatable=False)
+    group.add_argument(
+        "--profile",
+        choices=PROFILES,
+        dest="option_profile",
+        help="what its connections are for: throughput (bulk), latency (dialogues) or both",
+    )
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +62,8 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
         value = getattr(args, f"option_{name}")
         if value is not None:
             options[name] = type(value)() if value in (NO, [NO]) else value
+    if args.option_profile is not None:
+        options["profile"] = args.option_profile
     users = _users(args)
     if users is not None:
         passwords = [{"name": name, "password": value} for name, value in users.items()]

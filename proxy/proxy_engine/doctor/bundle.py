@@ -48,11 +48,12 @@ KERNEL = (
     "/proc/sys/fs/pipe-user-pages-soft", "/proc/sys/fs/pipe-max-size",
     "/proc/sys/net/netfilter/nf_conntrack_count", "/proc/sys/net/netfilter/nf_conntrack_max",
 )  # fmt: skip
+RUNNING_CONFIG = "running-config.json"
 # Of a running server: name in the bundle, and path.
 ASKED = (
     ("health.json", "/health"),
     ("stats.json", "/stats"),
-    ("running-config.json", "/config"),
+    (RUNNING_CONFIG, "/config"),
     ("engine.json", "/debug/engine?streams=200"),
     ("slow.json", "/debug/slow"),
     ("stacks.json", "/debug/stacks"),
@@ -143,12 +144,27 @@ def _forms(text: str) -> set[str]:
 def shown_settings(loaded: Loaded) -> dict[str, Any]:
     found = {}
     for key in config.KEYS:
-        value = config.plain(loaded.settings, key)
-        if key in HEADERS:
-            value = [f"{text.partition(':')[0]}: {REDACTED}" for text in value]
-        if key == "webhook_url" and value:
-            value = f"{urlsplit(value).scheme}://{urlsplit(value).hostname}/{REDACTED}"
+        value = without_secrets(key, config.plain(loaded.settings, key))
         found[key] = {"value": value, "source": loaded.source(key)}
+    return found
+
+
+def without_secrets(key: str, value: Any) -> Any:
+    """A setting as `config show` has it, without what may be secret by its nature."""
+    if key in HEADERS:
+        return [f"{text.partition(':')[0]}: {REDACTED}" for text in value]
+    if key == "webhook_url" and value:
+        return f"{urlsplit(value).scheme}://{urlsplit(value).hostname}/{REDACTED}"
+    if key == "hook_options":
+        return {name: dict.fromkeys(options, REDACTED) for name, options in value.items()}
+    return value
+
+
+def _answer(name: str, found: Any) -> Any:
+    """What a server says of its own settings is no better known here than elsewhere."""
+    if name == RUNNING_CONFIG:
+        for each in found["settings"]:
+            each["value"] = without_secrets(each["name"], each["value"])
     return found
 
 
@@ -190,7 +206,7 @@ def contents(
     for name, path in ASKED if ask is not None else ():
         assert ask is not None
         try:
-            found[name] = _json(ask(path))
+            found[name] = _json(_answer(name, ask(path)))
         except ProxyEngineError as problem:
             found[name] = _json({"not_known": str(problem)})
     for path in KERNEL:

@@ -24,7 +24,16 @@ from proxy_engine.grants import PortRange
 from proxy_engine.settings import setting_values as parse
 from proxy_engine.settings.allowed import Rule
 from proxy_engine.settings.tunnel_config import TunnelConfig, shown, to_tunnels
-from proxy_engine.values import POOL_MAX, Address, HttpTarget, Listen, PortTunnel
+from proxy_engine.values import (
+    DEFAULT_PROFILE,
+    POOL_MAX,
+    PROFILES,
+    Address,
+    HttpTarget,
+    Listen,
+    PortTunnel,
+    Profile,
+)
 
 ENV_PREFIX = "PROXY_ENGINE_"
 LINKS_MAX = 64  # of one run of an agent: a route of the engine can name twice as many
@@ -41,6 +50,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path = Path()  # default_data_dir(), set by load()
     grace: float = 30.0  # seconds that requests in flight get when the program ends
     default_tunnel: str = ""
+    default_profile: Profile = DEFAULT_PROFILE  # of tunnels for which nobody has named one
     trusted_proxy: tuple[str, ...] = ()  # networks whose X-Forwarded-* are believed
     keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
     keep_requests_age: float = 0.0  # seconds; 0: no limit
@@ -100,6 +110,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     basic_auth_file: str = ""
     strip_prefix: tuple[str, ...] = ()
     host_header: tuple[str, ...] = ()
+    profile: tuple[str, ...] = ()  # without a name: of all HTTP and TCP tunnels
     request_header: tuple[str, ...] = ()
     response_header: tuple[str, ...] = ()
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
@@ -144,6 +155,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "data_dir": lambda value: Path(parse.to_text(value)).expanduser(),
     "grace": parse.to_duration,
     "default_tunnel": parse.to_label,
+    "default_profile": parse.to_choice(*PROFILES),
     "trusted_proxy": parse.to_networks,
     "keep_requests": parse.to_integer(0, 2**53),
     "keep_requests_age": parse.to_duration,
@@ -200,6 +212,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "basic_auth_file": parse.to_text,
     "strip_prefix": parse.to_texts,
     "host_header": parse.to_texts,
+    "profile": parse.to_texts,
     "request_header": parse.to_texts,
     "response_header": parse.to_texts,
     "proxy_protocol": parse.to_names,
@@ -231,7 +244,7 @@ CLIENT_KEYS = frozenset(
         *("server", "proxy", "device", "token", "token_file", "http", "transport", "links"),
         *("tcp", "udp", "proxy_protocol"),
         *("allow_target", "allow_remote_config", "tunnels", "domains", "allow", "deny"),
-        *("basic_auth", "basic_auth_file", "strip_prefix", "host_header"),
+        *("basic_auth", "basic_auth_file", "strip_prefix", "host_header", "profile"),
         *("request_header", "response_header"),
         *("ca", "crl", "pin", "server_name", "cert", "key"),
         *("target_ca", "target_server_name", "target_insecure"),

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from proxy_engine.values import LABEL, HttpTarget, parse_address, parse_http_target, parse_target
+from proxy_engine.values import (
+    LABEL,
+    HttpTarget,
+    Profile,
+    parse_address,
+    parse_http_target,
+    parse_target,
+)
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -31,6 +38,7 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     response_headers: tuple[str, ...] | None = None
     strip_prefix: str | None = None
     host_header: str | None = None
+    profile: Profile | None = None  # of an HTTP or TCP tunnel
 
     def where(self) -> HttpTarget:
         """Its target. Raises ValueError."""

@@ -26,6 +26,7 @@ from proxy_engine.tunnels.options import (
     check_user,
     digest_of,
 )
+from proxy_engine.values import Profile
 
 Prefix = Annotated[
     str, msgspec.Meta(max_length=256, description="taken off paths; others are not found")
@@ -64,6 +65,7 @@ class NewOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     response_headers: Headers | UnsetType | None = UNSET
     strip_prefix: Prefix | UnsetType | None = UNSET
     host_header: Host | UnsetType | None = UNSET
+    profile: Profile | UnsetType | None = UNSET
 
 
 class UserName(msgspec.Struct, kw_only=True):
@@ -87,6 +89,7 @@ class ShownOptions(msgspec.Struct, kw_only=True):
     response_headers: Headers | None
     strip_prefix: str | None
     host_header: str | None
+    profile: Profile | None
 
 
 def shown(options: Options) -> ShownOptions:
@@ -103,6 +106,7 @@ def shown(options: Options) -> ShownOptions:
         response_headers=options.response_headers,
         strip_prefix=options.strip_prefix,
         host_header=options.host_header,
+        profile=options.profile,
     )
 
 

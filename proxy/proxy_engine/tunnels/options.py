@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from proxy_engine.errors import UsageError
-from proxy_engine.values import LABEL
+from proxy_engine.values import DEFAULT_PROFILE, LABEL, Profile
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import HeaderRule, RoutePolicy
@@ -91,7 +91,8 @@ class Headers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
               forbid_unknown_fields=True):  # fmt: skip
-    """Of an HTTP tunnel. Of a TCP tunnel only the two lists of networks have a meaning."""
+    """Of an HTTP tunnel. Of a TCP tunnel only the two lists of networks and the profile have a
+    meaning, of a UDP tunnel those lists."""
 
     allow: Networks | None = None
     deny: Networks | None = None
@@ -100,6 +101,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     response_headers: Headers | None = None
     strip_prefix: str | None = None
     host_header: str | None = None
+    profile: Profile | None = None
 
 
 class Maintenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +146,8 @@ def check(options: Options, kind: str = "http") -> Options:
     for_http = [name for name in _HTTP_ONLY if getattr(options, name) is not None]
     if kind != "http" and for_http:
         raise UsageError(f"{for_http[0]} is an option of HTTP tunnels")
+    if kind == "udp" and options.profile is not None:
+        raise UsageError("profile is an option of HTTP and TCP tunnels")
     if options.basic_auth is not None:
         _check_basic_auth(options.basic_auth)
     found = msgspec.structs.replace(
@@ -281,6 +285,7 @@ def policy_of(
     kind: str = "http",
     is_enabled: bool = True,
     maintenance: Maintenance | None = None,
+    default_profile: Profile = DEFAULT_PROFILE,
 ) -> RoutePolicy:
     """What the engine is told; {} if there is nothing to say.
 
@@ -288,6 +293,7 @@ def policy_of(
 
     Args:
         name: of the tunnel, for a realm without a name.
+        default_profile: where the options name none.
     """
     policy: RoutePolicy = {}
     if not is_enabled or (kind != "http" and maintenance is not None):
@@ -296,6 +302,9 @@ def policy_of(
         policy["allow"] = options.allow
     if options.deny:
         policy["deny"] = options.deny
+    profile = options.profile or default_profile
+    if profile != "balanced" and kind != "udp":  # the engine's own default
+        policy["profile"] = profile
     if kind != "http":
         return policy
     if maintenance is not None:

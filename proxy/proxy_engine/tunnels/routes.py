@@ -16,7 +16,7 @@ import msgspec
 from proxy_engine.listeners import origin
 from proxy_engine.storage import Tunnel
 from proxy_engine.tunnels.options import NONE, Options, merged, policy_of
-from proxy_engine.values import LABEL
+from proxy_engine.values import DEFAULT_PROFILE, LABEL, Profile
 
 if TYPE_CHECKING:
     from proxy_engine_core.core import RouteOp, RoutePolicy
@@ -42,16 +42,6 @@ class _Entry(msgspec.Struct):
     options: Options = NONE  # the agent's, of when a link last registered it
 
 
-def _policy(tunnel: Tunnel, options: Options) -> RoutePolicy:
-    return policy_of(
-        merged(tunnel.options, options),
-        name=tunnel.name,
-        kind=tunnel.kind,
-        is_enabled=tunnel.is_enabled,
-        maintenance=tunnel.maintenance,
-    )
-
-
 class TunnelTable:
     """Every known tunnel and the links that serve it. Methods return route operations.
 
@@ -68,6 +58,7 @@ class TunnelTable:
         port: int,
         scheme: str = "http",
         default_tunnel: str = "",
+        default_profile: Profile = DEFAULT_PROFILE,
         notify: Callable[[Change, Tunnel], None] = lambda change, tunnel: None,
         closed: Callable[[Tunnel, int], None] = lambda tunnel, left: None,
     ) -> None:
@@ -75,6 +66,7 @@ class TunnelTable:
         self._port = port
         self._scheme = scheme
         self._default_tunnel = default_tunnel
+        self._default_profile = default_profile
         self._notify = notify
         self._closed = closed
         self._entries: dict[str, _Entry] = {}  # by name
@@ -118,7 +110,7 @@ class TunnelTable:
                 self._notify("created", tunnel)
 
     def _add(self, tunnel: Tunnel) -> _Entry:
-        entry = self._entries[tunnel.name] = _Entry(tunnel, _policy(tunnel, NONE))
+        entry = self._entries[tunnel.name] = _Entry(tunnel, self._policy(tunnel, NONE))
         if tunnel.port is not None:
             self._ports.setdefault((tunnel.kind, tunnel.port), tunnel.name)
         return entry
@@ -190,7 +182,7 @@ class TunnelTable:
         if tunnel.port is not None:
             self._ports[tunnel.kind, tunnel.port] = tunnel.name
         entry.tunnel = tunnel
-        entry.policy = _policy(tunnel, entry.options)
+        entry.policy = self._policy(tunnel, entry.options)
         self._notify("changed", tunnel)
         ops += [("delete", key) for key in before if key not in after]
         return ops + self._ops(entry)
@@ -200,6 +192,13 @@ class TunnelTable:
         before, self._default_tunnel = self._default_tunnel, name
         ops: list[RouteOp] = [("delete", "default")] if before in self._entries else []
         return ops + (self._ops(self._entries[name]) if name in self._entries else [])
+
+    def set_default_profile(self, profile: Profile) -> list[RouteOp]:
+        """From now on connections have this profile where nobody has named one."""
+        self._default_profile = profile
+        for entry in self._entries.values():
+            entry.policy = self._policy(entry.tunnel, entry.options)
+        return [op for entry in self._entries.values() for op in self._ops(entry)]
 
     def serve(
         self,
@@ -232,7 +231,7 @@ class TunnelTable:
             was_online, entry.links = bool(entry.links), links
             if wanted != entry.options:
                 entry.options = wanted
-                entry.policy = _policy(entry.tunnel, wanted)
+                entry.policy = self._policy(entry.tunnel, wanted)
             ops += self._ops(entry)
             if not was_online:
                 self._notify("online", entry.tunnel)
@@ -274,6 +273,16 @@ class TunnelTable:
                 del held[name]
         if not held:
             del self._held[token]
+
+    def _policy(self, tunnel: Tunnel, options: Options) -> RoutePolicy:
+        return policy_of(
+            merged(tunnel.options, options),
+            name=tunnel.name,
+            kind=tunnel.kind,
+            is_enabled=tunnel.is_enabled,
+            maintenance=tunnel.maintenance,
+            default_profile=self._default_profile,
+        )
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
         """Those that serve it; () while its device is away."""

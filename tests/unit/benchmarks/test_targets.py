@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import targets
 from benchmarks.counted.count import COUNTS, differences, totals
-from benchmarks.gate import SHORT
+from benchmarks.gate import MICRO, SHORT
 from benchmarks.parts.samples import Sample
 from benchmarks.scenarios import BY_NAME, Program, Scenario
 from benchmarks.targets import Attempt, Target, judge
@@ -143,7 +143,7 @@ def test_every_target_names_what_is_measured() -> None:
             assert each.subject in COUNTS
             continue
         if each.scenario.startswith("micro-"):
-            assert (ROOT / "benchmarks" / "micro" / f"test_{each.scenario[6:]}.py").exists()
+            assert (ROOT / MICRO[each.scenario][0]).exists()
             continue
         scenario = BY_NAME[each.scenario]
         if isinstance(scenario, Program):

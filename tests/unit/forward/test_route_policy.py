@@ -38,6 +38,8 @@ def apply(engine: Engine, policy: Any, key: str = "host:web.test") -> None:
         {"basic_auth": AUTH},
         {"basic_auth": {**AUTH, "digests": [DIGEST] * 64}},
         {"strip_prefix": "/api"},
+        {"profile": "latency"},
+        {"profile": "balanced"},
         {"strip_prefix": "/a/b.c/@d,e"},
         {"host": "app.internal"},
         {"host": "[::1]:8080"},
@@ -55,6 +57,8 @@ def test_a_policy_that_is_taken(engine: Engine, policy: Any) -> None:
     [
         ({"dsabled": True}, "unknown option 'dsabled'; there are allow, basic_auth"),
         ({"allow": ["192.0.2.1/24"]}, "host bits set"),
+        ({"profile": "fast"}, "unknown profile 'fast'; there are balanced, latency, throughput"),
+        ({"profile": 1}, "unknown profile 1"),
         ({"deny": ["printer"]}, "'printer' is not a network"),
         ({"deny": ["10.0.0.0/8"] * 1000, "allow": ["::/0"] * 25}, "more than 1024 networks"),
         ({"maintenance": {"retry_after": 0}}, "1 to 604800 seconds"),

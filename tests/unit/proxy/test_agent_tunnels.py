@@ -55,6 +55,31 @@ def test_an_option_is_for_all_http_tunnels_or_the_one_that_is_named() -> None:
     assert api.request_headers == Headers(remove=("Cookie",), set={"X-A": "b=c"}, add={"X-B": "d"})
 
 
+def test_a_profile_is_for_all_tunnels_but_those_of_udp(tmp_path: Path) -> None:
+    found = tunnels(
+        http=HTTP, tcp=["db:15432=127.0.0.1:5432"], udp=["dns:1053=127.0.0.1:53"],
+        profile=["latency", "db=throughput"],
+    )  # fmt: skip
+    assert {name: tunnel.options.profile for name, tunnel in found.items()} == {
+        "web": "latency", "api": "latency", "db": "throughput", "dns": None,
+    }  # fmt: skip
+    assert tunnels(tcp=["db:15432=127.0.0.1:5432"], profile=["latency"])["db"].options == Options(
+        profile="latency"
+    )
+    file = toml(
+        tmp_path, '[[tunnels]]\nname = "db"\nkind = "tcp"\ntarget = "a:1"\nprofile = "latency"\n'
+    )
+    assert tunnels(file)["db"].options.profile == "latency"
+    for profile, message in (
+        ("web=fast", '--profile: there is no profile "fast", only balanced, throughput, latency'),
+        ("dns=latency", "--profile: profile is an option of HTTP and TCP tunnels"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            tunnels(http=HTTP, udp=["dns:1053=127.0.0.1:53"], profile=[profile])
+    with pytest.raises(UsageError, match=r"--profile: of which tunnel\? give NAME=latency"):
+        tunnels(udp=["dns:1053=127.0.0.1:53"], profile=["latency"])
+
+
 def test_a_domain_is_of_one_tunnel() -> None:
     found = tunnels(http=HTTP, domains=["web=www.example.com,api=*.example.com"])
     assert (found["web"].domains, found["api"].domains) == (

@@ -88,6 +88,7 @@ async def test_what_is_left_out_stays_and_null_takes_it_back(
         "deny": ["10.1.2.3"],
         "strip_prefix": "/api/",
         "host_header": "app.internal:80",
+        "profile": "latency",
         "request_headers": {"set": {"X-A": "b"}, "remove": ["Cookie"], "add": {"X-B": "x"}},
         "response_headers": {"remove": ["Server"]},
     }
@@ -101,10 +102,12 @@ async def test_what_is_left_out_stays_and_null_takes_it_back(
         "deny": ("10.1.2.3/32",),
         "strip_prefix": "/api",
         "host": "app.internal:80",
+        "profile": "latency",
         "request_headers": [("remove", "Cookie"), ("set", "X-A", "b"), ("add", "X-B", "x")],
         "response_headers": [("remove", "Server")],
     }
-    nulls = dict.fromkeys(("allow", "strip_prefix", "host_header", "request_headers"))
+    assert changed["options"]["profile"] == "latency"
+    nulls = dict.fromkeys(("allow", "strip_prefix", "host_header", "profile", "request_headers"))
     _, changed = await call("PATCH", WEB, {"options": {**nulls, "response_headers": None}})
     assert changed["options"]["deny"] == ["10.1.2.3/32"]
     assert engine.policies["name:web"] == {"deny": ("10.1.2.3/32",)}
@@ -117,6 +120,7 @@ async def test_what_is_left_out_stays_and_null_takes_it_back(
         ({"allow": ["10.0.0.0/33"]}, "10.0.0.0/33"),
         ({"alow": []}, 'did you mean "allow"?'),
         ({"strip_prefix": "api"}, "strip_prefix"),
+        ({"profile": "fast"}, "profile"),
         ({"strip_prefix": "/a b"}, "strip_prefix"),
         ({"host_header": "a b"}, "host"),
         ({"request_headers": {"set": {"Host": "x"}}}, "Host"),

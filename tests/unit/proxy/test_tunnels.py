@@ -74,6 +74,21 @@ def test_registering_fewer_tunnels_withdraws_the_others(table: TunnelTable) -> N
     ]
 
 
+def test_connections_have_the_default_profile_where_nobody_has_named_one() -> None:
+    table = TunnelTable(domain="localhost", port=80, default_profile="throughput")
+    named = msgspec.structs.replace(API, options=Options(profile="balanced"))
+    table.load([WEB, named])
+    assert table.serve(7, [WEB])[0][-1] == {"profile": "throughput"}
+    assert table.serve(8, [named])[0][-1] == "api"  # the engine's own default
+    ops = table.set_default_profile("latency")
+    assert [op[-1] for op in ops] == [{"profile": "latency"}] * 2 + ["api"] * 2
+    agents = {"web": Options(profile="throughput")}
+    assert table.serve(7, [WEB], options=agents)[0][-1] == {"profile": "throughput"}
+    assert [op[-1] for op in table.set_default_profile("balanced")[:2]] == [
+        {"profile": "throughput"}
+    ] * 2
+
+
 def test_the_default_tunnel_has_a_third_key() -> None:
     table = TunnelTable(domain="localhost", port=80, default_tunnel="web")
     assert [op[1] for op in table.load([WEB, API])] == [
