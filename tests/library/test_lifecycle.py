@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from proxy_engine import Client, ClosedError, ConnectError, ListenError, Server,
 from tests.library.visitor import TIMEOUT, Echo, Visitor
 
 CYCLES = 100
+START_MAX = 0.1  # seconds, of a start or a stop
 EXECUTOR_THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
@@ -42,17 +44,22 @@ async def test_a_hundred_cycles_leave_nothing_behind() -> None:
     async with Echo() as target:
         for _ in range(10):  # what is made once: caches, an executor's threads
             await cycle(target)
-        before = left()
-        for _ in range(CYCLES):
-            await cycle(target)
-        # The executor's threads are asyncio's own, which makes a few and keeps them.
-        await settled(lambda: left().fds <= before.fds)
-        after = left()
+        seen = [left()]
+        for _ in range(4):
+            for _ in range(CYCLES // 4):
+                await cycle(target)
+            # Closed sockets go a turn of the loop later.
+            await settled(lambda: left().fds <= seen[0].fds)
+            seen.append(left())
+    before, after = seen[0], seen[-1]
     assert after.threads <= before.threads
+    # The executor's threads are asyncio's own, which makes a few and keeps them.
     assert after.native_threads - before.native_threads <= EXECUTOR_THREADS
-    # Of bounded caches by the ports of URLs: one object kept of ours would hold hundreds.
-    assert (after.blocks - before.blocks) / CYCLES < 60, (before, after)
-    assert (after.allocated - before.allocated) / CYCLES < 4096, (before, after)
+    # A leak goes on in every quarter; bounded caches, of others, grow in one or another.
+    steps = [(new.blocks - old.blocks, new.allocated - old.allocated)
+             for old, new in pairwise(seen)]  # fmt: skip
+    assert min(blocks for blocks, _ in steps) / (CYCLES // 4) < 60, seen
+    assert min(size for _, size in steps) / (CYCLES // 4) < 4096, seen
 
 
 class Left(NamedTuple):
@@ -102,22 +109,24 @@ async def settled(is_so: Callable[[], bool]) -> None:
 
 
 async def test_a_server_and_a_client_start_and_stop_quickly() -> None:
-    """The best of several: the machine is shared."""
-    times: dict[str, list[float]] = {}
+    """At their best: the machine is shared, and may be busy for a while."""
+    best: dict[str, float] = {}
 
     async def timed(name: str, work: Awaitable[Any]) -> Any:
         begin = time.perf_counter()
         result = await work
-        times.setdefault(name, []).append(time.perf_counter() - begin)
+        best[name] = min(best.get(name, TIMEOUT), time.perf_counter() - begin)
         return result
 
-    for _ in range(5):
+    for _ in range(30):
         server = await timed("start server", Server(workers=1).__aenter__())
         client = Client(server.url, token=await server.create_token("pi"))
         await timed("start client", client.__aenter__())
         await timed("stop client", client.close())
         await timed("stop server", server.close())
-    assert {name: best for name, each in times.items() if (best := min(each)) > 0.1} == {}
+        if max(best.values()) < START_MAX:
+            break
+    assert {name: least for name, least in best.items() if least > START_MAX} == {}
 
 
 async def cut_short(

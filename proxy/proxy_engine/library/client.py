@@ -307,8 +307,12 @@ class Client:
                 self._is_changed = False
                 settings = self._settings
                 added = [each for each in self._tunnels.values() if not each._version]
-                await composed.lead(settings)
-                version = composed.serve(settings)
+                try:
+                    await composed.lead(settings)
+                    version = composed.serve(settings)
+                except RuntimeError:
+                    self._open()  # closed meanwhile, and the engine stopped: says so
+                    raise
                 for tunnel in added:
                     tunnel._version = version
 
@@ -331,7 +335,11 @@ class Client:
                 pass
             if self._is_alive:
                 async with self._changing:
-                    await self._open().lead(self._settings)
+                    try:
+                        await self._open().lead(self._settings)
+                    except (RuntimeError, ProxyEngineError):
+                        if self._is_alive:  # else it ended meanwhile, and its targets too
+                            raise
         await self._stop_app(tunnel._app)
 
     def _forget(self, tunnel: Tunnel) -> None:
