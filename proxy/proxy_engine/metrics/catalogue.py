@@ -173,6 +173,7 @@ direct_tickets_issued        direct_tickets_total           event=issued
 direct_tickets_used          direct_tickets_total           event=used
 direct_tickets_expired       direct_tickets_total           event=expired
 direct_dials_failed          direct_dials_failed_total
+resets_late                  resets_late_total
 spliced_bytes                spliced_bytes_total
 pipes_short                  pipes_short_total
 udp_visitors                 udp_visitors_total
@@ -307,6 +308,7 @@ _HELP = {
     "direct_lost_total": "Direct connections that ended while idle.",
     "direct_tickets_total": "Tickets for direct connections.",
     "direct_dials_failed_total": "Direct connections that could not be made (agents).",
+    "resets_late_total": "Resets that waited until what was said before had arrived.",
     "spliced_bytes_total": "Bytes that went from socket to socket in the kernel.",
     "pipes_short_total": "Times there was no pipe for that.",
     "udp_visitors_total": "Visitor addresses of UDP tunnels.",
