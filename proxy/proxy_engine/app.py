@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from proxy_engine import listeners, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.diagnosis.service import Diagnosis
-from proxy_engine.errors import ListenError, ProxyEngineError, StorageError, error_text
+from proxy_engine.engine_feed import EngineFeed
+from proxy_engine.errors import ProxyEngineError
 from proxy_engine.links.access_watch import AccessWatch
 from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
@@ -26,7 +26,7 @@ from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
 from proxy_engine.metrics.store import measured
 from proxy_engine.requests.access_log import AccessLog
-from proxy_engine.requests.journal import Journal
+from proxy_engine.requests.journal import journal_of
 from proxy_engine.requests.log import RequestLog, retention
 from proxy_engine.requests.redaction import Redactor
 from proxy_engine.requests.under_way import OpenRequests
@@ -36,14 +36,12 @@ from proxy_engine.settings import config
 from proxy_engine.settings.config import Loaded, Settings
 from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
-from proxy_engine.tasks import finish
+from proxy_engine.tasks import every, finish
 from proxy_engine.tls.admin import admin_context, refresh
 from proxy_engine.tls.keeper import TlsKeeper
 from proxy_engine.tunnels.ports import Ports
 from proxy_engine.tunnels.routes import TunnelTable
 from proxy_engine.values import Address, Listen
-from proxy_engine_core import log_batch
-from proxy_engine_core.core import EVENT_LINK_DOWN, EVENT_LINK_UP, EVENT_REQUESTS_OPEN
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -52,22 +50,12 @@ if TYPE_CHECKING:
     from proxy_engine.hooks import Hook
     from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
-    from proxy_engine.storage import Tunnel
-    from proxy_engine.tunnels.routes import Change
-    from proxy_engine_core.core import Engine, Event, TlsServer
+    from proxy_engine_core.core import Engine, TlsServer
 
-JOURNAL_NAME = "request-journal"  # in the data dir
 TLS_LOOK = 2.0  # seconds between looks at the files of certificates
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
 _log = logs.get("server")
-
-
-class FirstRun(NamedTuple):
-    """The tokens made on an empty data dir; to be shown once."""
-
-    admin_token: str
-    device_token: str
 
 
 class Server:
@@ -90,7 +78,7 @@ class Server:
         self.sources = dict(sources or {})
         self._load = load or (lambda: Loaded(settings, self.sources))
         self.started_at = time.time()
-        self.first_run: FirstRun | None = None
+        self.first_run: tokens.FirstRun | None = None
         self.is_draining = False
         self._given_hooks = tuple(hooks)
         self.hooks: ServerHooks
@@ -147,7 +135,7 @@ class Server:
         from proxy_engine.api.server import start_api
         from proxy_engine.api.stats import all_stats, exporter_of
 
-        settings = self.settings
+        settings, feed = self.settings, EngineFeed(self)
         self.redactors = [Redactor(settings.request_redact) for _ in range(5)]
         self.hooks = ServerHooks(settings, self._given_hooks, self.redactors[4])
         self.engine = make_engine("server", settings)
@@ -155,25 +143,25 @@ class Server:
         self._exit.callback(self.engine.stop)
         self.tls = TlsKeeper(settings)
         self.listeners = [
-            _listen(self.engine, each, self.tls.tls if each.scheme == "https" else None)
+            listeners.listen(self.engine, each, self.tls.tls if each.scheme == "https" else None)
             for each in listeners.chosen(settings)
         ]
         self.tls.apply = self._apply_tls
         public = listeners.public(self.listeners)
         if settings.https_redirect:
             self.engine.redirect(public.address.port)
-        admin_socket = _bind_admin(settings.admin)
+        admin_socket = listeners.bind_admin(settings.admin)
         self._exit.callback(admin_socket.close)
         host, port = admin_socket.getsockname()[:2]
         self.admin = Address(host, port)
 
         self.store = measured(await open_store(settings))
         self._exit.push_async_callback(self.store.close)
-        await self._create_first_tokens()
+        self.first_run = await tokens.create_first(self.store)
         self.request_log = RequestLog(
             self.store,
             keep=retention(settings),
-            journal=_journal(settings),
+            journal=journal_of(settings),
             sample=settings.request_sample,
             redactor=self.redactors[0],
         )
@@ -186,7 +174,7 @@ class Server:
             scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
             default_profile=settings.default_profile,
-            notify=self._tunnel_changed,
+            notify=feed.tunnel,
             closed=self.hooks.feed.tunnel_closed,
         )
         tunnels = await self.store.tunnels()
@@ -194,13 +182,13 @@ class Server:
         self.engine.routes_apply(self.table.load(tunnels))
         self.events = LiveEvents(
             redact=self.redactors[1],
-            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
-            device_name=self._device_name,
+            tunnel_names=feed.tunnel_names,
+            device_name=feed.device_name,
         )
         self.access_log = AccessLog(
             redact=self.redactors[3],
-            tunnel_names=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
-            device_name=self._device_name,
+            tunnel_names=feed.tunnel_names,
+            device_name=feed.device_name,
         )
         self.guard = LoginGuard(settings.login_failures)
         self.cache = AccessCache(self.store, await self._shared_cache())
@@ -208,15 +196,15 @@ class Server:
         self._exit.push_async_callback(self.watch.close)
         self.open_requests = OpenRequests(
             self.engine,
-            tunnels=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
-            devices=self._device_names,
+            tunnels=feed.tunnel_names,
+            devices=feed.device_names,
             redact=self.redactors[2],
         )
         self.diagnosis = Diagnosis(
             self.engine,
             settings,
-            tunnels=lambda: {tunnel.id: tunnel.name for tunnel in self.table},
-            devices=self._device_names,
+            tunnels=feed.tunnel_names,
+            devices=feed.device_names,
         )
         self.ports = Ports(
             self.engine,
@@ -249,23 +237,25 @@ class Server:
         api = await start_api(admin_socket, self, admin_tls)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
-        self._runner = EngineRunner(self.engine, self._on_event, self._on_logs)
+        self._runner = EngineRunner(self.engine, feed.event, feed.logs)
         self._runner.start()
         self.hooks.watch(self.engine)
         self._exit.push_async_callback(self._runner.stop)
         self.diagnosis.watch.start()
         self._exit.callback(self.diagnosis.stop)
         for work in (self._look, self.links.registry.write):
-            ticker = asyncio.create_task(_every(TICK, work, self.hooks), name=work.__name__)
+            ticker = asyncio.create_task(
+                every(TICK, work, self.hooks.feed.failed), name=work.__name__
+            )
             self._exit.callback(ticker.cancel)
-        certificates = asyncio.create_task(_every(TLS_LOOK, self.tls.look, self.hooks))
+        certificates = asyncio.create_task(every(TLS_LOOK, self.tls.look, self.hooks.feed.failed))
         self._exit.callback(certificates.cancel)
         history = MetricHistory(self.store, lambda: all_stats(self))
         keeper = asyncio.create_task(history.run(), name="metric-history")
         self._exit.callback(keeper.cancel)
         _log.info(
             "listening",
-            listen=",".join(map(_shown, self.listeners)),
+            listen=",".join(map(listeners.shown, self.listeners)),
             admin=self.admin,
             domain=settings.domain,
             data_dir=settings.data_dir,
@@ -280,41 +270,6 @@ class Server:
     async def access_changed(self) -> None:
         """Tokens or devices were written: nothing that was known of them counts any more."""
         await self.watch.changed()
-
-    def _on_event(self, event: Event) -> None:
-        link = self.links.get(event[1]) if event[0] == EVENT_LINK_DOWN else None
-        self.links.on_event(event)
-        self.diagnosis.on_event(event)
-        if event[0] == EVENT_REQUESTS_OPEN and self.open_requests is not None:
-            self.open_requests.on_event(*event[1:])
-        if event[0] == EVENT_LINK_UP:
-            link = self.links.get(event[1])
-        if link is not None:
-            others = len(self.links.of_device(link.device_id))
-            if event[0] == EVENT_LINK_DOWN:
-                self.events.device(link.device, "down", others, link.peer, event[3])
-                self.hooks.feed.link_down(link, others, *event[3:])
-            else:
-                self.events.device(link.device, "up", others, link.peer)
-
-    def _on_logs(self, batch: bytes) -> None:
-        self.links.registry.count(log_batch.totals(batch))
-        self.request_log.put(batch)
-        self.events.requests(batch)
-        self.hooks.feed.requests(batch)
-        if self.settings.access_log:
-            self.access_log.put(batch)
-
-    def _tunnel_changed(self, change: Change, tunnel: Tunnel) -> None:
-        self.events.tunnel(change, tunnel)
-        self.hooks.feed.tunnel(change, tunnel)
-
-    def _device_names(self) -> dict[int, str]:
-        return {link.device_id: link.device for link in self.links}
-
-    def _device_name(self, device_id: int) -> str | None:
-        links = self.links.of_device(device_id)
-        return links[-1].device if links else None
 
     def reload(self) -> Reloaded:
         """Read the settings again and take over what can change.
@@ -371,68 +326,7 @@ class Server:
         shared.start()
         return shared
 
-    async def _create_first_tokens(self) -> None:
-        if await self.store.tokens():
-            return
-        now = time.time()
-        admin, _ = await tokens.create(self.store, name="admin", kind="admin", now=now)
-        device, _ = await tokens.create(self.store, name="default", now=now)
-        self.first_run = FirstRun(admin, device)
-
     async def _look(self) -> None:
         """For links that are not allowed any more, by the clock or by others."""
         self.links.tick()
         await self.watch.look()
-
-
-async def _every(seconds: float, work: Callable[[], Awaitable[None]], hooks: ServerHooks) -> None:
-    was_failing = False
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-            was_failing = False
-        except StorageError as error:
-            if not was_failing:
-                _log.error("the store fails", error=error)
-                hooks.feed.failed(getattr(work, "__name__", "work"), error)
-            was_failing = True
-
-
-def _journal(settings: Settings) -> Journal | None:
-    if settings.request_journal_max == 0:
-        return None
-    return Journal(settings.data_dir / JOURNAL_NAME, size_max=settings.request_journal_max)
-
-
-def _listen(engine: Engine, listener: Listen, tls: TlsServer | None) -> Listen:
-    address = listener.address
-    host = _literal(address)
-    try:
-        port = engine.listen(host, address.port, tls=tls)
-    except (OSError, ValueError) as error:
-        raise ListenError(f"can not listen on {address}: {error_text(error)}") from None
-    return Listen(Address(host, port), listener.scheme)
-
-
-def _shown(listener: Listen) -> str:
-    return str(listener if listener.scheme == "https" else listener.address)
-
-
-def _bind_admin(address: Address) -> socket.socket:
-    host = _literal(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, address.port), family=family)
-    except OSError as error:
-        raise ListenError(f"can not listen on {address} (admin): {error_text(error)}") from None
-
-
-def _literal(address: Address) -> str:
-    try:
-        found: Sequence[tuple[object, ...]] = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM
-        )
-    except (OSError, UnicodeError) as error:
-        raise ListenError(f"can not listen on {address}: {error_text(error)}") from None
-    return str(found[0][4][0])  # type: ignore[index]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from proxy_engine import logs
+from proxy_engine.errors import StorageError
 
 _log = logs.get("tasks")
 
@@ -52,3 +53,22 @@ class Tasks:
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+
+async def every(
+    seconds: float,
+    work: Callable[[], Awaitable[None]],
+    failed: Callable[[str, Exception], None],
+) -> None:
+    """Do it again and again; `failed` hears when the store begins to fail, not each time."""
+    was_failing = False
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+            was_failing = False
+        except StorageError as error:
+            if not was_failing:
+                _log.error("the store fails", error=error)
+                failed(getattr(work, "__name__", "work"), error)
+            was_failing = True

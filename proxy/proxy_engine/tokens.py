@@ -10,7 +10,9 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -154,3 +156,20 @@ def bearer(value: bytes | str | None) -> str | None:
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     scheme, _, credential = text.strip().partition(" ")
     return credential.strip() if scheme.lower() == "bearer" and credential.strip() else None
+
+
+class FirstRun(NamedTuple):
+    """The tokens made on an empty data dir; to be shown once."""
+
+    admin_token: str
+    device_token: str
+
+
+async def create_first(store: Store) -> FirstRun | None:
+    """One of each kind for a store that has none; None if it has some."""
+    if await store.tokens():
+        return None
+    now = time.time()
+    admin, _ = await create(store, name="admin", kind="admin", now=now)
+    device, _ = await create(store, name="default", now=now)
+    return FirstRun(admin, device)

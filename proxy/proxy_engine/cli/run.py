@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from proxy_engine.cli.parser import add_common, add_process, add_setting, add_store, loaded
 
 if TYPE_CHECKING:
-    from proxy_engine.app import FirstRun, Server
+    from proxy_engine.app import Server
     from proxy_engine.settings.config import Loaded
+    from proxy_engine.tokens import FirstRun
 
 
 def add_parser(verbs: Any) -> None:

@@ -19,11 +19,16 @@ import struct
 import zlib
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy_engine import logs
 from proxy_engine.errors import error_text
 from proxy_engine_core.log_batch import FORMAT
 
+if TYPE_CHECKING:
+    from proxy_engine.settings.config import Settings
+
+NAME = "request-journal"  # in the data dir
 SEGMENT_BYTES = 16 << 20  # a new one is begun when this is reached
 SUFFIX = ".journal"
 MAGIC = b"PEJ1"
@@ -247,3 +252,10 @@ class _Segment:
         self.torn += 1
         self.torn_bytes += self.size - self._entry
         self._entry = self.size
+
+
+def journal_of(settings: Settings) -> Journal | None:
+    """That of a server; None if it is to have none."""
+    if settings.request_journal_max == 0:
+        return None
+    return Journal(settings.data_dir / NAME, size_max=settings.request_journal_max)
