@@ -84,3 +84,21 @@ print("\n".join(tree["build-system"]["requires"] + tree["project"]["dependencies
         --requirement "$venv/requirements.txt" --group dev
     printf '%s\n' "$stamp" >"$venv/.dev"
 }
+
+# What tests need of the repository.
+TEST_SOURCES=(engine proxy tests benchmarks contrib docs scripts README.md CHANGELOG.md
+    CONTRIBUTING.md LICENSE setup.py pyproject.toml)
+
+# copy_sources DIR NAME...: for a build of its own. Timestamps are kept and objects stay, so only
+# what changed is built again.
+copy_sources() {
+    local copy="$1" name
+    shift
+    mkdir -p "$copy"
+    for name in "$@"; do
+        if [[ -d "$copy/$name" ]]; then
+            find "$copy/$name" -type f -not -name '*.so' -delete
+        fi
+    done
+    tar -cf - --exclude='*.so' --exclude=__pycache__ "$@" | tar -C "$copy" -xf -
+}

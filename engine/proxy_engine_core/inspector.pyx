@@ -16,7 +16,7 @@ from proxy_engine_core.mail cimport check_worker, post_dump
 
 CONNECTION_KINDS = (
     "listener", "visitor", "link", "dial", "target", "data", "direct_target", "handshake",
-    "udp_listener", "udp_target", "pacer",
+    "udp_listener", "udp_target", "parting", "pacer",
 )
 STREAM_OWNERS = ("none", "control", "http", "target", "udp", "udp_target")
 
