@@ -201,8 +201,8 @@ def report(
     sample: Callable[[Subject], float],
     unit: str,
     chosen: argparse.Namespace,
-) -> None:
-    """Measure what a connection or a GB costs each, in turns."""
+) -> dict[str, float]:
+    """Measure what a connection or a GB costs each, in turns; medians by name."""
     by_name = {subject.name: subject for subject in subjects}
     rounds = interleaved(list(by_name), chosen.rounds, lambda name: {"cost": sample(by_name[name])})
     for name, figures in rounds.items():
@@ -213,10 +213,12 @@ def report(
         middle, least, most = spread(samples)
         line += f"  {name} {middle:8.2f} [{least:.2f}-{most:.2f}]"
     print(f"{line} {unit}", flush=True)
+    return {name: spread(samples)[0] for name, samples in found.items()}
 
 
 def handshakes(subjects: list[Subject], folder: Path, chosen: argparse.Namespace) -> None:
     print("CPU us of a connection with its handshake and one request")
+    costs: dict[str, dict[str, float]] = {}
     for version, resumes in (
         ("plain", False), ("1.3", False), ("1.3", True), ("1.2", False), ("1.2", True),
     ):  # fmt: skip
@@ -226,7 +228,13 @@ def handshakes(subjects: list[Subject], folder: Path, chosen: argparse.Namespace
             run_client(subject, folder, "handshakes", version, chosen.handshakes, resumes)
             return (subject.cpu_us() - before) / chosen.handshakes
 
-        report(version + (" resumed" if resumes else ""), subjects, sample, "us", chosen)
+        what = version + (" resumed" if resumes else "")
+        costs[what] = report(what, subjects, sample, "us", chosen)
+    plain = costs.pop("plain")
+    print("handshakes a CPU second: what is left of it without the connection and its request")
+    for what, found in costs.items():
+        rates = {name: 1e6 / max(cost - plain[name], 1) for name, cost in found.items()}
+        print(f"  {what:28}" + "".join(f"  {name} {rate:8,.0f}" for name, rate in rates.items()))
 
 
 def bulk(subjects: list[Subject], folder: Path, chosen: argparse.Namespace) -> None:
