@@ -86,8 +86,8 @@ print("\n".join(tree["build-system"]["requires"] + tree["project"]["dependencies
 }
 
 # What tests need of the repository.
-TEST_SOURCES=(engine proxy tests benchmarks contrib docs scripts fuzz/README.md README.md CHANGELOG.md
-    CONTRIBUTING.md LICENSE setup.py pyproject.toml)
+TEST_SOURCES=(engine proxy tests benchmarks contrib docs scripts fuzz/README.md README.md
+    CHANGELOG.md CONTRIBUTING.md LICENSE setup.py pyproject.toml)
 
 # copy_sources DIR NAME...: for a build of its own. Timestamps are kept and objects stay, so only
 # what changed is built again.
