@@ -508,6 +508,11 @@ class Server(Running):
             self.route(tunnel, made)
         return made
 
+    def routes(self, operations: list[Any]) -> None:
+        """Apply them, and wait until every worker has."""
+        self.engine.routes_apply(operations)
+        self.settle()
+
     def settle(self) -> None:
         """Wait until every worker has read what was posted to it so far."""
 

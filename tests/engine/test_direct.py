@@ -45,7 +45,7 @@ class Direct:
 
     def route(self, *devices: Device) -> None:
         links = [device.link for device in devices]
-        self.server.engine.routes_apply([("set", f"tcp::{self.tcp_port}", 3, links, "db")])
+        self.server.routes([("set", f"tcp::{self.tcp_port}", 3, links, "db")])
 
     def device(self, direct: int = 64, **how: object) -> Device:
         device = self.server.device(tunnel=None, direct=direct, **how)  # type: ignore[arg-type]

@@ -99,7 +99,7 @@ def test_a_response_is_changed_as_its_request_was(change: str, workers: int) -> 
             visitor.get("/api/slow")
             visitors.append((visitor, device.request()[0]))
         if change == "delete":
-            server.engine.routes_apply([("delete", "host:web.test"), ("delete", "name:web")])
+            server.routes([("delete", "host:web.test"), ("delete", "name:web")])
         elif change == "none":
             set_policy(server, [device], None)
         else:

@@ -36,7 +36,7 @@ SWITCHED = b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
 def set_policy(server: Server, devices: Sequence[Device], policy: RoutePolicy | None) -> None:
     links = [device.link for device in devices]
-    server.engine.routes_apply(
+    server.routes(
         [
             ("set", "host:web.test", 5, links, "web", policy),
             ("set", "name:web", 5, links, "web", policy),
@@ -383,7 +383,7 @@ def test_only_those_who_are_turned_away_are_closed() -> None:
         good = upgraded(server, device, "X-Forwarded-For: 192.0.2.1\r\n")
         bad = upgraded(server, device, "X-Forwarded-For: 192.0.2.2\r\n")
         # A tunnel of another name, by the same visitor.
-        server.engine.routes_apply([("set", "host:api.test", 6, [device.link], "api")])
+        server.routes([("set", "host:api.test", 6, [device.link], "api")])
         other = server.visitor()
         other.get(host="api.test", fields=UPGRADE + "X-Forwarded-For: 192.0.2.2\r\n")
         stream, _ = device.request()
@@ -417,14 +417,12 @@ def test_a_thousand_changes_in_one_turn(workers: int) -> None:
         ]
         again: Any = ("set", "host:web.test", 5, link, "web", {"deny": [HERE]})
         # Set, replaced by the same, taken away and set again before anybody has looked.
-        server.engine.routes_apply(
-            [*ops[:500], again, again, ("delete", "host:web.test"), again, again, *ops]
-        )
+        server.routes([*ops[:500], again, again, ("delete", "host:web.test"), again, again, *ops])
         for visitor, stream in open_ones:
             reset_of(device, stream)
             assert visitor.is_cut_off()
         assert server.stat("tunnels_turned_away") == 10
-        server.engine.routes_apply([("delete", op[1]) for op in ops])
+        server.routes([("delete", op[1]) for op in ops])
 
 
 # --- TCP tunnels --------------------------------------------------------------------------------
@@ -437,7 +435,7 @@ class Tcp:
 
     def set(self, device: Device | None, policy: RoutePolicy | None) -> None:
         links = [] if device is None else [device.link]
-        self.server.engine.routes_apply([("set", f"tcp::{self.port}", 3, links, "db", policy)])
+        self.server.routes([("set", f"tcp::{self.port}", 3, links, "db", policy)])
         self.server.settle()
 
     def connect(self) -> Visitor:
@@ -495,9 +493,7 @@ def test_the_address_of_a_tcp_visitor_is_the_one_of_its_proxy_header() -> None:
 def test_the_address_of_who_joins_by_a_token_is_the_one_of_its_request() -> None:
     with serving(2, ("127.0.0.1",)) as server:
         device = server.device(tunnel=None, worker=1)
-        server.engine.routes_apply(
-            [("set", "tcp:db", 3, [device.link], "db", {"deny": ["192.0.2.7"]})]
-        )
+        server.routes([("set", "tcp:db", 3, [device.link], "db", {"deny": ["192.0.2.7"]})])
         for _ in range(6):  # on either worker
             sock = socket.create_connection(("127.0.0.1", server.port))
             visitor = Visitor.__new__(Visitor)

@@ -70,7 +70,7 @@ def test_upgrades_tcp_connections_and_those_who_wait_are_listed() -> None:
     with serving() as server:
         device = server.device(streams_max=2)
         port = server.engine.tcp_listen("127.0.0.1", 0)
-        server.engine.routes_apply([("set", f"tcp::{port}", 50, [device.link], "db")])
+        server.routes([("set", f"tcp::{port}", 50, [device.link], "db")])
         upgraded = server.visitor()
         upgraded.get("/ws", fields="Connection: Upgrade\r\nUpgrade: x\r\n")
         stream, _ = device.request()

@@ -61,9 +61,7 @@ def header_of(wire: Wire) -> bytes:
 
 class Tunnels(Direct):
     def use(self, profile: Profile, *links: int) -> None:
-        self.server.engine.routes_apply(
-            [("set", f"tcp::{self.tcp_port}", 3, links, "db", {"profile": profile})]
-        )
+        self.server.routes([("set", f"tcp::{self.tcp_port}", 3, links, "db", {"profile": profile})])
 
 
 @pytest.fixture

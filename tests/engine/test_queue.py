@@ -129,7 +129,7 @@ def test_who_is_deleted_from_the_routes_leaves_the_queue() -> None:
         first.get()
         stream, _ = device.request()
         visitors = queue(server, 3)
-        server.engine.routes_apply([("delete", "host:web.test")])
+        server.routes([("delete", "host:web.test")])
         device.data(stream, OK_HELLO)
         assert first.response().status == 200
         assert [visitor.response().status for visitor in visitors] == [404] * 3

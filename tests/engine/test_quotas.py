@@ -470,7 +470,7 @@ def join(server: Server, quota: int) -> Visitor:
 def test_who_joined_a_tunnel_has_to_go_when_its_token_does(workers: int) -> None:
     with serving(workers) as server:
         device = server.device(tunnel=None)
-        server.engine.routes_apply([("set", "tcp:db", 3, [device.link], "db")])
+        server.routes([("set", "tcp:db", 3, [device.link], "db")])
         going = [join(server, TOKEN) for _ in range(6)]
         staying = join(server, OTHER)
         streams = [device.opened() for _ in range(7)]

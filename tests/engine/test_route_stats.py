@@ -146,7 +146,7 @@ def test_a_websocket_counts_as_a_connection_and_has_no_duration(server: Server) 
 
 def test_what_the_proxy_answers_itself_and_what_breaks_off(server: Server) -> None:
     device = server.device()
-    server.engine.routes_apply([
+    server.routes([
         ("set", "host:away.test", 5, [], "away"),
         ("set", "host:off.test", 6, [device.link], "off", {"disabled": True}),
     ])  # fmt: skip
@@ -173,7 +173,7 @@ def test_what_the_proxy_answers_itself_and_what_breaks_off(server: Server) -> No
 def test_a_tcp_connection_counts_while_it_runs(server: Server) -> None:
     tcp_port = server.engine.tcp_listen("127.0.0.1", 0)
     device = server.device(tunnel=None)
-    server.engine.routes_apply([("set", f"tcp::{tcp_port}", 3, [device.link], "db")])
+    server.routes([("set", f"tcp::{tcp_port}", 3, [device.link], "db")])
     visitor = Visitor(tcp_port)
     server.wires.append(visitor)
     visitor.send(bytes(100))
@@ -249,10 +249,10 @@ def test_counts_outlive_a_route_that_comes_back(server: Server) -> None:
     stream = answer(device)
     visitor.response()
     server.log()
-    server.engine.routes_apply([("delete", "host:web.test"), ("delete", "name:web")])
+    server.routes([("delete", "host:web.test"), ("delete", "name:web")])
     visitor.get()
     assert visitor.response().status == 404
-    server.engine.routes_apply([("set", "host:web.test", 1, [device.link], "web")])
+    server.routes([("set", "host:web.test", 1, [device.link], "web")])
     visitor.get()
     answer(device, stream=stream)
     visitor.response()
@@ -265,7 +265,7 @@ def test_counts_of_routes_that_went_are_given_up_when_there_are_many(server: Ser
     visitor.get()
     stream, _ = device.request()  # route 1 goes, with a request under way
     delete = [("delete", "host:web.test"), ("delete", "name:web")]
-    server.engine.routes_apply([*delete])  # type: ignore[list-item]
+    server.routes([*delete])
     for route in range(100, 4200):
         server.engine.routes_apply([
             ("set", f"host:{route}.test", route, [], "gone"), ("delete", f"host:{route}.test"),
@@ -273,7 +273,7 @@ def test_counts_of_routes_that_went_are_given_up_when_there_are_many(server: Ser
         if route % 200 == 0:
             server.settle()
     server.settle()
-    server.engine.routes_apply([("set", "host:last.test", 5000, [], "last")])
+    server.routes([("set", "host:last.test", 5000, [], "last")])
     kept = {row.route for row in route_counts(server.engine.route_stats())}
     assert {0, 1, 5000} <= kept
     assert len(kept) < 2100

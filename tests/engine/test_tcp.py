@@ -42,7 +42,7 @@ class TcpServer:
 
     def route(self, *devices: Device) -> None:
         links = [device.link for device in devices]
-        self.server.engine.routes_apply(
+        self.server.routes(
             [
                 ("set", f"tcp::{self.tcp_port}", 3, links, "db"),
                 ("set", "tcp:db", 3, links, "db"),

@@ -69,9 +69,7 @@ class UdpServer:
 
     def route(self, *devices: Device, **policy: object) -> None:
         links = [device.link for device in devices]
-        self.server.engine.routes_apply(
-            [("set", f"udp::{self.udp_port}", 3, links, "dns", policy or None)]  # type: ignore[list-item]
-        )
+        self.server.routes([("set", f"udp::{self.udp_port}", 3, links, "dns", policy or None)])
         settle(self.server)
 
     def device(self, carrier: Carrier = "raw", **how: object) -> Device:

@@ -540,7 +540,7 @@ def test_a_retry_may_move() -> None:
         device.data(stream, OK_HELLO)
         assert visitor.response().status == 200
         links = [device.link, other.link]
-        server.engine.routes_apply([("set", "host:web.test", server.route_count, links, "web")])
+        server.routes([("set", "host:web.test", server.route_count, links, "web")])
         before = moved(server)
         visitor.get("/again")
         device.request(stream=stream)
