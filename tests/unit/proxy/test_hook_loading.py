@@ -35,7 +35,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "broken_hooks.py").write_text("import some_hooks\nraise ValueError('half done')\n")
     (tmp_path / "needs_hooks.py").write_text("import not_there_at_all\n")
     (tmp_path / "exits_hooks.py").write_text("raise SystemExit('bye')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield
     for name in ("some_hooks", "broken_hooks", "needs_hooks", "exits_hooks"):
         sys.modules.pop(name, None)

@@ -40,7 +40,7 @@ SERVER = ServerEvent(at=0, url="", admin="", domain="", version="")
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, source in EXAMPLES.items():
         (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield
     for name in EXAMPLES:
         sys.modules.pop(name, None)

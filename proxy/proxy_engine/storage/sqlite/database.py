@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -93,6 +94,7 @@ class Database:
         self._reader: sqlite3.Connection
         self._scanner: sqlite3.Connection  # once it is needed
         self._data_version = -1
+        self._is_closed = False
 
     @classmethod
     async def open(cls, path: Path, *, create: bool = True) -> Self:
@@ -183,16 +185,22 @@ class Database:
 
     async def close(self) -> None:
         """Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         for thread, name in (
             (self._scan_thread, "_scanner"),
             (self._read_thread, "_reader"),
             (self._write_thread, "_writer"),
         ):
-            connection: sqlite3.Connection | None = getattr(self, name, None)
-            if connection is not None:
-                await self._run(thread, connection.close)
-                delattr(self, name)
+            # In its thread: whoever opens was perhaps cancelled, and the thread still opens.
+            await self._run(thread, partial(self._disconnect, name))
             thread.shutdown(wait=False)
+
+    def _disconnect(self, name: str) -> None:
+        connection: sqlite3.Connection | None = self.__dict__.pop(name, None)
+        if connection is not None:
+            connection.close()
 
     async def _run(
         self, thread: ThreadPoolExecutor, work: Callable[[], _T], patience: _Patience | None = None
