@@ -173,7 +173,7 @@ def sample(running: dict[tuple[str, str], Running], client: Path, name: str,
 
 def table(samples: dict[str, list[Figures]]) -> str:
     names = list(next(iter(samples.values()))[0])
-    lines = [f"  {'':12}" + "".join(f"{name:>26}" for name in names)]
+    lines = [f"  {'':12}" + "".join(f"{name:>30}" for name in names)]
     for profile, rounds in samples.items():
         cells = f"  {profile:12}"
         for name in names:
@@ -182,7 +182,7 @@ def table(samples: dict[str, list[Figures]]) -> str:
                 each[name] / (base[name] or 1)
                 for each, base in zip(rounds, samples[PROFILES[0]], strict=True)
             )[0]
-            cells += f"{f'{middle:.3g} [{least:.3g}-{most:.3g}] {ratio:.2f}x':>26}"
+            cells += f"{f'{middle:.3g} [{least:.3g}-{most:.3g}] {ratio:.2f}x':>30}"
         lines.append(cells)
     return "\n".join(lines)
 
