@@ -83,7 +83,7 @@ class Server:
         self._given_hooks = tuple(hooks)
         self.hooks: ServerHooks
         self.ports: Ports
-        self.redactors: list[Redactor]
+        self.redactors: list[Redactor] = []
         self.store: Store
         self.engine: Engine
         self.cache: AccessCache
@@ -136,8 +136,7 @@ class Server:
         from proxy_engine.api.stats import all_stats, exporter_of
 
         settings, feed = self.settings, EngineFeed(self)
-        self.redactors = [Redactor(settings.request_redact) for _ in range(5)]
-        self.hooks = ServerHooks(settings, self._given_hooks, self.redactors[4])
+        self.hooks = ServerHooks(settings, self._given_hooks, self._redactor())
         self.engine = make_engine("server", settings)
         # Until the runner takes over; stop() is idempotent.
         self._exit.callback(self.engine.stop)
@@ -163,7 +162,7 @@ class Server:
             keep=retention(settings),
             journal=journal_of(settings),
             sample=settings.request_sample,
-            redactor=self.redactors[0],
+            redactor=self._redactor(),
         )
         await self.request_log.start()
         self._exit.push_async_callback(self.request_log.close)
@@ -181,12 +180,12 @@ class Server:
         self.hooks.feed.load(tunnels)
         self.engine.routes_apply(self.table.load(tunnels))
         self.events = LiveEvents(
-            redact=self.redactors[1],
+            redact=self._redactor(),
             tunnel_names=feed.tunnel_names,
             device_name=feed.device_name,
         )
         self.access_log = AccessLog(
-            redact=self.redactors[3],
+            redact=self._redactor(),
             tunnel_names=feed.tunnel_names,
             device_name=feed.device_name,
         )
@@ -198,7 +197,7 @@ class Server:
             self.engine,
             tunnels=feed.tunnel_names,
             devices=feed.device_names,
-            redact=self.redactors[2],
+            redact=self._redactor(),
         )
         self.diagnosis = Diagnosis(
             self.engine,
@@ -306,6 +305,11 @@ class Server:
         _log.info("draining", grace=grace, links=len(self.links))
         self.links.drain()
         await self._runner.drain(grace)
+
+    def _redactor(self) -> Redactor:
+        """One for each user: they work in threads of their own. reload() knows all of them."""
+        self.redactors.append(Redactor(self.settings.request_redact))
+        return self.redactors[-1]
 
     async def _shared_cache(self) -> SharedCache | None:
         settings = self.settings

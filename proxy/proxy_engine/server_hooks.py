@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 import proxy_engine
 from proxy_engine.errors import UsageError
 from proxy_engine.hook_feed import HookFeed
@@ -120,10 +122,4 @@ def check(settings: Settings) -> None:
 
 
 def _now(event: ServerEvent) -> ServerEvent:
-    return ServerEvent(
-        at=time.time(),
-        url=event.url,
-        admin=event.admin,
-        domain=event.domain,
-        version=event.version,
-    )
+    return msgspec.structs.replace(event, at=time.time())

@@ -56,8 +56,11 @@ class AccessLog:
         tunnels, handler = self._tunnel_names(), logs.queue_handler()
         if handler is None:  # embedded: the application's logging decides
             if logging.getLogger(f"{ROOT}.{COMPONENT}").isEnabledFor(logging.INFO):
-                for record in self._records(batch)[:RECORDS_MAX]:
+                records = self._records(batch)
+                for record in records[:RECORDS_MAX]:
                     _log.info(MESSAGE, **self._fields(record, tunnels))
+                if len(records) > RECORDS_MAX:
+                    _log.warning("requests not logged", count=len(records) - RECORDS_MAX)
             return
         lines = _json_lines if handler.log_format == "json" else _text_lines
         handler.writer.put_bulk(
