@@ -43,6 +43,11 @@ def download(port: int, size: int) -> tuple[float, str]:
     return time.monotonic() - started, digest.hexdigest()
 
 
+def rate_of(port: int, size: int) -> float:
+    """Bytes a second of a download."""
+    return size / download(port, size)[0]
+
+
 def upload(port: int, size: int) -> float:
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as visitor:
@@ -87,5 +92,29 @@ def test_one_stream_fills_a_long_line(
         print(figures)
         assert tunnel_down <= direct_down / 0.8, figures
         assert tunnel_up <= direct_up / 0.8, figures
+    finally:
+        site.close()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+def test_windows_follow_a_line_that_becomes_longer(
+    transport: str, target: TargetProcess, tmp_path: Path
+) -> None:
+    """A round trip of nothing was measured; then it is 100 ms, under way, and nothing again."""
+    site = Site(tmp_path / "data")
+    try:
+        with FaultProxy(site.port) as line:
+            line.rate = 100e6
+            site.connect({"web": target.port}, transport=transport, server_port=line.port)
+            rate_of(site.port, 100 * MIB)
+            line.delay = DELAY
+            rates = [rate_of(site.port, 60 * MIB) for _ in range(3)]
+            line.delay = 0.0
+            back = rate_of(site.port, 100 * MIB)
+        figures = ", ".join(f"{rate / 1e6:.1f}" for rate in (*rates, back)) + " MB/s"
+        print(figures)
+        # A window of 1 MiB, as every stream starts with, is 10 MB/s.
+        assert max(rates) > 20e6, figures
+        assert back > max(rates), figures
     finally:
         site.close()

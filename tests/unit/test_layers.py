@@ -28,7 +28,7 @@ ABOVE_PROTOCOLS = ("io", "link", "forward", "agent", "core")
 # Each file of these folders uses those before it only.
 FILES_IN_ORDER = {
     "yamux": ("frame", "session", "table", "window", "send", "stream", "receive"),
-    "link": ("link", "output", "end", "control", "keepalive", "input", "establish"),
+    "link": ("round_trip", "link", "output", "end", "control", "keepalive", "input", "establish"),
 }
 
 # What a package of the control plane may not know: those above it, and the other side.

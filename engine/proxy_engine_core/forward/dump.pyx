@@ -68,7 +68,7 @@ cdef void put_link(Piece *piece, Link *link) noexcept nogil:
         row.tls_bytes = buffer_size(&link.conn.tls.out)
     if row.queued_bytes or row.urgent_bytes or row.tls_bytes:
         row.stalled_ms = worker.now_ms - link.progress_ms
-    row.rtt_us = link.rtt_us
+    row.rtt_us = link.round_trip.us
     row.window = link.session.window
     row.window_extra = link.session.extra
     row.streams = link.session.stream_count

@@ -21,7 +21,7 @@ cdef void look_at_links(Worker *worker) noexcept nogil:
         streams += link.session.stream_count
         waiting += link.opening_count
         queued += link_waiting_size(link)
-        longest_us = max(longest_us, link.rtt_us)
+        longest_us = max(longest_us, link.round_trip.us)
     gauge_set(&seen.streams, streams)
     gauge_set(&seen.streams_waiting, waiting)
     gauge_set(&seen.queue_bytes, queued)

@@ -1,6 +1,6 @@
 # Whether the peer is there, and how far away it is. A link that was silent is pinged; two
 # pings unanswered, or output that does not move, end it. A link in use is pinged to measure
-# its round trip, from which windows grow (yamux/window.pxd).
+# its round trip (round_trip.pxd), from which windows grow (yamux/window.pxd).
 
 from libc.stdint cimport uint32_t
 
@@ -11,9 +11,7 @@ from proxy_engine_core.link.link cimport Link
 cdef enum:
     LINK_RTT_BUSY_SIZE = 64 * 1024        # bytes moved since the last ping: the link is in use
     LINK_RTT_PERIOD_MIN_MS = 20           # a link in use is measured often at first ...
-    LINK_RTT_PERIOD_MAX_MS = 10_000       # ... then this often: the period doubles
-    LINK_RTT_SAMPLES_MIN = 3              # the first may have met a machine busy elsewhere
-    LINK_RTT_US_MAX = 10_000_000          # a longer one says the peer was away
+    LINK_RTT_PERIOD_MAX_MS = 1000         # ... then this often: the period doubles
 
 cdef void keepalive_start(Link *link) noexcept nogil
 cdef void link_timeout(Conn *conn) noexcept nogil              # ConnOps.timeout

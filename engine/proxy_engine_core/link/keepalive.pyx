@@ -12,6 +12,7 @@ from proxy_engine_core.link.control cimport control_grant
 from proxy_engine_core.link.end cimport link_fail
 from proxy_engine_core.link.link cimport Link, link_host
 from proxy_engine_core.link.output cimport link_touch, link_waiting_size
+from proxy_engine_core.link.round_trip cimport round_trip_add, round_trip_known
 from proxy_engine_core.yamux.send cimport yamux_session_ping
 
 
@@ -85,16 +86,9 @@ cdef void round_trip_measure(Link *link) noexcept nogil:
 
 
 cdef void round_trip_take(Link *link) noexcept nogil:
-    """A shorter round trip always counts; a longer one only if the link was quiet meanwhile,
-    or windows would feed on the queues they make."""
-    cdef uint64_t rtt_us = link.conn.worker.now_us - link.ping_us
-    cdef bint is_quiet = link.bytes_in + link.bytes_out - link.ping_bytes < LINK_RTT_BUSY_SIZE
-    durations_add(&link_host(link.conn.worker).round_trips, rtt_us)
-    rtt_us = max(<uint64_t>1, min(rtt_us, <uint64_t>LINK_RTT_US_MAX))
-    link.rtt_samples += 1
-    if link.rtt_us == 0 or rtt_us < link.rtt_us:
-        link.rtt_us = rtt_us
-    elif is_quiet and link.rtt_samples > LINK_RTT_SAMPLES_MIN:
-        link.rtt_us += (rtt_us - link.rtt_us) // 4
-    if link.rtt_samples >= LINK_RTT_SAMPLES_MIN:
-        link.session.rtt_us = link.rtt_us
+    cdef Worker *worker = link.conn.worker
+    cdef uint64_t rtt_us = worker.now_us - link.ping_us
+    durations_add(&link_host(worker).round_trips, rtt_us)
+    if round_trip_add(&link.round_trip, rtt_us, link.bytes_in + link.bytes_out - link.ping_bytes):
+        link.rtt_period_ms = LINK_RTT_PERIOD_MIN_MS
+    link.session.rtt_us = round_trip_known(&link.round_trip)

@@ -2,6 +2,7 @@
 # messages. Both roles use it: the device is the yamux client, the server opens streams.
 # It knows its users only by the tables of functions below.
 #
+#   round_trip  how far away the peer is
 #   link        what a link is
 #   output      frames leave at the end of a turn; sources of bulk take turns
 #   end         a link ends: at once, politely, or for what its peer did
@@ -18,6 +19,7 @@ from proxy_engine_core.buffer cimport Buffer
 from proxy_engine_core.durations cimport Durations
 from proxy_engine_core.flood cimport Flood
 from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
+from proxy_engine_core.link.round_trip cimport RoundTrip
 from proxy_engine_core.quota cimport Quota
 from proxy_engine_core.websocket.frame cimport WsReader
 from proxy_engine_core.yamux.session cimport WindowBudget, YamuxSession, YamuxStream
@@ -94,8 +96,7 @@ cdef struct Link:
     uint64_t ping_ms                      # last ping sent or missed
     uint64_t ping_us                      # when the ping under way left
     uint64_t ping_bytes                   # bytes_in and bytes_out then
-    uint64_t rtt_us                       # the round trip as measured so far; 0: never
-    uint32_t rtt_samples
+    RoundTrip round_trip
     uint32_t rtt_period_ms                # the next ping of a link in use comes after this
     uint64_t progress_ms                  # last time the socket took anything
     uint64_t unknown_frames_seen          # of the session's counts, what ours have already
