@@ -24,6 +24,7 @@ cdef tuple NAMES = (
     "auth_timeouts",
     "slow_bodies",
     "slow_readers",
+    "lingers_cut_off",
     "half_close_aborts",
     "connections_used_up",
     "address_connections_refused",

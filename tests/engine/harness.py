@@ -146,6 +146,10 @@ class Wire:
         self.sock.close()
 
 
+def acknowledged(wire: Wire) -> None:
+    wait_until(lambda: wire.unacknowledged() == 0, "the other side's kernel to have it")
+
+
 def wait_for_input(first: Wire, second: Wire) -> bool:
     """Wait until one of the two has something to read; True if it is the first."""
     if first.received:

@@ -491,6 +491,41 @@ def test_a_reset_stream_resets_the_target_of_a_tcp_tunnel_only(is_tcp: bool) -> 
             assert not target.fill()
 
 
+def test_a_reset_overtakes_nothing_on_its_way_to_a_target() -> None:
+    spoken = b"0123456789abcdef" * 12_000  # more than the target's socket takes, unread
+    with dialling() as agent:
+        listener = tcp_target(agent)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link = agent.link()
+        target = connected(agent, link, listener)
+        for start in range(0, len(spoken), 16384):
+            link.data(2, spoken[start : start + 16384])
+        link.reset(2, CANCEL)
+        got = b""
+        with pytest.raises(ConnectionResetError):
+            while part := target.sock.recv(3000):
+                got += part
+        assert got == spoken
+        wait_until(lambda: agent.stat("connections") == 1, "the link alone")
+        assert agent.stat("resets_late") == 1
+
+
+def test_a_link_that_is_lost_cuts_its_targets_off_at_once() -> None:
+    with dialling() as agent:
+        listener = tcp_target(agent)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link = agent.link()
+        target = connected(agent, link, listener)
+        for _ in range(12):
+            link.data(2, bytes(16384))
+        wait_until(lambda: agent.stat("buffer_bytes") > 0, "bytes that wait")
+        link.close()
+        wait_until(lambda: agent.stat("connections") == 0, "nothing")
+        with pytest.raises(ConnectionResetError):
+            while target.sock.recv(65536):
+                pass
+
+
 def test_a_target_is_told_the_visitor_if_it_wants_to_know() -> None:
     flags = core.TARGET_TCP | core.TARGET_PROXY_HEADER
     header = preamble_tcp(b"web", (bytes([192, 0, 2, 9]), 4660), (bytes([192, 0, 2, 1]), 80))

@@ -24,6 +24,7 @@ from tests.engine.harness import (
     Device,
     Frame,
     Wire,
+    acknowledged,
     dialling,
     wait_until,
 )
@@ -216,10 +217,6 @@ def test_a_reset_goes_through_either_way(agent: Agent) -> None:
         one.abort()
         assert other.is_cut_off()
     wait_until(lambda: agent.connections() == 1, "the link alone")
-
-
-def acknowledged(wire: Wire) -> None:
-    wait_until(lambda: wire.unacknowledged() == 0, "the agent's kernel to have it")
 
 
 def test_a_reset_overtakes_nothing_either_way(agent: Agent) -> None:

@@ -26,6 +26,7 @@ from tests.engine.harness import (
     Device,
     Server,
     Visitor,
+    acknowledged,
     serving,
     wait_until,
 )
@@ -174,6 +175,39 @@ def test_a_reset_of_the_visitor_resets_the_stream(tcp: TcpServer) -> None:
     visitor.abort()
     assert device.next(stream, WINDOW).flags == RST
     assert tcp.server.log().reason == "visitor_gone"
+
+
+MORE = 16384  # than a window: the server's kernel has it
+
+
+def test_what_a_visitor_said_before_its_reset_is_passed_on(tcp: TcpServer) -> None:
+    spoken = b"0123456789abcdef" * ((WINDOW_SIZE + MORE) // 16)
+    device = tcp.device()
+    visitor = tcp.connect()
+    stream, header = opened(device)
+    visitor.send(spoken)
+    got = received(device, stream, WINDOW_SIZE - len(header))
+    acknowledged(visitor)
+    visitor.abort()
+    device.grant(stream, WINDOW_SIZE)
+    got += received(device, stream, len(spoken) - len(got))
+    assert got == spoken
+    assert device.next(stream, WINDOW).flags == RST
+    assert tcp.server.log().reason == "visitor_gone"
+
+
+def test_a_visitor_that_has_gone_is_not_waited_for_without_end() -> None:
+    with serving(reader_timeout_ms=100) as server:
+        tcp = TcpServer(server)
+        device = tcp.device()
+        visitor = tcp.connect()
+        stream, header = opened(device)
+        visitor.send(bytes(WINDOW_SIZE + MORE))
+        received(device, stream, WINDOW_SIZE - len(header))
+        acknowledged(visitor)
+        visitor.abort()
+        assert device.next(stream, WINDOW).flags == RST
+        assert server.log().reason == "visitor_gone"
 
 
 @pytest.mark.parametrize(

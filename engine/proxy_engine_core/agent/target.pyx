@@ -21,12 +21,15 @@ from proxy_engine_core.io.conn cimport (
     conn_abort, conn_close, conn_finish_writing, conn_flush_out, conn_gather, conn_owed, conn_recv,
     conn_requeue, conn_wait, gather_flush,
 )
+from proxy_engine_core.io.parting cimport conn_part
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.profile cimport profile_get
 from proxy_engine_core.io.worker cimport (
     CONN_BROKEN, CONN_CLOSED, CONN_READABLE, CONN_TARGET, Conn, Worker,
 )
-from proxy_engine_core.link.link cimport OWNER_TARGET, Link, LinkHost, link_host, link_of
+from proxy_engine_core.link.link cimport (
+    OWNER_TARGET, RESET_LINK_LOST, Link, LinkHost, link_host, link_of,
+)
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
@@ -103,14 +106,18 @@ cdef void target_open(Link *link, YamuxStream *stream) noexcept nogil:
     count(link.conn.worker.counters, COUNT_STREAMS_OPENED, 1)
 
 
-cdef void target_end(Target *target, uint32_t code) noexcept nogil:
-    """Give the stream back (reset with `code` unless both sides are done) and close."""
+cdef void stream_give_back(Target *target, uint32_t code) noexcept nogil:
     cdef Link *link
     if target.stream != NULL:
         link = link_of(target.stream)
         yamux_stream_release(target.stream, code)
         target.stream = NULL
         link_touch(link)
+
+
+cdef void target_end(Target *target, uint32_t code) noexcept nogil:
+    """Give the stream back (reset with `code` unless both sides are done) and close."""
+    stream_give_back(target, code)
     if target.base.conn.fd < 0:
         target_release(&target.base.conn)      # never had a connection
     else:
@@ -245,6 +252,10 @@ cdef void stream_reset(Link *link, YamuxStream *stream, uint32_t code) noexcept 
     # Not by an end that looks complete. A target of HTTP is spared: its framing tells, and idle
     # streams end like this all the time.
     if target.flags & TARGET_TCP and target.base.conn.fd >= 0:
+        if target.state == TARGET_OPEN and code != RESET_LINK_LOST:
+            stream_give_back(target, YAMUX_RESET_CANCEL)
+            conn_part(&target.base.conn)     # what the visitor said before is said
+            return
         gather_flush(link.conn.worker)
         conn_abort(&target.base.conn)
     target_end(target, YAMUX_RESET_CANCEL)

@@ -3,7 +3,9 @@
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from proxy_engine_core.buffer cimport buffer_append, buffer_consume, buffer_head, buffer_size
+from proxy_engine_core.buffer cimport (
+    buffer_append, buffer_consume, buffer_free, buffer_head, buffer_size,
+)
 from proxy_engine_core.counters cimport COUNT_BAD_REQUESTS, COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.forward.clock cimport (
     transaction_deadline, upload_goes_on, upload_starts, upload_stops,
@@ -18,9 +20,9 @@ from proxy_engine_core.http1.head cimport (
     BODY_CHUNKED, BODY_LENGTH, head_error_reason, head_error_status, head_error_text,
 )
 from proxy_engine_core.io.conn cimport (
-    conn_finish_writing, conn_owed, conn_recv, conn_requeue, conn_wait,
+    conn_deadline, conn_finish_writing, conn_owed, conn_recv, conn_requeue, conn_wait,
 )
-from proxy_engine_core.io.worker cimport CONN_READABLE, Conn, Worker
+from proxy_engine_core.io.worker cimport CONN_BROKEN, CONN_READABLE, Conn, Worker
 from proxy_engine_core.link.output cimport (
     link_allowance, link_is_full, link_touch, link_turn_is_over,
 )
@@ -210,6 +212,14 @@ cdef void run_tunnel(Visitor *visitor) noexcept nogil:
         transaction_count(conn.worker, transaction)
         link_touch(transaction.link)
         transaction_deadline(visitor)
+    if conn.flags & CONN_BROKEN:
+        buffer_free(&conn.out)
+        if transaction.tunnel_visitor_done or not conn.flags & CONN_READABLE:
+            transaction_fail(visitor, 0, b"visitor_gone", b"")
+            return
+        # What it said before is still passed on, for as long as it is taken.
+        conn_deadline(conn, conn.worker.options.reader_timeout_ms)
+        return
     if transaction.tunnel_target_done and conn_owed(conn) == 0:
         if transaction.tunnel_visitor_done:
             end_tunnel(visitor)

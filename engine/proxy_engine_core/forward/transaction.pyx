@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset, strcmp
 
 from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
-    COUNT_MEMORY_ERRORS, COUNT_REQUESTS, COUNT_REQUESTS_ABORTED,
+    COUNT_LINGERS_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_REQUESTS, COUNT_REQUESTS_ABORTED,
     COUNT_RESPONSES, COUNT_RESPONSES_LOCAL, count,
 )
 from proxy_engine_core.forward.clock cimport visitor_rest_deadline
@@ -35,9 +35,10 @@ from proxy_engine_core.yamux.stream cimport yamux_stream_settle
 from proxy_engine_core.link.output cimport link_touch
 
 cdef enum:
-    # Bytes read off a refused visitor: what its and our kernel may hold of an upload that
-    # was under way. The linger time bounds it as well.
-    LINGER_SIZE_MAX = 4 * 1024 * 1024
+    # Bytes read off a refused visitor. Many clients read no answer before they have sent all of
+    # their upload, so this is a whole one of the usual size; the linger time bounds it as well.
+    LINGER_SIZE_MAX = 64 * 1024 * 1024
+    LINGER_BUDGET = 256 * 1024            # ... before others get a turn
 
 
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil:
@@ -254,6 +255,7 @@ cdef void visitor_linger(Visitor *visitor) noexcept nogil:
     # it; so the answer goes out, then what the visitor still sends is read off.
     cdef Worker *worker = visitor.conn.worker
     cdef int64_t received
+    cdef uint32_t most = visitor.lingered + LINGER_BUDGET
     if visitor.conn.flags & CONN_BROKEN:
         visitor_close(visitor)
         return
@@ -261,11 +263,15 @@ cdef void visitor_linger(Visitor *visitor) noexcept nogil:
         return
     conn_finish_writing(&visitor.conn)
     while visitor.conn.flags & CONN_READABLE:
+        if visitor.lingered >= most:
+            conn_requeue(&visitor.conn)
+            return
         received = conn_recv(&visitor.conn, worker.scratch, WORKER_SCRATCH_SIZE)
         if received <= 0:
             break
         visitor.lingered += <uint32_t>received
         if visitor.lingered > LINGER_SIZE_MAX:
+            count(worker.counters, COUNT_LINGERS_CUT_OFF, 1)
             visitor_close(visitor)
             return
     if visitor.conn.flags & CONN_HUP and not visitor.conn.flags & CONN_READABLE:

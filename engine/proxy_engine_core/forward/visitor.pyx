@@ -8,8 +8,9 @@ from libc.stdlib cimport calloc, free
 from proxy_engine_core.buffer cimport buffer_free, buffer_init, buffer_size
 from proxy_engine_core.counters cimport (
     COUNT_AUTH_TIMEOUTS, COUNT_BODY_TIMEOUTS, COUNT_HALF_CLOSE_ABORTS, COUNT_HEAD_TIMEOUTS,
-    COUNT_KEEPALIVE_TIMEOUTS, COUNT_MEMORY_ERRORS, COUNT_OPEN_TIMEOUTS, COUNT_RESPONSE_TIMEOUTS,
-    COUNT_SLOW_BODIES, COUNT_SLOW_READERS, COUNT_TIMEOUTS, COUNT_TUNNEL_TIMEOUTS, count,
+    COUNT_KEEPALIVE_TIMEOUTS, COUNT_LINGERS_CUT_OFF, COUNT_MEMORY_ERRORS, COUNT_OPEN_TIMEOUTS,
+    COUNT_RESPONSE_TIMEOUTS, COUNT_SLOW_BODIES, COUNT_SLOW_READERS, COUNT_TIMEOUTS,
+    COUNT_TUNNEL_TIMEOUTS, count,
 )
 from proxy_engine_core.forward.addresses cimport address_key
 from proxy_engine_core.forward.admission cimport (
@@ -122,7 +123,9 @@ cdef void visitor_ready(Conn *conn) noexcept nogil:
     if buffer_size(&conn.out):
         conn_flush_out(conn)
     # Of a relay's side what it said before it broke is still passed on.
-    if conn.flags & CONN_BROKEN and visitor.state not in (VISITOR_LINGER, VISITOR_DIRECT):
+    if conn.flags & CONN_BROKEN and visitor.state not in (
+        VISITOR_LINGER, VISITOR_DIRECT, VISITOR_TUNNEL
+    ):
         if visitor.transaction != NULL:
             transaction_fail(visitor, 0, b"visitor_gone", b"")
         else:
@@ -191,6 +194,7 @@ cdef void visitor_timeout(Conn *conn) noexcept nogil:
         count(counters, COUNT_SLOW_READERS, 1)
         visitor_close(visitor)            # it does not take the last response
     elif visitor.state == VISITOR_LINGER:
+        count(counters, COUNT_LINGERS_CUT_OFF, 1)
         visitor_close(visitor)            # it never ends
     elif buffer_size(&visitor.input) == 0:
         count(counters, COUNT_KEEPALIVE_TIMEOUTS, 1)
@@ -219,6 +223,8 @@ cdef void request_timeout(Visitor *visitor) noexcept nogil:
     elif visitor.state in (VISITOR_TUNNEL, VISITOR_DIRECT) and is_connecting(transaction):
         count(counters, COUNT_OPEN_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"target_timeout", b"")
+    elif visitor.state == VISITOR_TUNNEL and visitor.conn.flags & CONN_BROKEN:
+        transaction_fail(visitor, 0, b"visitor_gone", b"")
     elif visitor.state in (VISITOR_TUNNEL, VISITOR_DIRECT):
         count(counters, COUNT_TUNNEL_TIMEOUTS, 1)
         transaction_fail(visitor, 0, b"tunnel_timeout", b"")

@@ -28,7 +28,8 @@ cdef enum:
     HANDSHAKES_A_TURN = 4
     RECORD_HANDSHAKE = 22                 # first byte of a ClientHello's record (RFC 8446, 5.1)
     LINGER_MS = 1000                      # for the peer of a failed one to read why, and go
-    LINGER_SIZE_MAX = 64 * 1024           # bytes read off from it
+    LINGER_SIZE_MAX = 64 * 1024 * 1024    # bytes read off from it: it may be an upload
+    LINGER_BUDGET = 256 * 1024            # ... before others get a turn
     READ_SIZE = 16 * 1024
 
 cdef const char *PLAIN_ANSWER = (
@@ -174,7 +175,11 @@ cdef void start_lingering(Conn *conn) noexcept nogil:
 cdef void linger(Conn *conn) noexcept nogil:
     cdef Tls *tls = conn.tls
     cdef int64_t received
+    cdef uint32_t most = tls.lingered + LINGER_BUDGET
     while conn.flags & CONN_READABLE:
+        if tls.lingered >= most:
+            conn_requeue(conn)
+            return
         received = raw_recv(conn, conn.worker.scratch, READ_SIZE)
         if received == -EAGAIN:
             break

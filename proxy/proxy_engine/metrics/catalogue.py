@@ -138,6 +138,7 @@ auth_timeouts                timeouts_total                 waiting_for=auth
 tls_handshake_timeouts       timeouts_total                 waiting_for=tls_handshake
 slow_bodies                  slow_visitors_total            part=body
 slow_readers                 slow_visitors_total            part=response
+lingers_cut_off              lingers_cut_off_total
 half_close_aborts            half_close_aborts_total
 connections_used_up          connections_used_up_total
 address_connections_refused  refused_total                  reason=address_connections
@@ -295,6 +296,7 @@ _HELP = {
     "requests_timed_out_total": "Requests that a time-out ended.",
     "timeouts_total": "Time-outs, by what was waited for.",
     "slow_visitors_total": "Visitors that were too slow, with a body or in taking a response.",
+    "lingers_cut_off_total": "Refused visitors that kept their connection, or sent, too long.",
     "half_close_aborts_total": "Requests aborted because the visitor finished writing.",
     "connections_used_up_total": "Connections closed after connection_requests_max requests.",
     "refused_total": "What was refused, by the limit or option that did.",
