@@ -285,13 +285,12 @@ cdef class Engine:
         if tls is not None:
             self.tls_ports.add(bound)
         for index in range(self.crew.worker_count):
-            # It takes the fd over even when it fails.
             if error == 0:
                 error = listener_open(
                     self.crew.workers[index], fds[index], 0,
                     <uint16_t>bound if tls is not None else 0, context,
                 )
-            else:
+            if error < 0:
                 socket_close(fds[index])
         if error < 0:
             raise OSError(-error, os.strerror(-error))

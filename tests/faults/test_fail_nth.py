@@ -32,6 +32,7 @@ def interposer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("raw", "2 alloc"),
         ("direct", "2 splice"),
         ("direct", "2 fcntl"),
+        ("direct", "1 epoll_ctl"),
     ],
 )
 def test_the_law_holds_whichever_call_fails(interposer: Path, carrier: str, only: str) -> None:

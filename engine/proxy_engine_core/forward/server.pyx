@@ -5,7 +5,6 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from proxy_engine_core.counters cimport COUNT_MEMORY_ERRORS, count
 from proxy_engine_core.forward.admission cimport admission_free, admission_init
 from proxy_engine_core.forward.direct cimport data_ended, direct_close, direct_init_worker
 from proxy_engine_core.forward.direct_pool cimport (
@@ -20,6 +19,7 @@ from proxy_engine_core.forward.move cimport (
 )
 from proxy_engine_core.forward.pace cimport pace_init_worker
 from proxy_engine_core.forward.pool cimport pool_flush, pool_housekeep, pools_close, pools_drain
+from proxy_engine_core.forward.ports cimport port_close, port_open, ports_forget, ports_retry
 from proxy_engine_core.forward.recheck cimport recheck_mark, recheck_tunnels
 from proxy_engine_core.forward.response cimport response_init_worker
 from proxy_engine_core.forward.route cimport (
@@ -30,7 +30,7 @@ from proxy_engine_core.forward.transaction cimport (
     ServerRole, Visitor, server_free_transactions, server_of,
 )
 from proxy_engine_core.forward.udp cimport (
-    udp_close, udp_close_all, udp_flush, udp_free, udp_init_worker, udp_listen,
+    udp_close_all, udp_flush, udp_free, udp_init_worker,
 )
 from proxy_engine_core.forward.visitor cimport (
     visitor_init_worker, visitors_drain, visitors_owed,
@@ -38,7 +38,7 @@ from proxy_engine_core.forward.visitor cimport (
 from proxy_engine_core.forward.walk cimport walk_open, walk_quota
 from proxy_engine_core.io.crew cimport crew_settle
 from proxy_engine_core.io.listener cimport (
-    listener_close, listener_close_all, listener_init_worker, listener_open, listener_set_tls,
+    listener_close_all, listener_init_worker, listener_set_tls,
 )
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.relay cimport relay_free_worker
@@ -101,6 +101,7 @@ cdef void server_free(Worker *worker) noexcept nogil:
         role.early_moves = early.next
         server_discard(early)
         free(early)
+    ports_forget(role)
     relay_free_worker(worker)
     route_table_free(&role.routes)
     admission_free(role)
@@ -142,7 +143,6 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
     cdef RouteMessage *route
     cdef RouteDeleteMessage *deleted
     cdef LinkMessage *for_link
-    cdef TcpListenMessage *listen
     cdef Conn *conn
     if message.kind == MESSAGE_AUTH_REPLY:
         reply = <AuthReplyMessage *>message
@@ -183,27 +183,15 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         tell_link_loads(worker)
     elif message.kind == MESSAGE_LINKS_LOOK:
         look_at_links(worker)
-    elif message.kind == MESSAGE_TCP_LISTEN:
-        listen = <TcpListenMessage *>message
-        if worker.is_draining:
-            socket_close(listen.fd)
-        elif listener_open(worker, listen.fd, listen.port, 0, NULL) < 0:
-            count(worker.counters, COUNT_MEMORY_ERRORS, 1)     # the other workers' listeners stay
     elif message.kind == MESSAGE_TLS:
         listener_set_tls(
             worker, (<TlsMessage *>message).port, (<TlsMessage *>message).context
         )
         server_discard(message)
-    elif message.kind == MESSAGE_UDP_LISTEN:
-        listen = <TcpListenMessage *>message
-        if worker.is_draining:
-            socket_close(listen.fd)
-        else:
-            udp_listen(worker, listen.fd, listen.port)
-    elif message.kind == MESSAGE_UDP_CLOSE:
-        udp_close(worker, (<TcpListenMessage *>message).port)
-    elif message.kind == MESSAGE_TCP_CLOSE:
-        listener_close(worker, (<TcpListenMessage *>message).port)
+    elif message.kind in (MESSAGE_TCP_LISTEN, MESSAGE_UDP_LISTEN):
+        return port_open(worker, <TcpListenMessage *>message)
+    elif message.kind in (MESSAGE_TCP_CLOSE, MESSAGE_UDP_CLOSE):
+        port_close(worker, <const TcpListenMessage *>message)
     elif message.kind in (MESSAGE_QUOTA_CHANGED, MESSAGE_QUOTA_ENDED):
         if walk_quota(worker, <QuotaMessage *>message):
             return True
@@ -217,6 +205,7 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
         worker.drain_deadline_ms = worker.now_ms + (<DrainMessage *>message).grace_ms
         listener_close_all(worker)
         udp_close_all(worker)
+        ports_forget(role)
         visitors_drain(worker)
     elif message.kind in (
         MESSAGE_LINK_SEND, MESSAGE_LINK_CLOSE, MESSAGE_LINK_DRAIN, MESSAGE_LINK_FLUSH
@@ -239,6 +228,8 @@ cdef bint server_message(Worker *worker, MailboxNode *message) noexcept nogil:
 
 
 cdef void server_turn(Worker *worker) noexcept nogil:
+    if worker.is_retrying:
+        ports_retry(worker)
     if server_of(worker).marked_routes:
         recheck_tunnels(server_of(worker))
     if worker.is_draining:

@@ -221,6 +221,7 @@ cdef struct ServerRole:
     RouteTable routes
     uint64_t routes_version               # of the last change to it
     MailboxNode *early_moves              # MoveMessages ahead of our routes
+    MailboxNode *late_ports               # TcpListenMessages that no memory was had for
     AddressTable addresses                # without entries: no limit is set
     Head head                             # scratch of the parse under way
     TimerWheel pace_wheel                 # visitors that wait for bandwidth ...

@@ -22,8 +22,8 @@ from proxy_engine_core.link.link cimport Link
 
 cdef void udp_init_worker(Worker *worker) noexcept nogil
 cdef void udp_free(ServerRole *role) noexcept nogil
-# Read from a bound socket, which is taken over.
-cdef void udp_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
+# Read from a bound socket, which is taken over. 0, or -errno: the fd is still the caller's.
+cdef int udp_listen(Worker *worker, int fd, uint16_t port) noexcept nogil
 cdef void udp_close(Worker *worker, uint16_t port) noexcept nogil    # and end its visitors
 cdef void udp_close_all(Worker *worker) noexcept nogil
 # A tunnel's target has become another: end the visitors it has over this link.

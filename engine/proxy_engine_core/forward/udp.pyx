@@ -1,6 +1,6 @@
 # See udp.pxd.
 
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -25,7 +25,7 @@ from proxy_engine_core.forward.udp_visitor cimport (
     udp_visitor_count, udp_visitor_end, udp_visitor_forget, udp_visitor_open, udp_visitor_pays,
     udp_visitor_reset,
 )
-from proxy_engine_core.io.conn cimport conn_attach, conn_deadline, conn_detach, conn_requeue
+from proxy_engine_core.io.conn cimport conn_deadline, conn_detach, conn_requeue, conn_try_attach
 from proxy_engine_core.io.pressure cimport PRESSURE_WORK
 from proxy_engine_core.io.socket cimport socket_close
 from proxy_engine_core.io.udp cimport (
@@ -73,24 +73,25 @@ cdef void udp_free(ServerRole *role) noexcept nogil:
 
 # --- listeners --------------------------------------------------------------------------
 
-cdef void udp_listen(Worker *worker, int fd, uint16_t port) noexcept nogil:
+cdef int udp_listen(Worker *worker, int fd, uint16_t port) noexcept nogil:
     cdef ServerRole *role = server_of(worker)
     cdef UdpListener *listener = <UdpListener *>calloc(1, sizeof(UdpListener))
+    cdef int error
     if role.udp_input == NULL:
         role.udp_input = udp_input_new()
     if role.udp_output == NULL:
         role.udp_output = <UdpOutput *>calloc(1, sizeof(UdpOutput))
     if listener == NULL or role.udp_input == NULL or role.udp_output == NULL:
-        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         free(listener)
-        socket_close(fd)
-        return
+        return -ENOMEM
     listener.port = port
     listener.seed = worker_random(worker)
     listener.overruns_seen = udp_overruns(fd)
     buffer_init(&listener.conn.out, &worker.pool, 0)
-    if conn_attach(worker, &listener.conn, fd, CONN_UDP_LISTENER) < 0:
+    error = conn_try_attach(worker, &listener.conn, fd, CONN_UDP_LISTENER)
+    if error < 0:
         free(listener)
+    return error
 
 
 cdef void close_listener(UdpListener *listener) noexcept nogil:

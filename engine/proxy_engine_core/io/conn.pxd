@@ -15,6 +15,8 @@ from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 # Register a new connection (memory of the caller's kind, Conn first). 0 or -errno; on
 # failure the fd is closed and the memory is still the caller's.
 cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil
+# The same, but on failure the fd is still the caller's, too.
+cdef int conn_try_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil
 # `successor` takes over fd, slot and generation; `conn` is released at the end of the turn.
 cdef void conn_replace(Conn *conn, Conn *successor, uint8_t kind) noexcept nogil
 cdef void conn_close(Conn *conn) noexcept nogil                  # idempotent

@@ -60,13 +60,10 @@ cdef int grow_table(Worker *worker) noexcept nogil:
     return 0
 
 
-cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil:
+cdef int conn_try_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil:
     cdef epoll_event event
     cdef uint32_t slot
-    cdef int error
     if worker.free_count == 0 and grow_table(worker) < 0:
-        socket_reset_on_close(fd)
-        close(fd)
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         return -12
     slot = worker.free_slots[worker.free_count - 1]
@@ -80,14 +77,19 @@ cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept 
         event.events = EPOLLIN | EPOLLET  # room is no news: every datagram sent makes some
     event.data.u64 = (<uint64_t>conn.generation << 32) | slot
     if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
-        error = errno
-        socket_reset_on_close(fd)         # never an end that looks as if all were well
-        close(fd)
-        return -error
+        return -errno
     worker.free_count -= 1
     worker.conns[slot] = conn
     counter_add(&worker.conn_count, 1)
     return 0
+
+
+cdef int conn_attach(Worker *worker, Conn *conn, int fd, uint8_t kind) noexcept nogil:
+    cdef int error = conn_try_attach(worker, conn, fd, kind)
+    if error < 0:
+        socket_reset_on_close(fd)         # never an end that looks as if all were well
+        close(fd)
+    return error
 
 
 cdef void leave_lists(Conn *conn) noexcept nogil:

@@ -6,10 +6,9 @@ from libc.stdlib cimport calloc, free
 
 from proxy_engine_core.buffer cimport buffer_init
 from proxy_engine_core.counters cimport COUNT_ACCEPT_ERRORS, COUNT_ACCEPTED, count
-from proxy_engine_core.io.conn cimport conn_attach, conn_close, conn_deadline, conn_requeue
+from proxy_engine_core.io.conn cimport conn_close, conn_deadline, conn_requeue, conn_try_attach
 from proxy_engine_core.io.pressure cimport pressure_accepted, pressure_stops_accept
 from proxy_engine_core.io.socket cimport Address, socket_accept
-from proxy_engine_core.io.sys cimport close
 from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_drop, tls_context_hold
 from proxy_engine_core.io.worker cimport CONN_LISTENER, Conn, Worker
 
@@ -30,13 +29,12 @@ cdef int listener_open(
     cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
     cdef int error
     if listener == NULL:
-        close(fd)
         return -ENOMEM
     listener.port = port
     listener.tls_port = tls_port
     listener.tls_context = tls_context_hold(tls)
     buffer_init(&listener.conn.out, &worker.pool, 0)
-    error = conn_attach(worker, &listener.conn, fd, CONN_LISTENER)
+    error = conn_try_attach(worker, &listener.conn, fd, CONN_LISTENER)
     if error < 0:
         listener_release(&listener.conn)
     return error

@@ -163,6 +163,7 @@ cdef struct Worker:
     bint is_stopping
     bint is_draining
     bint is_settled                       # draining, and nothing here is in flight
+    bint is_retrying                      # on_turn() has something to try again soon
     uint64_t now_ms                       # monotonic, read once a turn
     uint64_t now_us
     uint64_t busy_since_us                # when the turn under way began; 0: asleep. Relaxed

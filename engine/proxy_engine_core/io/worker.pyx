@@ -340,7 +340,9 @@ cdef int sleep_ms(Worker *worker) noexcept nogil:
         return 0
     if worker.log_news_since_us and (wait < 0 or wait > LOG_WAKE_US // 1000):
         wait = LOG_WAKE_US // 1000
-    if (worker.overflow_first != NULL or worker.is_draining) and (wait < 0 or wait > 10):
+    if (worker.overflow_first != NULL or worker.is_draining or worker.is_retrying) and (
+        wait < 0 or wait > 10
+    ):
         wait = 10
     return wait
 
