@@ -1,14 +1,17 @@
 """The series of tunnels: so many have their own, the others are counted together.
 
 What is together must never fall, or whoever computes rates takes it for a restart. So what a tunnel
-had when it was last seen stays in it when the tunnel goes, and a tunnel never goes from the
-others to those with series of their own.
+had when it was last seen stays in it when the tunnel goes, and when it gets series of its own,
+because there is a place again or there are more of them: those begin at what came since, so nothing
+counts twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from operator import sub
+from typing import Any
 
 from proxy_engine.metrics.catalogue import TUNNELS
 from proxy_engine.metrics.routes import RouteCounts
@@ -50,6 +53,7 @@ class TunnelSeries:
         self._names: dict[int, str] = {}
         self._others: dict[int, RouteCounts] = {}  # as they were last seen
         self._gone = _ZERO
+        self._before: dict[int, RouteCounts] = {}  # in _gone, of those that were among the others
 
     def families(
         self, rows: Iterable[RouteCounts], names: Mapping[int, str], most: int
@@ -64,7 +68,7 @@ class TunnelSeries:
         for row in rows:
             template = self._own.get(row.route)
             if template is not None:
-                texts.append(_text(template, row))
+                texts.append(_text(template, self._since(row)))
             elif row.route == 0:
                 texts.append(_text(self._template.replace("@", NONE), row))
             elif row.route in names or row.route in self._others:
@@ -90,12 +94,31 @@ class TunnelSeries:
         """Tunnels that were counted together."""
         return len(self._others)
 
+    def _since(self, row: RouteCounts) -> RouteCounts:
+        """What it has had since it has series of its own."""
+        before = self._before.get(row.route)
+        if before is None:
+            return row
+        if sum(row.ended) < sum(before.ended) or row.bytes_in < before.bytes_in:
+            del self._before[row.route]  # the engine counts anew
+            return row
+        pairs: Iterable[tuple[Any, Any]] = zip(row, before, strict=True)
+        return RouteCounts._make(
+            tuple(map(sub, *pair)) if isinstance(pair[0], tuple) else sub(*pair) for pair in pairs
+        )
+
     def _choose(self, names: Mapping[int, str], most: int) -> None:
         for route in [route for route in self._own if names.get(route) != self._names[route]]:
             del self._own[route], self._names[route]
-        for route in sorted(names.keys() - self._own.keys() - self._others.keys()):
-            if len(self._own) >= most:
-                return
+        for route in self._before.keys() - names.keys():
+            del self._before[route]
+        if len(self._own) >= most:
+            return
+        for route in sorted(names.keys() - self._own.keys())[: most - len(self._own)]:
+            last = self._others.pop(route, None)
+            if last is not None:
+                self._before[route] = last._replace(open=0)
+                self._gone = _sum((self._gone, self._before[route]))
             self._names[route] = names[route]
             name = escape(names[route]).replace("%", "%%")
             self._own[route] = self._template.replace("@", name)

@@ -213,11 +213,31 @@ def test_what_is_counted_together_never_falls() -> None:
     del names[2]
     assert requests(series.families([row(1), row(2, 6), row(3, 7)], names, 1))[OTHER] == 13
     assert requests(series.families([row(1), row(3, 7)], names, 1))[OTHER] == 13
-    # The one that had series of its own goes: a new tunnel gets them, one of the others does not.
+    # The one that had series of its own goes: the oldest of the others gets them.
     del names[1]
     names[4] = "four"
     found = requests(series.families([row(1), row(3, 8), row(4, 2)], names, 1))
-    assert found == {"four": 2, OTHER: 14}
+    assert found == {"three": 1, OTHER: 15}
+
+
+def test_a_tunnel_that_gets_series_of_its_own_counts_once() -> None:
+    series = TunnelSeries()
+    names = {1: "one", 2: "two", 3: "three"}
+    rows = [row(1, 3), row(2, 5, 1), row(3, 7)]
+    assert requests(series.families(rows, names, 1)) == {"one": 3, OTHER: 12}
+    rows = [row(1, 3), row(2, 6, 1), row(3, 7)]
+    assert requests(series.families(rows, names, 2)) == {"one": 3, "two": 1, OTHER: 12}
+    found = samples(render(series.families(rows, names, 3), PLAIN))
+    # What is open is where it is now.
+    assert found["proxy_engine_tunnel_open", (("tunnel", "two"),)] == 1
+    assert found["proxy_engine_tunnel_open", (("tunnel", OTHER),)] == 0
+    rows = [row(1, 3), row(2, 9), row(3, 9)]
+    assert requests(series.families(rows, names, 3)) == {"one": 3, "two": 4, "three": 2, OTHER: 12}
+    # A tunnel that is named anew goes on; one whose counts began anew, too.
+    names[2] = "second"
+    rows = [row(1, 3), row(2, 10), row(3, 1)]
+    found = requests(series.families(rows, names, 3))
+    assert found == {"one": 3, "second": 5, "three": 1, OTHER: 12}
 
 
 def test_nothing_is_open_in_what_went() -> None:
