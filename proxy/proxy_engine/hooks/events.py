@@ -115,8 +115,14 @@ class Request(_Event, frozen=True, kw_only=True):
     bytes_out: int  # to the visitor
     seconds: float  # first byte of the request to last byte of the response
     first_byte_seconds: float  # ... to the first byte of the response; 0: none
-    target_seconds: float  # head sent on to head of the response; 0: none
+    target_seconds: float  # ... of which it was the target's
     flags: int  # LOG_* of proxy_engine_core.core
+    proxy_seconds: float = 0.0  # ... here, until the request was on its way to the device
+    link_seconds: float = 0.0  # ... the round trip of the link; 0: not known
+    trace_id: str = ""  # of its traceparent, 32 hexadecimal digits; "": none
+    parent_id: str = ""  # the span that the visitor named, 16 digits
+    span_id: str = ""  # ours, that the target was told of instead; "": it was not
+    trace_flags: int = 0  # 1: sampled
 
 
 class TunnelData(_Event, frozen=True, kw_only=True):
