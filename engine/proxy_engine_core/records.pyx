@@ -48,6 +48,8 @@ LogFields = namedtuple("LogFields", (
 
 
 class LogRecord(LogFields):
+    """One finished visitor request, as core.pyi tells."""
+
     __slots__ = ()
 
     @property
