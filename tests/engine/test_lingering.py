@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.engine.harness import Response, Server, Visitor, serving
 from tests.engine.tlsparts import serving_tls
 
 BODY = bytes(1 << 20)
-PATIENT = {"linger_timeout_ms": 60_000, "body_size_max": 100_000}
+PATIENT: dict[str, Any] = {"linger_timeout_ms": 60_000, "body_size_max": 100_000}
 
 
 @pytest.fixture(params=["plain", "tls"])

@@ -17,7 +17,7 @@ cdef class RoundTrip:
         memset(&self.trip, 0, sizeof(CRoundTrip))
 
     def add(self, uint64_t us, uint64_t moved):
-        """A ping took so many microseconds while so many bytes passed; whether to ping again soon."""
+        """A ping took `us` while `moved` bytes passed; whether to ping again soon."""
         return bool(round_trip_add(&self.trip, us, moved))
 
     @property

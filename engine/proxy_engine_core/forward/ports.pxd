@@ -1,6 +1,6 @@
-# Public ports of tunnels, of TCP and UDP. One that there is no memory for, here or in the kernel, is
-# missing, with nobody to ask for it again; so it is tried again, each turn and each 10 ms, until it
-# opens, is closed, or the worker drains.
+# Public ports of tunnels, of TCP and UDP. One that there is no memory for, here or in the kernel,
+# is missing, with nobody to ask for it again; so it is tried again, each turn and each 10 ms, until
+# it opens, is closed, or the worker drains.
 
 from proxy_engine_core.forward.transaction cimport ServerRole
 from proxy_engine_core.io.worker cimport Worker

@@ -14,8 +14,8 @@ cdef struct Listener:
     TlsContext *tls_context               # a reference; NULL: without TLS
 
 cdef void listener_init_worker(Worker *worker) noexcept nogil
-# Accept from a listening socket, which is taken over; `port` is a TCP tunnel's, else 0. 0, or -errno:
-# the fd is still the caller's.
+# Accept from a listening socket, which is taken over; `port` is a TCP tunnel's, else 0. 0, or
+# -errno: the fd is still the caller's.
 cdef int listener_open(
     Worker *worker, int fd, uint16_t port, uint16_t tls_port, TlsContext *tls
 ) noexcept nogil

@@ -238,8 +238,8 @@ def test_a_tunnel_that_gets_series_of_its_own_counts_once() -> None:
     # A tunnel that is named anew goes on; one whose counts began anew, too.
     names[2] = "second"
     rows = [row(1, 3), row(2, 10), row(3, 1)]
-    found = requests(series.families(rows, names, 3))
-    assert found == {"one": 3, "second": 5, "three": 1, OTHER: 12}
+    answered = requests(series.families(rows, names, 3))
+    assert answered == {"one": 3, "second": 5, "three": 1, OTHER: 12}
 
 
 def test_nothing_is_open_in_what_went() -> None:
