@@ -204,24 +204,6 @@ def test_unanswered_opens_are_limited_and_acks_let_more_through() -> None:
         assert sorted(visitor.response().status for visitor in visitors) == [200] * 259 + [502]
 
 
-def test_more_than_a_thousand_do_not_wait() -> None:
-    with serving() as server:
-        device = limited(server)
-        first = server.visitor()
-        first.get()
-        device.request()
-        # One connection each; what counts is the queue, not who is in it.
-        visitors = [server.visitor() for _ in range(1024)]
-        for visitor in visitors:
-            visitor.get()
-        server.wait_stat("requests_queued", 1024)
-        late = server.visitor()
-        late.get()
-        assert late.response().status == 503
-        device.close()
-        assert {visitor.response().status for visitor in visitors} == {503}
-
-
 def test_a_link_that_goes_away_is_given_nothing_new() -> None:
     with serving() as server:
         device = limited(server)
