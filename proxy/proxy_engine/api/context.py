@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proxy_engine.metrics.collect import Exporter
     from proxy_engine.otlp.service import Otlp
     from proxy_engine.reload import Reloaded
+    from proxy_engine.requests.access_log import AccessLog
     from proxy_engine.requests.log import RequestLog
     from proxy_engine.requests.under_way import OpenRequests
     from proxy_engine.server_hooks import ServerHooks
@@ -46,6 +47,7 @@ class Service(Protocol):
     exporter: Exporter | None  # the same
     events: LiveEvents
     otlp: Otlp
+    access_log: AccessLog
     diagnosis: Diagnosis
 
     async def access_changed(self) -> None:

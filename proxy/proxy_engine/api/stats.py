@@ -50,5 +50,6 @@ def all_stats(service: Service) -> dict[str, int]:
         "event_subscribers": len(events),
         "events_dropped": events.dropped,
         **service.otlp.stats(),
+        "access_lines_dropped": service.access_log.dropped,
         **logs.stats(),
     }

@@ -50,6 +50,7 @@ class AccessLog:
         self._redact = redact
         self._tunnel_names = tunnel_names
         self._device_name = device_name
+        self.dropped = 0  # lines that another program's logging was spared
 
     def put(self, batch: bytes) -> None:
         """Packed records of requests that ended (proxy_engine_core.log_batch)."""
@@ -59,8 +60,10 @@ class AccessLog:
                 records = self._records(batch)
                 for record in records[:RECORDS_MAX]:
                     _log.info(MESSAGE, **self._fields(record, tunnels))
-                if len(records) > RECORDS_MAX:
-                    _log.warning("requests not logged", count=len(records) - RECORDS_MAX)
+                left = len(records) - RECORDS_MAX
+                if left > 0:
+                    self.dropped += left
+                    _log.warning("requests not logged", count=left)
             return
         lines = _json_lines if handler.log_format == "json" else _text_lines
         handler.writer.put_bulk(

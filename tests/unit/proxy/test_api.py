@@ -50,6 +50,7 @@ class Service:
         self.open_requests = None
         self.exporter = None
         self.otlp = Otlp()
+        self.access_log = SimpleNamespace(dropped=0)
         self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
