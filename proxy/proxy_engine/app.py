@@ -26,7 +26,7 @@ from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
 from proxy_engine.metrics.store import measured
-from proxy_engine.otlp.service import Otlp
+from proxy_engine.otlp import service as otlp
 from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import journal_of
 from proxy_engine.requests.log import RequestLog, retention
@@ -100,7 +100,7 @@ class Server:
         self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
         self.exporter: Exporter | None = None
-        self.otlp = Otlp()
+        self.otlp = otlp.Otlp()
         self.events: LiveEvents
         self.diagnosis: Diagnosis
         self.tls: TlsKeeper
@@ -144,6 +144,7 @@ class Server:
         from proxy_engine.api.stats import all_stats, exporter_of
 
         settings, feed = self.settings, EngineFeed(self)
+        otlp.check(settings)
         self.hooks = ServerHooks(settings, self._given_hooks, self._redactor())
         self.failures.hooks = self.hooks.manager
         self.engine = make_engine("server", settings)

@@ -6,29 +6,31 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 import proxy_engine
 
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
+
 SCOPE = InstrumentationScope(name="proxy_engine", version=proxy_engine.__version__)
 
 Value = str | bool | int | float
+Attributes: TypeAlias = "RepeatedCompositeFieldContainer[KeyValue]"
 
 
-def attribute(name: str, value: Value) -> KeyValue:
-    if isinstance(value, str):
-        return KeyValue(key=name, value=AnyValue(string_value=value))
-    if isinstance(value, bool):
-        return KeyValue(key=name, value=AnyValue(bool_value=value))
-    if isinstance(value, int):
-        return KeyValue(key=name, value=AnyValue(int_value=value))
-    return KeyValue(key=name, value=AnyValue(double_value=value))
+_FIELDS = {str: "string_value", bool: "bool_value", int: "int_value", float: "double_value"}
 
 
-def attributes(pairs: Iterable[tuple[str, Value]]) -> list[KeyValue]:
-    return [attribute(name, value) for name, value in pairs]
+def put(target: Attributes, pairs: Iterable[tuple[str, Value]]) -> None:
+    """Add them where they belong: made elsewhere they would be copied there."""
+    for name, value in pairs:
+        each = target.add()
+        each.key = name
+        setattr(each.value, _FIELDS[type(value)], value)
 
 
 def resource(service_name: str, given: Mapping[str, str]) -> Resource:
@@ -49,4 +51,6 @@ def resource(service_name: str, given: Mapping[str, str]) -> Resource:
         **given,
         "service.name": service_name,
     }
-    return Resource(attributes=attributes(sorted(found.items())))
+    described = Resource()
+    put(described.attributes, sorted(found.items()))
+    return described

@@ -18,7 +18,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from proxy_engine.metrics.catalogue import TUNNELS, Metric
 from proxy_engine.metrics.text import Buckets, Numbers
-from proxy_engine.otlp.attributes import SCOPE, attributes
+from proxy_engine.otlp.attributes import SCOPE, put
 
 UNITS = {"_seconds": "s", "_bytes": "By"}  # UCUM
 NAMESPACES = ("proxy_engine", "process")
@@ -88,7 +88,6 @@ def _add_number(
     metric: proto.Metric, family: Numbers, sample: Any, start_ns: int, now_ns: int
 ) -> None:
     values, value = sample
-    labels = attributes(zip(family.metric.labels, values, strict=True))
     if family.metric.kind == "counter":
         metric.sum.aggregation_temporality = _CUMULATIVE
         metric.sum.is_monotonic = True
@@ -96,7 +95,7 @@ def _add_number(
     else:
         point = metric.gauge.data_points.add()
     point.time_unix_nano = now_ns
-    point.attributes.extend(labels)
+    put(point.attributes, zip(family.metric.labels, values, strict=True))
     if value == int(value):
         point.as_int = int(value)
     else:
@@ -108,12 +107,12 @@ def _add_buckets(
 ) -> None:
     values, counts, total = sample
     metric.histogram.aggregation_temporality = _CUMULATIVE
-    metric.histogram.data_points.add(
+    point = metric.histogram.data_points.add(
         start_time_unix_nano=start_ns,
         time_unix_nano=now_ns,
-        attributes=attributes(zip(family.metric.labels, values, strict=True)),
         explicit_bounds=family.bounds,
         bucket_counts=counts,
         count=sum(counts),
         sum=total,
     )
+    put(point.attributes, zip(family.metric.labels, values, strict=True))

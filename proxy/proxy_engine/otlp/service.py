@@ -92,18 +92,18 @@ class Otlp:
         scheme: str,
         started_at: float,
     ) -> None:
-        """
+        """What the settings ask for, which check() has seen.
+
         Args:
             redact: a path and query as others may see it; called in another thread.
             tunnel_names, device_name: of the ids in log records. The latter is called there too.
             scheme: of the address that visitors use.
             started_at: of the server, seconds since the epoch.
-        Raises: UsageError if it can not be.
+        Raises: UsageError for files that are no good.
         """
         where = urls(settings)
         if not where:
             return
-        check(settings)
         import aiohttp
 
         from proxy_engine.otlp.attributes import resource

@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1 import trace_pb2 as proto
 
-from proxy_engine.otlp.attributes import SCOPE, Value, attributes
+from proxy_engine.otlp.attributes import SCOPE, Value, put
 from proxy_engine_core.core import (
     LOG_ABORTED,
     LOG_LOCAL,
@@ -73,11 +73,11 @@ class SpanEncoder:
             span.parent_span_id = bytes.fromhex(record.parent_id)
             span.flags |= _REMOTE
         pairs = self._http(record) if is_http else _other(record)
-        span.attributes.extend(attributes((*pairs, *self._common(record, tunnels))))
+        put(span.attributes, (*pairs, *self._common(record, tunnels)))
         problem = _problem(record, is_http)
         if problem:
             span.status.code = proto.Status.STATUS_CODE_ERROR
-            span.attributes.extend(attributes([("error.type", problem)]))
+            put(span.attributes, [("error.type", problem)])
 
     def _http(self, record: LogRecord) -> Iterator[tuple[str, Value]]:
         if record.method in METHODS:

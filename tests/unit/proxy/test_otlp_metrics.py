@@ -13,7 +13,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from proxy_engine.metrics.catalogue import METRICS
-from proxy_engine.metrics.text import PLAIN, family, histogram, render
+from proxy_engine.metrics.text import PLAIN, Buckets, Numbers, family, histogram, render
 from proxy_engine.metrics.tunnels import TunnelSeries
 from proxy_engine.otlp.attributes import resource
 from proxy_engine.otlp.metrics import MetricsEncoder, named
@@ -95,7 +95,7 @@ def test_counts_of_tunnels_are_the_same_as_text_and_as_numbers() -> None:
 
 def test_kinds_units_and_times() -> None:
     encode = encoder(started_at=1000.0)
-    families = [
+    families: list[Numbers | Buckets] = [
         family("proxy_engine_visitor_sent_bytes_total", [((), 7)]),
         family("proxy_engine_worker_cpu_seconds_total", [(("0",), 1.5)]),
         family("proxy_engine_links", [((), 3)]),
