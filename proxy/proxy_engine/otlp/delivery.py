@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import aiohttp
 from google.protobuf.message import DecodeError, Message
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import error_text
 
 DELAY_FIRST, DELAY_MAX = 1.0, 30.0  # seconds between tries; doubled each time, a quarter is chance
@@ -114,7 +114,10 @@ class Delivery:
             self.is_failing = False
         elif not self.is_failing:
             self.is_failing = True
-            _log.warning(
+            failures.warning(
+                _log,
+                "otlp",
+                "away",
                 "the collector does not take what it gets",
                 url=self.url,
                 status=answer.status,
@@ -152,5 +155,7 @@ def partial(kind: type[Message], answer: bytes) -> Any:
         return None
     said = response.partial_success
     if said.error_message:
-        _log.warning("the collector says", said=said.error_message)
+        failures.warning(
+            _log, "otlp", "partial", "the collector leaves some out", said=said.error_message
+        )
     return said

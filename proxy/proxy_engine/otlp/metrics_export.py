@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.otlp.delivery import CLOSE_SECONDS, Delivery, partial
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class MetricsExport:
                 # What is not taken until the next is due stands in that one, too.
                 await self._export(self._interval)
             except Exception as error:
-                _log.exception("metrics not exported", error)
+                failures.bug(_log, "otlp", "metrics not exported", error)
 
     async def _export(self, seconds: float) -> None:
         numbers = await self._exporter.numbers()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.otlp.delivery import CLOSE_SECONDS, Delivery, partial
 from proxy_engine_core import log_batch
 
@@ -91,7 +91,7 @@ class TracesExport:
                 try:
                     await self._export(self._take())
                 except Exception as error:
-                    _log.exception("spans not exported", error)
+                    failures.bug(_log, "otlp", "spans not exported", error)
                     self.dropped += self._sending
                     self._sending = 0
             self._wake.clear()
@@ -144,4 +144,4 @@ class TracesExport:
         left = self._sending + sum(map(log_batch.count, self._queue))
         if left:
             self.dropped += left
-            _log.error("spans lost, the server ends", count=left)
+            failures.error(_log, "otlp", "lost", "spans lost, the server ends", count=left)
