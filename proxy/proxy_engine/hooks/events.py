@@ -141,10 +141,18 @@ class Request(_Event, frozen=True, kw_only=True):
     bytes_out: Annotated[int, about("bytes to the visitor")]
     seconds: Annotated[float, about("first byte of the request to last byte of the response")]
     first_byte_seconds: Annotated[float, about("to the first byte of the response; 0: none")]
-    target_seconds: Annotated[
-        float, about("head sent on to head of the response; 0: there was none")
-    ]
+    target_seconds: Annotated[float, about("of which it was the target's; 0: there was none")]
     flags: Annotated[int, about("LOG_* of proxy_engine_core.core, or-ed")]
+    proxy_seconds: Annotated[
+        float, about("of first_byte_seconds the proxy's: until the request was on its way")
+    ] = 0.0
+    link_seconds: Annotated[
+        float, about("of first_byte_seconds the link's: its round trip; 0: not known")
+    ] = 0.0
+    trace_id: Annotated[str, about('of its traceparent, 32 hexadecimal digits; "": none')] = ""
+    parent_id: Annotated[str, about("the span that the visitor named, 16 digits")] = ""
+    span_id: Annotated[str, about('ours, that the target was told of; "": of the parent')] = ""
+    trace_flags: Annotated[int, about("of its trace; 1: sampled")] = 0
 
 
 class TunnelData(_Event, frozen=True, kw_only=True):

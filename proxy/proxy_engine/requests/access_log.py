@@ -26,9 +26,14 @@ COMPONENT = "access"
 MESSAGE = "request"
 RECORDS_MAX = 500  # of one batch, where each is a record of another program's logging
 # Of a log record; its numbers of tunnel and device become names.
-FIELDS = tuple(x for x in LogRecord._fields if x not in ("time_us", "route", "device", "flags"))
+FIELDS = (
+    *("request_id", "visitor", "method", "host", "path", "status", "reason", "bytes_in"),
+    *("bytes_out", "total_us", "first_byte_us", "proxy_us", "link_us", "target_us"),
+)
+TRACE_FIELDS = ("trace_id", "parent_id", "span_id", "trace_flags")  # ... if it is of one
 
 _VALUES = attrgetter(*FIELDS)
+_TRACE_VALUES = attrgetter(*TRACE_FIELDS)
 
 _log = logs.get(COMPONENT)
 
@@ -87,6 +92,8 @@ class AccessLog:
 
     def _fields(self, record: LogRecord, tunnels: Mapping[int, str]) -> dict[str, Any]:
         fields = dict(zip(FIELDS, _VALUES(record), strict=True))
+        if record.trace_id:
+            fields.update(zip(TRACE_FIELDS, _TRACE_VALUES(record), strict=True))
         fields["tunnel"] = tunnels.get(record.route)
         fields["device"] = self._device_name(record.device)
         return fields

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from proxy_engine import failures, logs
 from proxy_engine.errors import error_text
-from proxy_engine_core.log_batch import FORMAT
+from proxy_engine_core.log_batch import FORMAT, READABLE
 
 if TYPE_CHECKING:
     from proxy_engine.settings.config import Settings
@@ -201,7 +201,7 @@ class _Segment:
         header = os.pread(fd, SEGMENT_HEADER.size, 0)
         if len(header) < SEGMENT_HEADER.size or header[:4] != MAGIC:
             segment._tear()
-        elif SEGMENT_HEADER.unpack(header)[1] != FORMAT:
+        elif SEGMENT_HEADER.unpack(header)[1] not in READABLE:
             segment.close()
             raise OSError(f"{path} is of another version of proxy-engine")
         return segment
