@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks.parts.samples import Sample, figure
 from benchmarks.report import svg
 from benchmarks.report.losses import Cause, cause_of
-from benchmarks.targets import Target, load
+from benchmarks.targets import load
 
 BUDGET = "budget"  # stands for whom we lose to, in causes.toml
 
@@ -94,12 +94,7 @@ def budgets(samples: Sequence[Sample], causes: Sequence[Cause]) -> list[list[str
         sign = "≥" if target.more else "≤"
         why = "" if is_met else cause_of(causes, target.scenario, target.name, BUDGET)
         (met if is_met else missed).append([
-            what_of(target), f"{sign}\u00a0{target.budget:,.4g}", svg.number(attempt.value),
+            target.what, f"{sign}\u00a0{target.budget:,.4g}", svg.number(attempt.value),
             "met" if is_met else "**missed**", why,
         ])  # fmt: skip
     return [*missed, *met]
-
-
-def what_of(target: Target) -> str:
-    """Without leaning on the row before."""
-    return target.what.replace("... ", f"{target.scenario}: ")
