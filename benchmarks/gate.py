@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -35,11 +36,15 @@ SHORT = {
     "websocket-echo": ("--rounds", "3", "--seconds", "0.5"),
     "request-log": ("--rounds", "1", "--seconds", "1"),
     "stores": ("--records", "50000"),
+    "hooks": ("--megabytes", "500", "--rounds", "2"),
+    "log-searches": ("--rows", "200000"),
     "tls-costs": ("--rounds", "1", "--handshakes", "10", "--bulk", "10000000", "--links", "500"),
 }
 MICRO = {
     "micro-websocket": ("benchmarks/micro/test_websocket.py", "-k", "masking or reading_frames"),
     "micro-hooks": ("benchmarks/micro/test_hooks.py", "-k", "told"),
+    "micro-metrics": ("benchmarks/micro/test_metrics.py", "-k", "a_scrape and not 10000"),
+    "micro-tokens": ("benchmarks/micro/test_tokens.py", "-k", "known"),
 }
 
 Say = Callable[[str], None]
@@ -145,6 +150,8 @@ def main(chosen: argparse.Namespace, say: Say) -> int:
     if chosen.record:
         record(verdicts)
         print(f"recorded in {BASELINE}")
+        if (load_average := os.getloadavg()[0]) > 2 * (os.cpu_count() or 1):
+            print(f"the machine is busy (load average {load_average:.1f}): record on a quiet one")
     missed = [each for each in verdicts if each.is_miss]
     held = sum(each.measured is not None for each in verdicts)
     print(f"{held} measured, {len(missed)} missed, in {time.monotonic() - started:.0f} s")
