@@ -20,7 +20,7 @@ ENVIRON = {
     "PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'proxy'}",
     "PROXY_ENGINE_TRACEBACK": "1",
 }
-TIMEOUT = 15.0  # seconds; for anything that should be at once
+TIMEOUT = 60.0  # seconds; for anything that should be at once, on a machine with much to do
 
 
 class Process:

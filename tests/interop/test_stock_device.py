@@ -51,7 +51,7 @@ pytestmark = [
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert GO is not None
     target = tmp_path_factory.mktemp("stock_device") / "device"
-    subprocess.run([GO, "build", "-o", target, "./device"], cwd=SOURCE, check=True, timeout=180)
+    subprocess.run([GO, "build", "-o", target, "./device"], cwd=SOURCE, check=True, timeout=600)
     return target
 
 

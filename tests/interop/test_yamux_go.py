@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(GO is None, reason="needs the Go toolchain")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert GO is not None
     target = tmp_path_factory.mktemp("yamux_go") / "yamux_go"
-    subprocess.run([GO, "build", "-o", target, "."], cwd=SOURCE, check=True, timeout=180)
+    subprocess.run([GO, "build", "-o", target, "."], cwd=SOURCE, check=True, timeout=600)
     return target
 
 
