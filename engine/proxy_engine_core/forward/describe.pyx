@@ -38,6 +38,7 @@ cdef void describe(Visitor *visitor, const Head *head) noexcept nogil:
     if head.minor_version == 0:
         transaction.log_flags |= LOG_HTTP10
     transaction.keep_alive = head.flags & HEAD_KEEP_ALIVE
+    transaction.is_last = not transaction.keep_alive
     if (
         worker.options.connection_requests_max
         and visitor.requests >= worker.options.connection_requests_max
