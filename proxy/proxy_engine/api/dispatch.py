@@ -83,7 +83,7 @@ class Dispatcher:
                 return await self._run(route, ask)
             async with self._changing:
                 now = await self._run(tagged, ask._replace(headers={}, query=(), body=b""))
-                if now.status == 200 and not _is_among(now.headers["ETag"], wanted):
+                if now.status == 200 and not _is_same_state(now.headers["ETag"], wanted):
                     raise Problem(412, "changed_meanwhile", "it is not what If-Match names")
                 return await self._run(route, ask)
         except Exception as error:
@@ -179,12 +179,30 @@ def _encode(route: Route, call: Call, result: Any, known: str | None) -> Answer:
     body = msgspec.json.encode(result) + b"\n"
     headers["Content-Type"] = "application/json"
     if route.has_etag and status == 200:
-        headers["ETag"] = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-        headers["Cache-Control"] = "no-cache"  # kept by who asks, and asked for each time
-        if known is not None and _is_among(headers["ETag"], known):
-            del headers["Content-Type"]
-            return Answer(304, headers)
+        headers["ETag"] = _etag(route, result, body)
+        if route.method == "GET":
+            headers["Cache-Control"] = "no-cache"  # kept by who asks, and asked for each time
+            if known is not None and _is_among(headers["ETag"], known):
+                del headers["Content-Type"]
+                return Answer(304, headers)
     return Answer(status, headers, body)
+
+
+def _etag(route: Route, result: Any, body: bytes) -> str:
+    """Of all there is to see and, behind a hyphen, of what only changes change."""
+    parts = [body]
+    if route.settled:
+        parts.append(msgspec.json.encode([getattr(result, name) for name in route.settled]))
+    return '"' + "-".join(hashlib.blake2b(part, digest_size=12).hexdigest() for part in parts) + '"'
+
+
+def _is_same_state(etag: str, listed: str) -> bool:
+    """Whether nobody has changed it meanwhile: counts and times may have moved on."""
+    return _is_among(_state(etag), ",".join(map(_state, listed.split(","))))
+
+
+def _state(etag: str) -> str:
+    return etag.strip().removeprefix("W/").strip('"').rpartition("-")[2]
 
 
 def _is_among(etag: str, listed: str) -> bool:

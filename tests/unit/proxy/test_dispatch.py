@@ -73,7 +73,7 @@ async def add_thing(call: Call, body: NewThing) -> Thing:
     """Add."""
     await asyncio.sleep(0)
     if body.name in things:
-        raise NameTaken("this thing exists")
+        raise NameTaken("thing", "a")
     things[body.name] = body.size
     call.answer_headers["Location"] = f"/things/{body.name}"
     return Thing(body.name, body.size)
@@ -225,6 +225,10 @@ async def test_an_etag_saves_the_body_and_guards_changes(dispatcher: Dispatcher)
     stale = {**JSON, "if-match": '"stale"'}
     assert (await ask(dispatcher, "change_thing", headers=stale, **change))[0] == 412
     assert things["a"] == 1
+    # If-None-Match is for reading.
+    same = {**JSON, "if-match": etag, "if-none-match": "*"}
+    done = await answered(dispatcher, "change_thing", headers=same, path="a", body=b'{"name": "a"}')
+    assert (done.status, done.headers["ETag"]) == (200, etag)
     # Of two who saw the same, one comes first.
     seen = {**JSON, "if-match": etag}
     both = [ask(dispatcher, "change_thing", headers=seen, **change) for _ in range(2)]
@@ -267,7 +271,7 @@ async def test_keys_are_forgotten_and_failures_may_be_tried_again() -> None:
     ("error", "status", "code"),
     [
         (StorageError("disk"), 503, "store_failed"),
-        (NameTaken(), 409, "name_taken"),
+        (NameTaken("thing", "a"), 409, "name_taken"),
         (UsageError("no"), 422, "bad_value"),
         (ZeroDivisionError("secret"), 500, "internal_error"),
     ],
