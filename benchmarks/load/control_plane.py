@@ -10,7 +10,7 @@ of it is by the batch, not by the request, so the rate is part of the figure.
     plain    as shipped: the request log is stored
     access   with `access_log`, text into a file
     json     ... as JSON
-    events   somebody watches live events and reads all of them
+    events   somebody watches live events, as a browser would, and reads all of them
     hook     a hook that counts requests one by one (`on_request`)
     many     10,000 other tunnels are registered
 """
@@ -64,7 +64,8 @@ import aiohttp
 async def main(url, token):
     headers = {"Authorization": "Bearer " + token}
     async with aiohttp.ClientSession(headers=headers) as session:
-        async with session.ws_connect(url + "/api/v1/events", max_msg_size=0, compress=15) as events:
+        url += "/api/v1/events"
+        async with session.ws_connect(url, max_msg_size=0, compress=15) as events:
             print("ready", flush=True)
             async for _ in events:
                 pass

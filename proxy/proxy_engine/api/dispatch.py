@@ -77,29 +77,22 @@ class Dispatcher:
 
     async def _checked(self, route: Route, ask: Ask) -> Answer:
         try:
+            arguments = _arguments(route, ask)  # RFC 9110, 13.2.1: what is wrong anyway comes first
             wanted = ask.headers.get("if-match")
             tagged = self._tagged.get(route.path)
             if wanted is None or tagged is None or tagged is route:
-                return await self._run(route, ask)
+                return await self._run(route, ask, arguments)
             async with self._changing:
-                now = await self._run(tagged, ask._replace(headers={}, query=(), body=b""))
+                reading = ask._replace(headers={}, query=(), body=b"")
+                now = await self._run(tagged, reading, _arguments(tagged, reading))
                 if now.status == 200 and not _is_same_state(now.headers["ETag"], wanted):
                     raise Problem(412, "changed_meanwhile", "it is not what If-Match names")
-                return await self._run(route, ask)
+                return await self._run(route, ask, arguments)
         except Exception as error:
             return problem_answer(problem_of(error, f"{route.method} {route.path}"))
 
-    async def _run(self, route: Route, ask: Ask) -> Answer:
+    async def _run(self, route: Route, ask: Ask, arguments: dict[str, Any]) -> Answer:
         call = Call(self._service, ask.actor, ask.peer, ask.headers)
-        arguments: dict[str, Any] = {}
-        if route.path_type is not None:
-            arguments["path"] = _texts(route.path_type, list(ask.path.items()), "bad_path")
-        if route.query_type is not None:
-            arguments["query"] = _texts(route.query_type, ask.query, "bad_query")
-        elif ask.query:
-            raise Problem(400, "bad_query", f'there is no parameter "{ask.query[0][0]}" here')
-        if route.body_type is not None:
-            arguments["body"] = _body(route.body_type, ask)
         if route.scope == "write":
             result = await self._write(route, call, arguments)
         else:
@@ -127,6 +120,20 @@ class Dispatcher:
 def problem_answer(problem: Problem) -> Answer:
     kind = {"Content-Type": "application/problem+json"}
     return Answer(problem.status, {**HEADERS, **kind, **problem.headers}, problem.body())
+
+
+def _arguments(route: Route, ask: Ask) -> dict[str, Any]:
+    """Of the route's handler. Raises Problem."""
+    arguments: dict[str, Any] = {}
+    if route.path_type is not None:
+        arguments["path"] = _texts(route.path_type, list(ask.path.items()), "bad_path")
+    if route.query_type is not None:
+        arguments["query"] = _texts(route.query_type, ask.query, "bad_query")
+    elif ask.query:
+        raise Problem(400, "bad_query", f'there is no parameter "{ask.query[0][0]}" here')
+    if route.body_type is not None:
+        arguments["body"] = _body(route.body_type, ask)
+    return arguments
 
 
 _hints = functools.cache(get_type_hints)  # of a route's structs; they take longer than the rest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -58,6 +58,13 @@ class RequestPage(msgspec.Struct, frozen=True):
     next: int | None  # `before` of the page behind it; None: this is the last one
 
 
+class PathCount(NamedTuple):
+    """A path without its query, and how many requests had it."""
+
+    path: str
+    requests: int
+
+
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What many requests have in common. Durations are right to 3 %."""
 
@@ -66,7 +73,7 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     bytes_out: int
     statuses: dict[int, int]
     states: dict[str, int]
-    paths: list[tuple[str, int]]  # the most frequent, without their queries
+    paths: list[PathCount]  # the most frequent
     percentiles_us: dict[str, int]  # of total_us: "50", "90", "95", "99"
     max_us: int
     is_partial: bool  # there were more than could be looked at in time: these are the newest

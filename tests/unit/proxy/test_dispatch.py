@@ -225,6 +225,8 @@ async def test_an_etag_saves_the_body_and_guards_changes(dispatcher: Dispatcher)
     stale = {**JSON, "if-match": '"stale"'}
     assert (await ask(dispatcher, "change_thing", headers=stale, **change))[0] == 412
     assert things["a"] == 1
+    # What is wrong anyway is said first.
+    assert (await ask(dispatcher, "change_thing", headers=stale, path="a", body=b"{}"))[0] == 422
     # If-None-Match is for reading.
     same = {**JSON, "if-match": etag, "if-none-match": "*"}
     done = await answered(dispatcher, "change_thing", headers=same, path="a", body=b'{"name": "a"}')
@@ -246,8 +248,9 @@ async def test_a_post_with_a_key_is_done_once(dispatcher: Dispatcher) -> None:
     )
     assert (await ask(dispatcher, "add_thing", headers=key, body=b'{"name": "b"}'))[0] == 422
     assert (await ask(dispatcher, "add_thing", body=body))[0] == 409  # without a key
-    bad = {**JSON, "idempotency-key": "ä"}
-    assert (await ask(dispatcher, "add_thing", headers=bad, body=body))[0] == 400
+    for text in ("ä", "a b", "", "a" * 256):
+        bad = {**JSON, "idempotency-key": text}
+        assert (await ask(dispatcher, "add_thing", headers=bad, body=body))[0] == 400
 
 
 async def test_keys_are_forgotten_and_failures_may_be_tried_again() -> None:
