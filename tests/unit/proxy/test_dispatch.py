@@ -228,13 +228,13 @@ async def test_an_etag_saves_the_body_and_guards_changes(dispatcher: Dispatcher)
     # What is wrong anyway is said first.
     assert (await ask(dispatcher, "change_thing", headers=stale, path="a", body=b"{}"))[0] == 422
     # If-None-Match is for reading.
-    same = {**JSON, "if-match": etag, "if-none-match": "*"}
-    done = await answered(dispatcher, "change_thing", headers=same, path="a", body=b'{"name": "a"}')
+    both = {**JSON, "if-match": etag, "if-none-match": "*"}
+    done = await answered(dispatcher, "change_thing", headers=both, path="a", body=b'{"name": "a"}')
     assert (done.status, done.headers["ETag"]) == (200, etag)
     # Of two who saw the same, one comes first.
     seen = {**JSON, "if-match": etag}
-    both = [ask(dispatcher, "change_thing", headers=seen, **change) for _ in range(2)]
-    assert sorted(status for status, _ in await asyncio.gather(*both)) == [200, 412]
+    two = [ask(dispatcher, "change_thing", headers=seen, **change) for _ in range(2)]
+    assert sorted(status for status, _ in await asyncio.gather(*two)) == [200, 412]
 
 
 async def test_a_post_with_a_key_is_done_once(dispatcher: Dispatcher) -> None:
