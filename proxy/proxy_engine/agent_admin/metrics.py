@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import proxy_engine
 from proxy_engine.metrics import process
 from proxy_engine.metrics.catalogue import STATS, WORKER_STATS
-from proxy_engine.metrics.text import Family, family, render
+from proxy_engine.metrics.text import Numbers, family, render
 from proxy_engine_core.core import TLS_LIBRARY
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def text(engine: Engine, *, links: int, tunnels: int, started_at: float, media_t
     return render(families, media_type)
 
 
-def _counted(engine: Engine) -> list[Family]:
+def _counted(engine: Engine) -> list[Numbers]:
     samples: dict[str, list[tuple[Sequence[str], float]]] = {}
     for stat, value in engine.stats().items():
         source = STATS.get(stat)
@@ -52,7 +52,7 @@ def _counted(engine: Engine) -> list[Family]:
     return [family(name, values) for name, values in samples.items()]
 
 
-def _workers(engine: Engine) -> list[Family]:
+def _workers(engine: Engine) -> list[Numbers]:
     workers = [engine.worker_stats(index) for index in range(engine.workers)]
     return [
         family(
