@@ -36,6 +36,7 @@ SHORT = {
     "websocket-echo": ("--rounds", "3", "--seconds", "0.5"),
     "request-log": ("--rounds", "1", "--seconds", "1"),
     "stores": ("--records", "50000"),
+    "control-plane": ("--modes", "plain", "--rounds", "1", "--seconds", "2"),
     "hooks": ("--megabytes", "500", "--rounds", "2"),
     "log-searches": ("--rows", "200000"),
     "tls-costs": ("--rounds", "1", "--handshakes", "10", "--bulk", "10000000", "--links", "500"),
