@@ -30,7 +30,7 @@ RETRY_AFTER = "10"  # seconds; links lost without a word are found by their ping
 SPARE_LINKS = 2  # lost links of a device that may still look alive
 
 
-class Link(msgspec.Struct, kw_only=True, eq=False):
+class Link(msgspec.Struct, kw_only=True, eq=False, gc=False):
     device_id: int
     device: str
     peer: str

@@ -36,7 +36,7 @@ def name_refusal(name: str, kind: str) -> tuple[str, str] | None:
     return None
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, gc=False):
     tunnel: Tunnel
     policy: RoutePolicy  # _NO_POLICY: most have none, and share it
     links: tuple[int, ...] = ()
