@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks import gate, micro_run
 from benchmarks.load import run as load_run
@@ -15,11 +17,11 @@ from benchmarks.load.stage import Options
 from benchmarks.load.table import tables
 from benchmarks.parts import peers, results
 from benchmarks.parts.processes import BenchmarkError
-from benchmarks.parts.samples import Sample
 from benchmarks.report import write
 from benchmarks.scenarios import BY_NAME, LOAD, PEER_SCENARIOS, Program, Scenario
 
 EXIT_FAILED = 1
+RAW = "median [least-most] of rounds; raw samples"
 PEERS_BY, LOAD_BY = 4.0, 13.5  # minutes of `all --quick` by when nothing more is begun
 PACES = {"smoke": (1, 1.0, 0.02), "quick": (3, 2.0, 0.25), "full": (7, 4.0, 1.0)}
 
@@ -31,7 +33,7 @@ def say(line: str) -> None:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser("micro", help="parsers, rings and codecs alone, a minute")
+    verbs.add_parser("micro", help="parsers, rings and codecs alone, half a minute")
     load = verbs.add_parser("load", help="real processes under load, beside references")
     peer = verbs.add_parser("peers", help="other people's tunnels in the same run")
     peer.add_argument("--install", action="store_true", help="from their registries, first")
@@ -43,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
         pace.add_argument("--quick", action="store_true", help="at most 15 minutes [default]")
         pace.add_argument("--full", action="store_true", help="every scenario, two hours")
         pace.add_argument("--smoke", action="store_true", help="does it still run? no figures")
+        verb.add_argument("--resume", action="store_true",
+                          help="go on with the newest result of this commit and pace")  # fmt: skip
         verb.add_argument("--congestion", metavar="NAME",
                           help="the system's congestion control meanwhile (root)")  # fmt: skip
     for verb in (load, peer):
@@ -76,7 +80,7 @@ def chosen_scenarios(
     return [BY_NAME[name] for name in names.split(",")]
 
 
-def head(verb: str, pace: str) -> dict[str, object]:
+def head(verb: str, pace: str) -> dict[str, Any]:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "verb": verb,
@@ -88,8 +92,7 @@ def head(verb: str, pace: str) -> dict[str, object]:
 
 
 def result_path(verb: str) -> Path:
-    commit = results.output_of("git", "rev-parse", "--short=9", "HEAD") or "nocommit"
-    return results.RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{verb}-{commit}.json"
+    return results.RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{verb}-{results.commit()}.json"
 
 
 def pace_of(chosen: argparse.Namespace) -> str:
@@ -118,27 +121,54 @@ def load(chosen: argparse.Namespace, verb: str, deadline: float = float("inf")) 
         say=say,
     )
     subjects = getattr(chosen, "subjects", None)
-    result = head(verb, pace)
+    path = getattr(chosen, "out", None) or result_path(verb)
+    result, outcome, before = head(verb, pace), load_run.Outcome(), 0
+    if chosen.resume and (found := results.newest(verb, pace)) is not None:
+        path = found
+        result, outcome.samples = results.read(path)
+        before = result["took_seconds"]
+        # What failed or came too late is tried again; subjects that are not there stay away.
+        outcome.skipped = {k: v for k, v in result["skipped"].items() if ": " in k}
+        say(f"going on with {path}")
     started = time.monotonic()
-    outcome = load_run.run(
-        scenarios, options, subjects=subjects.split(",") if subjects else None,
-        is_quick=pace != "full", deadline=deadline,
-    )  # fmt: skip
-    result |= {
-        "took_seconds": round(time.monotonic() - started),
-        "settings": {"rounds": options.rounds, "seconds": options.seconds, "scale": scale,
-                     "congestion": options.congestion},
-        "skipped": outcome.skipped,
-        "failed": outcome.failed,
+    result["settings"] = {
+        "rounds": options.rounds, "seconds": options.seconds, "scale": scale,
+        "congestion": options.congestion,
     }  # fmt: skip
+
+    def keep(*, is_complete: bool = False) -> None:
+        """After every scenario: whoever is interrupted loses the one that runs."""
+        result.update(
+            took_seconds=round(before + time.monotonic() - started),
+            complete=is_complete,
+            skipped=outcome.skipped,
+            failed=outcome.failed,
+        )
+        if pace != "smoke" and outcome.samples:
+            results.write(path, result, outcome.samples)
+
+    outcome.keep = keep
+    try:
+        load_run.run(
+            scenarios, options, subjects=subjects.split(",") if subjects else None,
+            is_quick=pace != "full", deadline=deadline, outcome=outcome,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise BenchmarkError(
+            f"interrupted; {len({each.scenario for each in outcome.samples})} scenarios are in"
+            f" {path}: --resume goes on"
+            if path.exists()
+            else "interrupted: nothing was measured yet"
+        ) from None
+    keep(is_complete=True)
     if outcome.samples:
         print(tables(outcome.samples))
     for name, why in outcome.skipped.items():
         print(f"skipped: {name}: {why}")
     for name, why in outcome.failed.items():
         print(f"FAILED: {name}: {why}", file=sys.stderr)
-    if pace != "smoke" and outcome.samples:
-        save(verb, result, outcome.samples, getattr(chosen, "out", None))
+    if path.exists():
+        print(f"\n{RAW}: {path}")
     return EXIT_FAILED if outcome.failed else 0
 
 
@@ -147,14 +177,10 @@ def micro() -> int:
     code, samples = micro_run.run(say)
     if samples:
         print(tables(samples))
-        save("micro", result, samples, None)
+        path = result_path("micro")
+        results.write(path, result, samples)
+        print(f"\n{RAW}: {path}")
     return code
-
-
-def save(verb: str, result: dict[str, object], samples: Sequence[Sample], out: Path | None) -> None:
-    path = out or result_path(verb)
-    results.write(path, result, samples)
-    print(f"\nmedian [least-most] of rounds; raw samples: {path}")
 
 
 def everything(chosen: argparse.Namespace) -> int:
@@ -174,6 +200,9 @@ def everything(chosen: argparse.Namespace) -> int:
 
 def main() -> int:
     chosen = parser().parse_args()
+    # Clients, proxies and origins inherit it: thousands of connections want as many descriptors.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         match chosen.verb:
             case "load" | "peers":
@@ -192,7 +221,7 @@ def main() -> int:
     except BrokenPipeError:  # `| head`
         return 0
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return EXIT_FAILED
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from benchmarks.load.loads import (
     BesideSlowReaders,
     Http,
+    IdleVisitors,
     Iperf,
     Load,
     PingPong,
@@ -25,10 +26,21 @@ KIB, MB = 1 << 10, 1_000_000
 CHAIN, RELAYS, SPLICE = "nginx-chain", "relay-chain", "relay-splice"
 
 # References of the same run: the client at the origin, one hop, two hops, and what bounds them.
-WEB = ("direct", "nginx", CHAIN, "haproxy-chain", RELAYS, OURS, f"{OURS}-ws", "against", "floor")
+WEB = (
+    "direct",
+    "nginx",
+    CHAIN,
+    "haproxy",
+    "haproxy-chain",
+    RELAYS,
+    OURS,
+    f"{OURS}-ws",
+    "against",
+    "floor",
+)
 FEW = ("direct", CHAIN, RELAYS, OURS, "against", "floor")
 TUNNELS = (f"{OURS}-direct", f"{OURS}-link", f"{OURS}-link-ws", RELAYS, SPLICE, "against")
-PEERS = ("rathole", "bore", "chisel", "wstunnel", "frp", "piko")
+PEERS = ("rathole", "rathole-w1", "bore", "bore-w1", "chisel", "wstunnel", "frp", "piko")
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,7 @@ class Program:
     needs: tuple[str, ...] = ()
     reference: str = ""
     unit: str = ""
+    seconds: tuple[float, float] = (10.0, 60.0)  # that it takes here, short and long
     timeout: float = 600.0
 
     @property
@@ -90,11 +103,12 @@ KEEP_ALIVE = tuple(
 )
 NEW_CONNECTIONS = tuple(
     http(
-        f"http-new-c{clients}",
-        f"{clients} clients, a new connection for every request",
-        Http(clients, is_closing=True),
-        in_quick=clients == 64,
+        f"http-new-c{clients}" if size == KIB else f"http-new-{label}-c{clients}",
+        f"{clients} clients, a new connection for every request, responses of {label}",
+        Http(clients, size, is_closing=True),
+        in_quick=size == KIB and clients == 64,
     )
+    for label, size in (("1k", KIB), ("64k", 64 * KIB), ("10m", 10 * MB))
     for clients in (1, 64, 512)
 )
 UPLOADS = tuple(
@@ -108,9 +122,10 @@ UPLOADS = tuple(
     for label, size, clients in (("64k", 64 * KIB, 64), ("10m", 10 * MB, 1), ("10m", 10 * MB, 8))
 )
 CONNECTIONS = tuple(
-    http(f"http-1k-c{clients}", f"{clients} kept-alive connections at once", Http(clients))
-    for clients in (2048, 8192)
-)
+    http(f"http-1k-c{clients}", f"{clients:,} kept-alive connections, responses of 1k",
+         Http(clients), (CHAIN, OURS), field="many", seconds=3.0)
+    for clients in (2048, 8000)
+)  # fmt: skip
 TLS = (
     http("tls-c64", "64 kept-alive visitors over TLS 1.3, responses of 1 KiB", Http(64),
          ("nginx", CHAIN, OURS), field="tls", in_quick=True),
@@ -127,6 +142,9 @@ STREAMS = (
              ("nginx",), in_quick=True),
     Scenario("pingpong", "64 B there and back, everything on one CPU", "pinned", PingPong(),
              ("direct", RELAYS, OURS, f"{OURS}-ws", *TUNNELS[:2], "floor"), RELAYS, in_quick=True),
+    http("idle-visitors", "2,000 visitors who have asked once and stay: memory of each",
+         IdleVisitors(2000), (CHAIN, "haproxy-chain", RELAYS, OURS, *PEERS[:4]), field="idle",
+         in_quick=True),
     http("slow-readers", "64 clients beside 64 who read 20 KiB a second of a large file",
          BesideSlowReaders(Http(64), 64), (CHAIN, OURS), in_quick=True),
 )  # fmt: skip
@@ -176,27 +194,36 @@ PEER_SCENARIOS = (
 )  # fmt: skip
 PROGRAMS = (
     Program("idle-links", "memory of idle links, a device each", ("idle_links.py",),
-            ("--links", "1000"), unit="KiB a link"),
+            ("--links", "2000"), unit="KiB a link", seconds=(3, 3)),
     Program("idle-links-many", "... as many as file descriptors allow",
-            ("idle_links.py", "--links", "10000"), unit="KiB a link"),
+            ("idle_links.py", "--links", "10000"), ("--links", "10000"), unit="KiB a link",
+            seconds=(10, 10)),
     Program("storm", "10,000 devices connect at once, a visitor keeps asking",
-            ("storm.py", "--devices", "10000"), ("--devices", "2000"), ("nginx",)),
+            ("storm.py", "--devices", "10000"), ("--devices", "10000"), ("nginx",),
+            seconds=(25, 25)),
     Program("reconnects", "1,000 devices reconnect in waves: who is asked for their tokens",
-            ("reconnects.py",), ("--devices", "200", "--waves", "3"), ("redis-server",)),
+            ("reconnects.py",), ("--devices", "200", "--waves", "3"), ("redis-server",),
+            seconds=(30, 90)),
     Program("delay", "one download over a link of 100 ms, by the fault proxy", ("delay.py",),
-            ("--size", "32"), ("nginx",)),
+            ("--size", "32"), ("nginx",), seconds=(3, 10)),
     Program("websocket-echo", "the codec as a server: 64 B on 32 connections, beside others",
-            ("websocket_echo.py",), ("--rounds", "3", "--seconds", "1"), reference="picows"),
+            ("websocket_echo.py",), ("--rounds", "3", "--seconds", "1"), reference="picows",
+            seconds=(21, 60)),
     Program("request-log", "the request log: refused, taken, stored", ("log_cost.py",),
-            ("--rounds", "3", "--seconds", "1"), ("wrk", "nginx"), reference="refused"),
+            ("--rounds", "3", "--seconds", "1"), ("wrk", "nginx"), reference="refused",
+            seconds=(22, 60)),
     Program("hooks", "a TCP tunnel in bulk with five data hooks and without", ("hooks.py",),
-            ("--megabytes", "500", "--rounds", "2")),
-    Program("stores", "records stored a second", ("stores.py",), ("--records", "100000")),
+            ("--megabytes", "1000", "--rounds", "3"), seconds=(5, 30)),
+    Program("stores", "records stored a second", ("stores.py",), ("--records", "100000"),
+            seconds=(3, 10)),
+    Program("profiles", "the profiles of a TCP tunnel side by side", ("profiles.py",),
+            ("--size", "200M", "--rounds", "2", "--connections", "50"), ("iperf3",),
+            reference="balanced", seconds=(20, 60)),
     Program("log-searches", "searches in a day of requests", ("log_store.py", "--rows", "2000000"),
-            ("--rows", "200000")),
+            ("--rows", "200000"), seconds=(2, 20)),
     Program("tls-costs", "CPU of a handshake and of a GB, memory of a link, beside nginx",
-            ("tls.py",), ("--rounds", "2", "--handshakes", "200"), ("nginx", "openssl"),
-            reference="nginx"),
+            ("tls.py",), ("--rounds", "3", "--handshakes", "400"), ("nginx", "openssl"),
+            reference="nginx", seconds=(50, 150)),
 )  # fmt: skip
 
 LOAD: tuple[Scenario | Program, ...] = (

@@ -16,9 +16,7 @@ A load returns figures by name; those that all have:
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from typing import Protocol
 
 from benchmarks.load.stage import SSE_PADDING, Field, Stage
 from benchmarks.parts import counters
-from benchmarks.parts.client import Endpoint, run_wrk
+from benchmarks.parts.client import Endpoint, run_iperf, run_wrk
 from benchmarks.parts.processes import (
     Account,
     BenchmarkError,
@@ -39,7 +37,7 @@ from benchmarks.parts.rounds import run_client
 from benchmarks.parts.samples import Figures
 from benchmarks.parts.subjects import BODY_BYTES, Running, body_path, bulk_path
 
-BUSY_TRIES = 20
+SETTLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,8 @@ class Load(Protocol):
 def measure(stage: Stage, place: Field, running: Running, load: Load, seconds: float) -> Figures:
     """One sample. Raises: BenchmarkError, for any answer that is not the expected one."""
     processes = dict(running.proxies)
+    for process in processes.values():
+        process.check()
     if place.origin is not None:
         processes["origin"] = place.origin
     before = {role: Account.of(process.pid) for role, process in processes.items()}
@@ -129,18 +129,7 @@ class Iperf:
 
     def apply(self, stage: Stage, running: Running, seconds: float) -> Work:
         size = max(64 << 20, int(4e9 * stage.options.scale))
-        command = ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(running.endpoint.port)]
-        command += ["-n", str(size), *self.arguments]
-        for _ in range(BUSY_TRIES):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-            found = json.loads(done.stdout)
-            # What the buffers of the run before still hold keeps its server busy for a moment.
-            if "busy" not in found.get("error", ""):
-                break
-            time.sleep(0.5)
-        if "error" in found:
-            raise BenchmarkError(f"iperf3: {found['error']}")
-        end = found["end"]
+        end = run_iperf(running.endpoint.port, "-n", str(size), *self.arguments)
         received = end["sum_received"]
         host = end["cpu_utilization_percent"]["host_total"] / 100
         figures = {"rate": received["bits_per_second"] / 1e9}
@@ -208,6 +197,41 @@ class ServerSentEvents:
         }
         events = found["events"] * 1.1
         return Work(events / 1e6, found["seconds"], CpuTime(found["cpu"]), figures)
+
+
+@dataclass(frozen=True)
+class IdleVisitors:
+    """Connections that have had one answer each. `kib_a_connection` is what the proxies hold beyond
+    what they had before the first of all: what was freed and is kept since is there for these."""
+
+    visitors: int
+    unit: str = "connection"
+
+    def apply(self, stage: Stage, running: Running, seconds: float) -> Work:
+        time.sleep(SETTLE_SECONDS)  # what the sample before had is closed by now
+        if running.unused_kib is None:
+            running.unused_kib = self._memory(running)
+        cpu, started = time.process_time(), time.monotonic()
+        held: list[socket.socket] = []
+        try:
+            for _ in range(self.visitors):
+                held.append(peer := socket.create_connection(("127.0.0.1", running.endpoint.port)))
+                peer.settimeout(30)
+                peer.sendall(f"GET / HTTP/1.1\r\nHost: {running.endpoint.host}\r\n\r\n".encode())
+                if not peer.recv(8192).startswith(b"HTTP/1.1 200 "):
+                    raise BenchmarkError("a visitor had no answer")
+            took, cpu = time.monotonic() - started, time.process_time() - cpu
+            time.sleep(SETTLE_SECONDS)
+            grown = self._memory(running) - running.unused_kib
+        finally:
+            for peer in held:
+                peer.close()
+        figures = {"rate": self.visitors / took, "kib_a_connection": grown / self.visitors}
+        return Work(self.visitors / 1e6, took, CpuTime(cpu), figures)
+
+    @staticmethod
+    def _memory(running: Running) -> int:
+        return sum(memory_kib(process.pid) for process in running.proxies.values())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The profiles of a TCP tunnel side by side: bulk, dialogues, and what a stalled reader holds.
 
-    python benchmarks/load/profiles.py [--size 1G] [--rounds 5] [--congestion reno]
+    python benchmarks/load/profiles.py [--size 1G] [--rounds 3] [--congestion reno]
 
 One server, one agent, a tunnel of each profile, taking turns: CPU of both for a gigabyte of iperf3,
 up and down; 64 bytes there and back, the median; and the memory of a connection whose reader
@@ -11,7 +11,6 @@ sockets of the way, the client's and the target's among them.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import socket
 import subprocess
@@ -25,7 +24,7 @@ from pathlib import Path
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.parts.client import Endpoint
+from benchmarks.parts.client import Endpoint, run_iperf
 from benchmarks.parts.ours import ProxyEngine
 from benchmarks.parts.processes import (
     BenchmarkError,
@@ -38,6 +37,7 @@ from benchmarks.parts.processes import (
     memory_kib,
 )
 from benchmarks.parts.reference import REFERENCE, compile_program
+from benchmarks.parts.results import emit
 from benchmarks.parts.rounds import Figures, interleaved, run_client
 from benchmarks.parts.samples import spread
 from benchmarks.parts.subjects import Running
@@ -48,7 +48,6 @@ WARM_UP, ROUND_TRIPS = 500, 5000
 READ = 4 << 20  # bytes a reader takes before it stops
 SETTLE_SECONDS = 0.5
 PAGE_KIB = 4
-BUSY_TRIES = 20
 
 
 class Tunnels(ProxyEngine):
@@ -140,20 +139,9 @@ def stalled(running: Running, count: int) -> tuple[float, float]:
 def bulk(running: Running, size: str, *how: str) -> float:
     """CPU seconds of a gigabyte."""
     before = sum((cpu_time(each.pid) for each in running.proxies.values()), CpuTime())
-    for _ in range(BUSY_TRIES):
-        done = subprocess.run(
-            ["iperf3", "-J", "-c", "127.0.0.1", "-p", str(running.endpoint.port), "-n", size, *how],
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        found = json.loads(done.stdout)
-        # What the buffers of the run before still hold keeps its server busy for a moment.
-        if "busy" not in found.get("error", ""):
-            break
-        time.sleep(0.5)
-    if "error" in found:
-        raise BenchmarkError(f"iperf3: {found['error']}")
+    end = run_iperf(running.endpoint.port, "-n", size, *how)
     spent = sum((cpu_time(each.pid) for each in running.proxies.values()), CpuTime()) - before
-    received: int = found["end"]["sum_received"]["bytes"]
+    received: int = end["sum_received"]["bytes"]
     return spent.total * 1e9 / received
 
 
@@ -161,14 +149,14 @@ def sample(running: dict[tuple[str, str], Running], client: Path, name: str,
            chosen: argparse.Namespace) -> Figures:  # fmt: skip
     echo = running[name, "echo"]
     figures = {
-        "up s/GB": bulk(running[name, "bulk"], chosen.size),
-        "down s/GB": bulk(running[name, "bulk"], chosen.size, "-R"),
-        "64 B us": run_client(
+        "up_s_a_gb": bulk(running[name, "bulk"], chosen.size),
+        "down_s_a_gb": bulk(running[name, "bulk"], chosen.size, "-R"),
+        "p50_us": run_client(
             client, echo.endpoint.port, "127.0.0.1", 64, WARM_UP, ROUND_TRIPS, timeout=120
         )["p50"] / 1e3,
     }  # fmt: skip
     ours, kernels = stalled(running[name, "flood"], chosen.connections)
-    return figures | {"stalled KiB": ours, "in the kernel": kernels}
+    return figures | {"stalled_kib": ours, "stalled_kernel_kib": kernels}
 
 
 def table(samples: dict[str, list[Figures]]) -> str:
@@ -190,7 +178,8 @@ def table(samples: dict[str, list[Figures]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The profiles of a TCP tunnel, side by side.")
     parser.add_argument("--size", default="1G", help="bytes of a bulk run, as iperf3 takes them")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE", help="add samples to this file")
     parser.add_argument("--connections", type=int, default=100, help="whose memory is looked at")
     parser.add_argument("--congestion", metavar="NAME", help="the system's for the run (root)")
     chosen = parser.parse_args()
@@ -218,6 +207,8 @@ def main() -> int:
             samples = interleaved(
                 PROFILES, chosen.rounds, lambda profile: sample(running, client, profile, chosen)
             )
+            for profile, rounds in samples.items():
+                emit(chosen.json, "profiles", profile, rounds)
             print("median [least-most] of rounds, and of balanced in the same round")
             print(table(samples))
         except (BenchmarkError, subprocess.TimeoutExpired) as error:

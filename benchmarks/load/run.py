@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from benchmarks.scenarios import Program, Scenario
 WARM_UP_SECONDS = 1.0
 GRACE = 60.0  # that a program begun before the deadline may take beyond it
 STOP_SECONDS = 10.0  # for a program that is ended, to end its own
+OVERHEAD_SECONDS = 0.4  # of a sample, for its client and the accounts
 CLIENT_BUSY = 0.95  # of a CPU: from here on the client is what limits
 OPTIONAL = ("against", "floor")  # subjects that are only there when asked for
 
@@ -42,6 +43,35 @@ class Outcome:
     samples: list[Sample] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # scenario or subject -> why
     failed: dict[str, str] = field(default_factory=dict)  # scenario -> what happened
+    keep: Callable[[], None] = lambda: None  # called whenever a scenario is done
+
+    def has(self, scenario: str) -> bool:
+        return any(each.scenario == scenario for each in self.samples)
+
+
+class Clock:
+    """How long what is left will take: as long as it should, and as this machine is slower."""
+
+    def __init__(self, seconds: Sequence[float]) -> None:
+        self._all, self._done = sum(seconds), 0.0
+        self._started = time.monotonic()
+
+    def left(self) -> str:
+        if not self._done:
+            seconds = self._all
+        else:
+            seconds = (self._all - self._done) / self._done * (time.monotonic() - self._started)
+        return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+
+    def passed(self, seconds: float) -> None:
+        self._done += seconds
+
+
+def expected_seconds(scenario: Scenario | Program, options: Options, *, is_quick: bool) -> float:
+    if isinstance(scenario, Program):
+        return scenario.seconds[0 if is_quick and scenario.quick is not None else 1]
+    sample = options.seconds * scenario.seconds + OVERHEAD_SECONDS
+    return len(scenario.subjects) * (WARM_UP_SECONDS + OVERHEAD_SECONDS + options.rounds * sample)
 
 
 def missing(scenario: Scenario | Program) -> str | None:
@@ -68,28 +98,43 @@ def run(
     subjects: Sequence[str] | None = None,
     is_quick: bool = False,
     deadline: float = float("inf"),
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """subjects: of each scenario only these. deadline: of time.monotonic(); what is not begun
-    by then is skipped, and said so."""
-    outcome = Outcome()
+    by then is skipped, and said so. outcome: of a run before, added to; what it has is not
+    measured again."""
+    outcome = Outcome() if outcome is None else outcome
     stage_scenarios: list[Scenario] = []
+    programs: list[Program] = []
     for scenario in scenarios:
+        if outcome.has(scenario.name):
+            options.say(f"{scenario.name}: measured before")
+            continue
         reason = missing(scenario)
         if reason is not None:
             outcome.skipped[scenario.name] = reason
             options.say(f"skipped: {scenario.name}: {reason}")
         elif isinstance(scenario, Scenario):
             stage_scenarios.append(scenario)
+        else:
+            programs.append(scenario)
+    chosen: list[Scenario | Program] = [*programs, *stage_scenarios]
+    expected = {each.name: expected_seconds(each, options, is_quick=is_quick) for each in chosen}
+    clock = Clock(list(expected.values()))
     # Programs first: each is short, and where time is short, the stage has the longer list.
-    for scenario in scenarios:
-        if isinstance(scenario, Program) and scenario.name not in outcome.skipped:
-            if time.monotonic() > deadline:
-                outcome.skipped[scenario.name] = "out of time"
-                continue
-            seconds = min(scenario.timeout, max(10.0, deadline + GRACE - time.monotonic()))
-            _run_program(scenario, options, is_quick, outcome, seconds)
+    for number, program in enumerate(programs):
+        if time.monotonic() > deadline:
+            outcome.skipped[program.name] = "out of time"
+            continue
+        seconds = min(program.timeout, max(10.0, deadline + GRACE - time.monotonic()))
+        options.say(
+            f"[{number + 1}/{len(expected)}, {clock.left()}] {program.name}: {program.what}"
+        )
+        _run_program(program, options, is_quick, outcome, seconds)
+        clock.passed(expected[program.name])
+        outcome.keep()
     if stage_scenarios:
-        _run_on_stage(stage_scenarios, options, subjects, outcome, deadline)
+        _run_on_stage(stage_scenarios, options, subjects, outcome, deadline, (clock, expected))
     return outcome
 
 
@@ -99,7 +144,9 @@ def _run_on_stage(
     subjects: Sequence[str] | None,
     outcome: Outcome,
     deadline: float,
+    progress: tuple[Clock, dict[str, float]],
 ) -> None:
+    clock, expected = progress
     with (
         tempfile.TemporaryDirectory(prefix="proxy-engine-load-") as name,
         Stage(Path(name), options) as stage,
@@ -114,14 +161,18 @@ def _run_on_stage(
             if time.monotonic() > deadline:
                 outcome.skipped[scenario.name] = "out of time"
                 continue
-            head = f"[{number + 1}/{len(scenarios)}] {scenario.name}"
-            options.say(f"{head}: {scenario.what}")
+            step = len(expected) - len(scenarios) + number + 1
+            options.say(
+                f"[{step}/{len(expected)}, {clock.left()}] {scenario.name}: {scenario.what}"
+            )
             try:
                 outcome.samples += _rounds(stage, scenario, wanted, options, outcome)
             except (BenchmarkError, subprocess.TimeoutExpired, OSError) as error:
                 outcome.failed[scenario.name] = str(error)
                 options.say(f"failed: {scenario.name}: {error}")
-        outcome.skipped |= stage.skipped
+            clock.passed(expected[scenario.name])
+            outcome.skipped |= stage.skipped
+            outcome.keep()
 
 
 def _rounds(
@@ -136,15 +187,16 @@ def _rounds(
     def sample(name: str, seconds: float) -> dict[str, float] | None:
         try:
             return measure(stage, place, running[name], scenario.load, seconds)
-        except BenchmarkError as error:
+        except (BenchmarkError, OSError, subprocess.TimeoutExpired) as error:
             if name.startswith(OURS):
                 raise BenchmarkError(f"{name}: {error}") from error
-            outcome.skipped[f"{scenario.name}: {name}"] = f"{scenario.name}: {error}"
+            outcome.skipped[f"{scenario.name}: {name}"] = f"{error}"
             options.say(f"left out: {scenario.name}: {name}: {error}")
             return None
 
     # First connections, first allocations and lazy imports are not the subject.
-    able = [name for name in running if sample(name, WARM_UP_SECONDS) is not None]
+    warm_up = WARM_UP_SECONDS * scenario.seconds
+    able = [name for name in running if sample(name, warm_up) is not None]
     for number in range(options.rounds):
         for name in in_turn(able, number) if able else ():
             figures = sample(name, options.seconds * scenario.seconds)
@@ -158,7 +210,6 @@ def _rounds(
 def _run_program(
     program: Program, options: Options, is_quick: bool, outcome: Outcome, seconds: float
 ) -> None:
-    options.say(f"{program.name}: {program.what}")
     arguments = [*program.command[1:], *((program.quick or ()) if is_quick else ())]
     file = ROOT / "benchmarks" / "load" / program.command[0]
     paths = (str(ROOT), str(ROOT / "engine"), str(ROOT / "proxy"))

@@ -26,6 +26,8 @@ from benchmarks.parts.processes import (
 )
 from benchmarks.parts.reference import REFERENCE, Floor, Relay, compile_program
 from benchmarks.parts.subjects import (
+    CONNECTIONS,
+    CONNECTIONS_MANY,
     AiohttpProxy,
     Certificate,
     HaProxy,
@@ -116,12 +118,17 @@ class Stage:
                 continue
             try:
                 place.running[subject] = made.start(self.folder / name / subject, place.port)
+            except BenchmarkError as error:
+                if subject.startswith(OURS):
+                    raise
+                self.skipped[key] = f"it did not start: {error}"
+                self.options.say(f"skipped: {subject}: {error}")
             finally:
                 self._started.extend(made.started)
         return {subject: place.running[subject] for subject in wanted if subject in place.running}
 
     def _make_field(self, name: str, folder: Path) -> Field:
-        if name in ("http", "tls"):
+        if name in ("http", "tls", "many", "idle"):
             origin = Origin(folder / "origin", BULK_BYTES, BULK_STREAMS)
             self._started.append(origin.process)
             return Field(origin.port, origin.process)
@@ -167,7 +174,9 @@ class Stage:
         found: dict[str, Callable[[], Subject]] = {
             "direct": lambda: Nginx("direct", 0),
             "nginx": lambda: Nginx("nginx", 1, certificate),
-            "nginx-chain": lambda: Nginx("nginx-chain", 2, certificate),
+            "nginx-chain": lambda: Nginx(
+                "nginx-chain", 2, certificate, CONNECTIONS_MANY if name == "many" else CONNECTIONS
+            ),
             "haproxy": lambda: HaProxy("haproxy", 1),
             "haproxy-chain": lambda: HaProxy("haproxy-chain", 2),
             "aiohttp": lambda: AiohttpProxy("aiohttp"),

@@ -7,6 +7,7 @@ that --install fills, and on the path. One that is missing is skipped, and the r
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -23,15 +24,19 @@ PEERS_VARIABLE = "PROXY_ENGINE_BENCHMARK_PEERS"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "proxy-engine" / "peers"
 INSTALL: dict[str, dict[str, Any]] = tomllib.loads((PEERS / "peers.toml").read_text())
 BORE_CONTROL_PORT = 7835  # the only one it knows
+ONE_THREAD = {"TOKIO_WORKER_THREADS": "1"}
 
 
 class Peer:
     """A server process and a client process, and the public port between them."""
 
     program = ""
+    host = "127.0.0.1"  # where the server waits for its client
 
-    def __init__(self) -> None:
-        self.name = self.program
+    def __init__(self, *, is_one_thread: bool = False) -> None:
+        """is_one_thread: of a program of tokio, which takes a thread for each CPU by itself."""
+        self.name = f"{self.program}-w1" if is_one_thread else self.program
+        self.environment = ONE_THREAD if is_one_thread else None
         self.started: list[Process] = []
 
     def unavailable(self) -> str | None:
@@ -42,7 +47,7 @@ class Peer:
         control, public = self.control_port(), free_port()
         server = self._run(folder / "server.log", self.server(folder, control, public, origin))
         bound = self.listens(control, public)
-        server.wait_until(lambda: accepts_connections(bound))
+        server.wait_until(lambda: accepts_connections(bound, self.host))
         agent = self._run(folder / "agent.log", self.client(folder, control, public, origin))
         agent.wait_until(lambda: accepts_connections(public))
         return Running(Endpoint(public, "127.0.0.1"), {"server": server, "agent": agent})
@@ -65,7 +70,7 @@ class Peer:
         return shutil.which(self.program, path=os.pathsep.join([*places, "/usr/sbin"]))
 
     def _run(self, log: Path, arguments: list[str]) -> Process:
-        process = Process([str(self._found()), *arguments], log)
+        process = Process([str(self._found()), *arguments], log, self.environment)
         self.started.append(process)
         return process
 
@@ -84,15 +89,21 @@ class Rathole(Peer):
 
 class Bore(Peer):
     program = "bore"
+    _addresses = itertools.count(2)
+
+    def start(self, folder: Path, origin: int) -> Running:
+        # Several at a time: the port can not be chosen, so each has an address of its own.
+        self.host = f"127.0.0.{next(self._addresses)}"
+        return super().start(folder, origin)
 
     def control_port(self) -> int:
         return BORE_CONTROL_PORT
 
     def server(self, folder: Path, control: int, public: int, origin: int) -> list[str]:
-        return ["server", "--min-port", "1024", "--bind-addr", "127.0.0.1"]
+        return ["server", "--bind-addr", self.host, "--bind-tunnels", "127.0.0.1"]
 
     def client(self, folder: Path, control: int, public: int, origin: int) -> list[str]:
-        return ["local", str(origin), "--to", "127.0.0.1", "--port", str(public)]
+        return ["local", str(origin), "--to", self.host, "--port", str(public)]
 
 
 class Absent(Peer):
@@ -126,7 +137,8 @@ class HaProxyTcp(Peer):
 
 
 def peers() -> list[Peer]:
-    tunnels: list[Peer] = [Rathole(), Bore()]
+    kinds: tuple[type[Peer], ...] = (Rathole, Bore)
+    tunnels = [kind(is_one_thread=one) for kind in kinds for one in (False, True)]
     return [*tunnels, *(Absent(name) for name in INSTALL if "reason" in INSTALL[name])]
 
 

@@ -126,16 +126,20 @@ class Process:
     def wait_until(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
         while not ready():
-            if self.popen.poll() is not None:
-                raise BenchmarkError(
-                    f"{' '.join(self.command)} ended with {self.popen.returncode}: {self.tail()}"
-                )
+            self.check()
             if time.monotonic() > deadline:
                 raise BenchmarkError(
                     f"{' '.join(self.command)} is not ready after {START_SECONDS_MAX:.0f} s:"
                     f" {self.tail()}"
                 )
             time.sleep(0.02)
+
+    def check(self) -> None:
+        """Raises: BenchmarkError when it has ended."""
+        if self.popen.poll() is not None:
+            raise BenchmarkError(
+                f"{' '.join(self.command)} ended with {self.popen.returncode}: {self.tail()}"
+            )
 
     def tail(self) -> str:
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-5:]) or "no output"
@@ -157,9 +161,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def accepts_connections(port: int) -> bool:
+def accepts_connections(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
+        with socket.create_connection((host, port), timeout=1):
             return True
     except OSError:
         return False

@@ -72,10 +72,25 @@ def versions() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
+def commit() -> str:
+    return output_of("git", "rev-parse", "--short=9", "HEAD") or "nocommit"
+
+
+def newest(verb: str, pace: str, folder: Path = RESULTS) -> Path | None:
+    """Of this commit: what --resume goes on with."""
+    for path in sorted(folder.glob(f"*-{verb}-{commit()}.json"), reverse=True):
+        if read(path)[0]["pace"] == pace:
+            return path
+    return None
+
+
 def write(path: Path, head: dict[str, Any], samples: Sequence[Sample]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     result = {**head, "summary": summary(samples), "samples": [each.record() for each in samples]}
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    # Whole or not at all: it is written again after every scenario.
+    made = path.with_suffix(".new")
+    made.write_text(json.dumps(result, indent=1) + "\n")
+    made.replace(path)
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Sample]]:

@@ -23,6 +23,8 @@ from benchmarks.parts.processes import BenchmarkError, Process, accepts_connecti
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
 BODY_BYTES = 1024
+CONNECTIONS = 4096  # of an nginx
+CONNECTIONS_MANY = 18_000  # of one before which thousands of visitors stand at once
 BODY_SIZES = (64 << 10, 10_000_000)  # what the origin has as files
 
 NGINX_COMMON = """
@@ -31,7 +33,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log warn;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     server_tokens off;
@@ -121,12 +123,15 @@ def filled(template: str, folder: Path, **values: int) -> str:
     return str(made)
 
 
-def start_nginx(folder: Path, http: str, port: int) -> Process:
+def start_nginx(folder: Path, http: str, port: int, connections: int = CONNECTIONS) -> Process:
+    """connections: at most, to visitors and to the next hop; it takes memory for all at once."""
     folder.mkdir(parents=True)
     # As root, workers would become www-data and could not read our folder.
     user = f"user {pwd.getpwuid(0).pw_name};" if Path("/proc/self").stat().st_uid == 0 else ""
     config = folder / "nginx.conf"
-    config.write_text(NGINX_COMMON.format(folder=folder, http=http, user=user))
+    config.write_text(
+        NGINX_COMMON.format(folder=folder, http=http, user=user, connections=connections)
+    )
     path = nginx_path()
     assert path is not None
     process = Process([path, "-p", str(folder), "-c", str(config)], folder / "output.log")
@@ -140,6 +145,7 @@ class Running:
 
     endpoint: Endpoint
     proxies: dict[str, Process] = field(default_factory=dict)
+    unused_kib: int | None = None  # of the proxies, before anybody came: who looked keeps it here
 
 
 class Subject(Protocol):
@@ -180,7 +186,7 @@ class Origin:
             with (folder / path.strip("/")).open("wb") as file:
                 file.truncate(size)
         http = ORIGIN.format(port=self.port, body="x" * BODY_BYTES, folder=folder)
-        self.process = start_nginx(folder / "nginx", http, self.port)
+        self.process = start_nginx(folder / "nginx", http, self.port, CONNECTIONS_MANY)
 
 
 @dataclass(frozen=True)
@@ -209,10 +215,17 @@ class Certificate:
 class Nginx:
     """`hops` nginx in a row; none: the origin itself. With a certificate the first speaks TLS."""
 
-    def __init__(self, name: str, hops: int, certificate: Certificate | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        hops: int,
+        certificate: Certificate | None = None,
+        connections: int = CONNECTIONS,
+    ) -> None:
         self.name = name
         self.hops = hops
         self.certificate = certificate
+        self.connections = connections
         self.started: list[Process] = []
 
     def unavailable(self) -> str | None:
@@ -225,7 +238,7 @@ class Nginx:
         for role in reversed(("server", "agent")[: self.hops]):
             upstream, port = port, free_port()
             http = hop(port, upstream, self.certificate if role == "server" else None)
-            proxies[role] = start_nginx(folder / role, http, port)
+            proxies[role] = start_nginx(folder / role, http, port, self.connections)
             self.started.append(proxies[role])
         scheme = "http" if self.certificate is None else "https"
         return Running(Endpoint(port, "127.0.0.1", scheme), proxies)

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from docs.site import cli_page, routes_page, settings_page
+from docs.site import cli_page, hooks_page, routes_page, settings_page
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent
@@ -23,6 +23,7 @@ ROOT = DOCS.parent
 GENERATED = {
     "reference/settings": settings_page.page,
     "reference/cli": cli_page.page,
+    "reference/hooks": hooks_page.page,
     "reference/routes": routes_page.page,
 }
 # Files of the repository that are pages too.

@@ -88,7 +88,17 @@ class LogRecord(NamedTuple):
     bytes_out: int          # ... to the visitor
     total_us: int           # first byte of the request to last byte of the response
     first_byte_us: int      # ... to the first byte of the response head; 0: none
-    target_us: int          # request head sent on to response head received; 0: none
+    target_us: int          # ... of which it was the target's; 0: none
+    link_us: int = 0        # ... and the link's: its round trip. The rest was the proxy's. 0: not
+#                             known, so that it is in target_us
+    trace_id: str = ""      # of the traceparent that the visitor sent or the target got: 32 digits
+    parent_id: str = ""     # ... the span that the visitor named: 16 digits
+    span_id: str = ""       # ... ours, that the target was told of; "": the target got the parent's
+    trace_flags: int = 0    # ... 1: sampled
+
+    @property
+    def proxy_us(self) -> int:
+        """... and the proxy's: until the request was on its way to the device."""
 
 LOG_REUSED: Final = 1       # went over a pooled stream
 LOG_RETRIED: Final = 2

@@ -8,6 +8,9 @@ from proxy_engine_core.core import LogRecord
 FORMAT: Final[int]
 """The layout of records. Who writes batches to a disk writes this beside them."""
 
+READABLE: Final[tuple[int, ...]]
+"""Layouts that are read as that one: where they have zeros it has what they do not tell."""
+
 def count(batch: bytes) -> int:
     """How many records there are. Raises: ValueError if the batch is cut off."""
 
@@ -27,7 +30,7 @@ def pack(records: Iterable[LogRecord]) -> bytes:
     """The inverse of unpack().
 
     Raises: OverflowError for a number or a text that is too large for its field,
-        UnicodeEncodeError for text beyond latin-1.
+        UnicodeEncodeError for text beyond latin-1, ValueError for an id of a trace that is none.
     """
 
 def rewrite_paths(batch: bytes, marks: Iterable[bytes], rewrite: Callable[[str], str]) -> bytes:

@@ -9,9 +9,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.forward.log cimport LOG_FORMAT, LogHeader, log_size
+from proxy_engine_core.http1.traceparent cimport SPAN_ID_SIZE, TRACE_ID_SIZE
 from proxy_engine_core.records cimport log_record
 
 FORMAT = LOG_FORMAT
+READABLE = (1, LOG_FORMAT)
 
 cdef extern from "string.h" nogil:
     # A GNU extension, so not in Cython's own libc.string.
@@ -123,7 +125,8 @@ cdef bytes packed(record):
     (
         header.time_us, header.route, header.device, request_id, visitor, method, host, path,
         header.status, reason, header.flags, header.bytes_in, header.bytes_out, header.total_us,
-        header.first_byte_us, header.target_us,
+        header.first_byte_us, header.target_us, header.link_us, trace_id, parent_id, span_id,
+        header.trace_flags,
     ) = record
     header.request_id_size = <uint16_t>text_size(request_id, 0xFFFF)
     header.address_size = <uint8_t>text_size(visitor, 0xFF)
@@ -131,14 +134,27 @@ cdef bytes packed(record):
     header.host_size = <uint8_t>text_size(host, 0xFF)
     header.path_size = <uint16_t>text_size(path, 0xFFFF)
     header.reason_size = <uint8_t>text_size(reason, 0xFF)
+    trace = b""
+    if trace_id or parent_id or span_id:
+        trace = id_bytes(trace_id, TRACE_ID_SIZE)
+        trace += id_bytes(parent_id, SPAN_ID_SIZE) + id_bytes(span_id, SPAN_ID_SIZE)
+    header.trace_size = <uint8_t>len(trace)
     text = "".join((request_id, visitor, method, host, path, reason))
-    return (<const char *>&header)[:sizeof(LogHeader)] + text.encode("latin-1")
+    return (<const char *>&header)[:sizeof(LogHeader)] + text.encode("latin-1") + trace
 
 
 cdef Py_ssize_t text_size(str text, Py_ssize_t size_max) except -1:
     if len(text) > size_max:
         raise OverflowError(f"a text of {len(text)} bytes; there is room for {size_max}")
     return len(text)
+
+
+cdef bytes id_bytes(str text, Py_ssize_t size):
+    """Of hexadecimal digits; zeros of none."""
+    cdef bytes number = bytes.fromhex(text) if text else bytes(size)
+    if len(number) != size:
+        raise ValueError(f"an id of {size} bytes is not {text!r}")
+    return number
 
 
 def rewrite_paths(bytes batch, marks, rewrite):

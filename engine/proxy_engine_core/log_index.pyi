@@ -35,6 +35,7 @@ class LogFilter:
         since_us, until_us: of time_us, both included.
         request_id, visitor, method, host, reason: the whole text.
         path: some text in path or query, in any case.
+        trace_id: 32 hexadecimal digits. Raises: ValueError if it is not.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class LogFilter:
         host: str | None = None,
         path: str | None = None,
         reason: str | None = None,
+        trace_id: str | None = None,
     ) -> None: ...
     @property
     def devices(self) -> tuple[int, ...] | None: ...

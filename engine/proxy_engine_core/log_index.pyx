@@ -10,6 +10,7 @@ from libc.string cimport memcmp, memcpy
 
 from proxy_engine_core.forward.log cimport LogHeader
 from proxy_engine_core.forward.transaction cimport LOG_ABORTED, LOG_LOCAL, LOG_OPEN
+from proxy_engine_core.http1.traceparent cimport TRACE_ID_SIZE
 from proxy_engine_core.log_batch cimport record_size
 from proxy_engine_core.records cimport log_record
 
@@ -53,6 +54,7 @@ cdef struct Texts:                        # where the strings of a record are
     const uint8_t *host
     const uint8_t *path
     const uint8_t *reason
+    const uint8_t *trace
 
 
 cdef void texts_find(Texts *texts, const uint8_t *record, const LogHeader *header) noexcept nogil:
@@ -62,6 +64,7 @@ cdef void texts_find(Texts *texts, const uint8_t *record, const LogHeader *heade
     texts.host = texts.method + header.method_size
     texts.path = texts.host + header.host_size
     texts.reason = texts.path + header.path_size
+    texts.trace = texts.reason + header.reason_size
 
 
 cdef LogState state_at(const uint8_t *record, const LogHeader *header) noexcept nogil:
@@ -170,6 +173,7 @@ cdef class LogFilter:
     cdef uint64_t since_us, until_us
     cdef uint64_t total_us_min, total_us_max
     cdef bytes request_id, visitor, method, host, path, reason       # None: any
+    cdef bytes trace_id
     cdef uint32_t request_id_hash
     cdef uint16_t duration_min, duration_max
     cdef uint32_t one_device              # the only one wanted, as most searches have it
@@ -179,7 +183,7 @@ cdef class LogFilter:
     def __init__(
         self, *, devices=None, tunnels=None, status=(0, 65535), state=None, since_us=0,
         until_us=2**64 - 1, total_us=(0, 2**64 - 1), request_id=None, visitor=None,
-        method=None, host=None, path=None, reason=None,
+        method=None, host=None, path=None, reason=None, trace_id=None,
     ):
         self.devices = as_ids(devices)
         self.tunnels = as_ids(tunnels)
@@ -198,6 +202,9 @@ cdef class LogFilter:
         self.host = as_bytes(host)
         self.path = None if path is None else as_bytes(path).lower()
         self.reason = as_bytes(reason)
+        self.trace_id = None if trace_id is None else bytes.fromhex(trace_id)
+        if trace_id is not None and len(self.trace_id) != TRACE_ID_SIZE:
+            raise ValueError(f"a trace id has {2 * TRACE_ID_SIZE} hexadecimal digits")
         if request_id is not None:
             self.request_id_hash = text_hash(
                 <const uint8_t *><const char *>self.request_id, <uint32_t>len(self.request_id)
@@ -254,6 +261,11 @@ cdef class LogFilter:
         if self.host is not None and not is_text(self.host, texts.host, header.host_size):
             return False
         if self.reason is not None and not is_text(self.reason, texts.reason, header.reason_size):
+            return False
+        if self.trace_id is not None and not (
+            header.trace_size >= TRACE_ID_SIZE
+            and is_text(self.trace_id, texts.trace, TRACE_ID_SIZE)
+        ):
             return False
         return self.path is None or holds(
             texts.path, header.path_size, <const uint8_t *><const char *>self.path,

@@ -13,7 +13,8 @@ from proxy_engine_core.forward.policy cimport (
 from proxy_engine_core.http1.edit cimport EDIT_NAME_SIZE_MAX
 from proxy_engine_core.http1.field cimport field_name_id
 from proxy_engine_core.http1.head cimport (
-    FIELD_ACCEPT, FIELD_AUTHORIZATION, FIELD_COOKIE, FIELD_OTHER, Span,
+    FIELD_ACCEPT, FIELD_AUTHORIZATION, FIELD_COOKIE, FIELD_OTHER, FIELD_TRACEPARENT,
+    FIELD_TRACESTATE, Span,
 )
 from proxy_engine_core.http1.request_line cimport authority_parse
 from proxy_engine_core.http1.scan cimport CHAR_TOKEN, scan_class
@@ -231,7 +232,8 @@ cdef bytes read_name(str text):
     plain = name.lower().replace(b"_", b"-")
     start = plain
     if field_name_id(start, <uint32_t>size) not in (
-        FIELD_OTHER, FIELD_ACCEPT, FIELD_AUTHORIZATION, FIELD_COOKIE,
+        FIELD_OTHER, FIELD_ACCEPT, FIELD_AUTHORIZATION, FIELD_COOKIE, FIELD_TRACEPARENT,
+        FIELD_TRACESTATE,
     ) or plain.startswith((b"sec-websocket-", b"proxy-")):
         raise ValueError(f"header rules can not touch {text}")
     return name

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from proxy_engine import listeners, logs, tokens
+from proxy_engine import failures, listeners, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.diagnosis.service import Diagnosis
 from proxy_engine.engine_feed import EngineFeed
 from proxy_engine.errors import ProxyEngineError
+from proxy_engine.failure_feed import FailureFeed
 from proxy_engine.links.access_watch import AccessWatch
 from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 TLS_LOOK = 2.0  # seconds between looks at the files of certificates
 TICK = 0.5  # seconds between looks for tokens revoked or expired: links end within a second
 
+NOT_RELOADED = "settings not reloaded, the last good ones stay"
+
 _log = logs.get("server")
 
 
@@ -81,6 +84,7 @@ class Server:
         self.first_run: tokens.FirstRun | None = None
         self.is_draining = False
         self._given_hooks = tuple(hooks)
+        self.failures = FailureFeed()
         self.hooks: ServerHooks
         self.ports: Ports
         self.redactors: list[Redactor] = []
@@ -105,7 +109,8 @@ class Server:
 
     async def __aenter__(self) -> Self:
         try:
-            await self._start()
+            with self.failures.heard():
+                await self._start()
         except BaseException:
             await finish(self._exit.aclose())
             raise
@@ -117,7 +122,8 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await finish(self._exit.aclose())
+        with self.failures.heard():
+            await finish(self._exit.aclose())
 
     @property
     def url(self) -> str:
@@ -137,6 +143,7 @@ class Server:
 
         settings, feed = self.settings, EngineFeed(self)
         self.hooks = ServerHooks(settings, self._given_hooks, self._redactor())
+        self.failures.hooks = self.hooks.manager
         self.engine = make_engine("server", settings)
         # Until the runner takes over; stop() is idempotent.
         self._exit.callback(self.engine.stop)
@@ -213,6 +220,7 @@ class Server:
             reserved=(*(each.address.port for each in self.listeners), self.admin.port),
         )
         self._exit.push_async_callback(self.hooks.close)
+        self._exit.callback(self.failures.close)
         await self.hooks.start(url=self.url, admin=str(self.admin), domain=settings.domain)
         self.links = Links(
             self.engine,
@@ -242,12 +250,10 @@ class Server:
         self._exit.push_async_callback(self._runner.stop)
         self.diagnosis.watch.start()
         self._exit.callback(self.diagnosis.stop)
-        for work in (self._look, self.links.registry.write):
-            ticker = asyncio.create_task(
-                every(TICK, work, self.hooks.feed.failed), name=work.__name__
-            )
+        for work, where in ((self._look, "look"), (self.links.registry.write, "devices")):
+            ticker = asyncio.create_task(every(TICK, work, where), name=work.__name__)
             self._exit.callback(ticker.cancel)
-        certificates = asyncio.create_task(every(TLS_LOOK, self.tls.look, self.hooks.feed.failed))
+        certificates = asyncio.create_task(every(TLS_LOOK, self.tls.look))
         self._exit.callback(certificates.cancel)
         history = MetricHistory(self.store, lambda: all_stats(self))
         keeper = asyncio.create_task(history.run(), name="metric-history")
@@ -294,17 +300,19 @@ class Server:
 
     def reload_or_log(self) -> None:
         """The same for SIGHUP: whoever sent it reads the log."""
-        try:
-            self.reload()
-        except ProxyEngineError as error:
-            _log.error("settings not reloaded, the last good ones stay", error=error)
+        with self.failures.heard():
+            try:
+                self.reload()
+            except ProxyEngineError as error:
+                failures.error(_log, "settings", "reload", NOT_RELOADED, error=error)
 
     async def drain(self, grace: float) -> None:
         """Refuse new work, let what is in flight finish for at most `grace` seconds."""
         self.is_draining = True
         _log.info("draining", grace=grace, links=len(self.links))
         self.links.drain()
-        await self._runner.drain(grace)
+        with self.failures.heard():
+            await self._runner.drain(grace)
 
     def _redactor(self) -> Redactor:
         """One for each user: they work in threads of their own. reload() knows all of them."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import StorageError
 from proxy_engine.storage import AuditRecord, Store
 
@@ -71,4 +71,6 @@ async def audited(
         try:
             await store.audit_end(record_id, entry.outcome[:TEXT_MAX])
         except StorageError as error:
-            _log.error("an audit record stays without its outcome", error=error)
+            failures.error(
+                _log, "store", "audit", "an audit record stays without its outcome", error=error
+            )

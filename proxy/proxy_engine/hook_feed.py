@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from proxy_engine.hooks.events import (
     DeviceDisconnect,
     DevicePresence,
-    Failure,
     TunnelClose,
     TunnelData,
     TunnelPresence,
@@ -209,8 +208,3 @@ class HookFeed:
             )
         if told:
             self._hooks.tell("on_data", tuple(told))
-
-    def failed(self, where: str, error: Exception) -> None:
-        """The store does not work."""
-        failure = Failure(at=self._clock(), source="store", where=where, error=error)
-        self._hooks.report(failure)

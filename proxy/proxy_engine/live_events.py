@@ -47,6 +47,12 @@ class RequestEvent(msgspec.Struct, tag_field="type", tag="request", kw_only=True
     target_us: int
     tunnel: str | None
     device: str | None
+    proxy_us: int = 0
+    link_us: int = 0
+    trace_id: str = ""
+    parent_id: str = ""
+    span_id: str = ""
+    trace_flags: int = 0
 
 
 class DeviceEvent(msgspec.Struct, tag_field="type", tag="device", kw_only=True):
@@ -177,6 +183,12 @@ class LiveEvents:
                 target_us=record.target_us,
                 tunnel=self._tunnel_name(record.route),
                 device=self._device_name(record.device),
+                proxy_us=record.proxy_us,
+                link_us=record.link_us,
+                trace_id=record.trace_id,
+                parent_id=record.parent_id,
+                span_id=record.span_id,
+                trace_flags=record.trace_flags,
             )
             self._put("requests", msgspec.json.encode(event))
         missed = len(records) - RECORDS_MAX

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import StorageError
 from proxy_engine.storage import Metric, Store
 
@@ -56,5 +56,7 @@ class MetricHistory:
             self._is_failing = False
         except StorageError as error:
             if not self._is_failing:
-                _log.warning("metrics are not kept, the store fails", error=error)
+                failures.warning(
+                    _log, "store", "metrics", "metrics are not kept, the store fails", error=error
+                )
             self._is_failing = True

@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.diagnosis.service import engine_options
 from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
 from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, EVENT_PRESSURE, WORKERS_MAX, Engine
@@ -82,8 +82,11 @@ PRESSURE = (
 
 
 def _log_pressure(level: int, used: int, most: int, what: str) -> None:
-    log = _log.warning if level else _log.info
-    log(f"{what} {PRESSURE[level]}", used=used, most=most)
+    message = f"{what} {PRESSURE[level]}"
+    if level:
+        failures.warning(_log, "engine", what, message, used=used, most=most)
+    else:
+        _log.info(message, used=used, most=most)
 
 
 class EngineRunner:
@@ -121,7 +124,7 @@ class EngineRunner:
             try:
                 self._on_event(event)
             except Exception as error:  # one bad event must not stop the others
-                _log.exception("event handler failed", error, event=event[0])
+                failures.bug(_log, "event", "event handler failed", error, event=event[0])
         if self._on_logs is not None:
             batch = self.engine.poll_log_batch(LOG_BYTES_PER_TURN)
             if batch:
@@ -139,7 +142,7 @@ class EngineRunner:
             async with asyncio.timeout(grace + 5):  # the engine keeps time; this is a net
                 await self._drained.wait()
         except TimeoutError:
-            _log.warning("the engine did not drain in time")
+            failures.warning(_log, "engine", "drain", "the engine did not drain in time")
 
     async def stop(self) -> None:
         """Stop the workers and hand over the last records. Idempotent."""

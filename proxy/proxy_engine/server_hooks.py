@@ -62,6 +62,14 @@ class ServerHooks:
     def _all(self) -> list[Hook]:
         return [*self._given, *self._loaded.values(), self.webhook]
 
+    def origins(self) -> dict[int, str]:
+        """Where each hook came from, by its id(): "built in", "entry point" or "module" of the
+        setting `hooks`, "webhook_url", or "program"."""
+        found = {id(hook): "program" for hook in self._given}
+        for key, hook in self._loaded.items():
+            found[id(hook)] = loading.origin(key.partition(" ")[0])
+        return found | {id(self.webhook): "webhook_url"}
+
     async def start(self, *, url: str, admin: str, domain: str) -> None:
         """Raises HookError if one can not."""
         self._event = ServerEvent(

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import StorageError
 
 _log = logs.get("tasks")
@@ -42,7 +42,7 @@ class Tasks:
         try:
             await work
         except Exception as error:
-            _log.exception("task failed", error)
+            failures.bug(_log, "task", "task failed", error)
 
     async def settle(self) -> None:
         """Until nothing runs any more."""
@@ -55,12 +55,12 @@ class Tasks:
         await asyncio.gather(*self._running, return_exceptions=True)
 
 
-async def every(
-    seconds: float,
-    work: Callable[[], Awaitable[None]],
-    failed: Callable[[str, Exception], None],
-) -> None:
-    """Do it again and again; `failed` hears when the store begins to fail, not each time."""
+async def every(seconds: float, work: Callable[[], Awaitable[None]], where: str = "") -> None:
+    """Do it again and again. That the store begins to fail is a failure, not each time.
+
+    Args:
+        where: of failures.KINDS; "": work that needs no store.
+    """
     was_failing = False
     while True:
         await asyncio.sleep(seconds)
@@ -69,6 +69,5 @@ async def every(
             was_failing = False
         except StorageError as error:
             if not was_failing:
-                _log.error("the store fails", error=error)
-                failed(getattr(work, "__name__", "work"), error)
+                failures.error(_log, "store", where, "the store fails", error=error)
             was_failing = True

@@ -250,6 +250,19 @@ def test_hooks_that_block_and_hang_hold_up_no_visitor(place: Place, target: Targ
     assert state()["Recorder"]["dropped"] == 0
     assert site.stats()["hook_dropped"] > 0
     assert site.stats()["hook_timeouts"] > 0
+    shown = run(
+        "hook", "list", "--admin", f"http://127.0.0.1:{site.admin_port}",
+        PROXY_ENGINE_ADMIN_TOKEN=site.admin_token,
+    ).stdout.splitlines()  # fmt: skip
+    head, *rows = [line.split("\t") for line in shown]
+    found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert found["Blocks"]["origin"] == "module site_hooks:Blocks"
+    assert found["Blocks"]["state"] == "stuck"
+    assert found["Blocks"]["events"] == "request data"
+    assert int(found["Blocks"]["timeouts"]) > 0
+    assert int(found["Blocks"]["dropped"]) > 0
+    assert found["Blocks"]["queue"].endswith("/5")
+    assert found["webhook_url"]["origin"] == "webhook_url"
     site.server.signal()  # what hangs does not keep the server
     assert site.server.exit_code() == 0
 
@@ -267,7 +280,12 @@ def test_hooks_change_while_the_server_runs(place: Place, target: Target) -> Non
     place.settings(["site_hooks:Nobody"])
     site.server.signal(signal.SIGHUP)
     failed = site.server.log("settings not reloaded, the last good ones stay")
-    assert failed["error"] == 'hook "site_hooks:Nobody": site_hooks has no "Nobody"'
+    why = 'hook "site_hooks:Nobody": site_hooks has no "Nobody"'
+    assert failed["error"] == why
+    wait_until(lambda: place.of("error"))
+    [told] = place.of("error")
+    assert (told["source"], told["where"], told["repeats"]) == ("settings", "reload", 0)
+    assert why in told["error"]
     place.settings([])
     site.server.signal(signal.SIGHUP)
     wait_until(lambda: place.names[-1] == "server_stop")

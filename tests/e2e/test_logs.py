@@ -251,7 +251,7 @@ def test_a_crash_says_where_and_the_lines_before_it_are_there(
 ACCESS_FIELDS = {
     *("time", "level", "component", "message", "request_id", "visitor", "method", "host", "path"),
     *("status", "reason", "bytes_in", "bytes_out", "total_us", "first_byte_us", "target_us"),
-    *("tunnel", "device"),
+    *("proxy_us", "link_us", "tunnel", "device"),
 }
 
 

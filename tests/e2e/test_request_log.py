@@ -37,7 +37,9 @@ def test_a_record_tells_all_there_is(any_tunnel: Tunnel) -> None:
         "bytes_out": len(response.head) + 1000,
     }  # fmt: skip
     assert start - 1 < row["time_us"] / 1e6 < time.time() + 1
-    assert 0 < row["target_us"] <= row["first_byte_us"] <= row["total_us"] < 15_000_000
+    assert row["first_byte_us"] == row["proxy_us"] + row["link_us"] + row["target_us"]
+    assert 0 < row["first_byte_us"] <= row["total_us"] < 15_000_000
+    assert (row["trace_id"], row["parent_id"], row["span_id"]) == ("", "", "")
 
 
 def test_every_request_is_logged_once(any_tunnel: Tunnel) -> None:

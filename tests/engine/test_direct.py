@@ -326,7 +326,7 @@ def test_bytes_go_both_ways_and_each_end_by_itself(direct: Direct) -> None:
     assert (log.method, log.host, log.device) == ("TCP", f":{direct.tcp_port}", 7)
     assert (log.status, log.reason, log.flags) == (0, "", core.LOG_TCP | core.LOG_TUNNEL)
     assert (log.bytes_in, log.bytes_out) == (10, 29)
-    assert 0 < log.target_us <= log.first_byte_us <= log.total_us
+    assert 0 < log.link_us + log.target_us <= log.first_byte_us <= log.total_us
     assert direct.server.stat("direct_connections") == 1
     assert direct.server.stat("streams_opened") == 0
 

@@ -61,6 +61,21 @@ def test_who_waits_is_served_in_order(close: bool) -> None:
         assert server.stat("requests_queued") == 21
 
 
+def test_a_crowd_that_comes_at_once_waits_its_turn() -> None:
+    with serving(open_timeout_ms=60_000) as server:
+        device = limited(server)
+        visitors = [server.visitor() for _ in range(1_200)]
+        for visitor in visitors:
+            visitor.get()
+        stream, _ = device.request()
+        server.wait_stat("requests_queued", len(visitors) - 1)
+        device.data(stream, OK_HELLO)
+        for _ in visitors[1:]:
+            device.request(stream=stream)
+            device.data(stream, OK_HELLO)
+        assert {visitor.response().status for visitor in visitors} == {200}
+
+
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_link_end_lets_everybody_in_the_queue_know(how: str) -> None:
     # More waited than there were streams: the rest kept a pointer to the link.

@@ -102,7 +102,7 @@ def test_bytes_go_both_ways_and_each_end_by_itself(tcp: TcpServer, carrier: Carr
     assert (log.visitor, log.device, log.route) == ("127.0.0.1", 7, 3)
     assert (log.status, log.reason, log.flags) == (0, "", TCP)
     assert (log.bytes_in, log.bytes_out) == (10, 29)
-    assert 0 < log.target_us <= log.first_byte_us <= log.total_us
+    assert 0 < log.link_us + log.target_us <= log.first_byte_us <= log.total_us
     assert len(log.request_id) == 32
     assert tcp.server.stat("tcp_connections") == 1
     assert tcp.server.stat("tcp_refused") == 0

@@ -244,7 +244,7 @@ def test_the_log_of_a_visitor_that_fell_silent() -> None:
         assert (log.visitor, log.device, log.route) == ("127.0.0.1", 7, 3)
         assert (log.status, log.reason, log.flags) == (0, "", UDP)
         assert (log.bytes_in, log.bytes_out) == (8, 10)
-        assert 0 < log.target_us <= log.total_us
+        assert 0 < log.link_us + log.target_us == log.first_byte_us <= log.total_us
         assert len(log.request_id) == 32
         visitor.send(b"again")  # a new one
         assert opened(device)[0] != stream

@@ -10,6 +10,7 @@ import pytest
 from proxy_engine import AuthError, Client, RefusedError, Server
 from proxy_engine.hooks import (
     DeviceConnect,
+    Failure,
     Hook,
     HookError,
     Refuse,
@@ -91,3 +92,31 @@ async def test_a_hook_that_can_not_start_ends_the_start_of_the_server() -> None:
     with pytest.raises(HookError, match=r"^Broken.on_server_start: OSError: no database$"):
         async with Server(workers=1, hooks=[Broken()]):
             pass
+
+
+class Failures(Hook):
+    def __init__(self) -> None:
+        self.told: list[Failure] = []
+
+    @inline
+    def on_error(self, failure: Failure) -> None:
+        self.told.append(failure)
+
+
+async def test_each_server_of_a_process_hears_what_fails_in_it() -> None:
+    busy = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    port = busy.sockets[0].getsockname()[1]
+    first, second = Failures(), Failures()
+    async with (
+        Server(workers=1, hooks=[first], tcp_ports=f"{port}-{port}") as server,
+        Server(workers=1, hooks=[second]),
+        Client(server.url, token=await server.create_token("pi"), timeout=TIMEOUT) as client,
+    ):
+        with pytest.raises(RefusedError) as caught:
+            await client.tcp("db", "127.0.0.1:1", port=port)
+        assert caught.value.reason == "port_taken"
+    busy.close()
+    [failure] = first.told
+    assert (failure.source, failure.where) == ("listener", "port")
+    assert (failure.message, failure.fields) == ("port not opened", {"kind": "tcp", "port": port})
+    assert second.told == []

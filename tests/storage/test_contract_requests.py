@@ -34,6 +34,13 @@ async def test_a_request_is_kept_whole_with_names_for_its_numbers(backend: Backe
         status=504,
         bytes_out=2**40,
         flags=2**31,
+        first_byte_us=900,
+        link_us=500,
+        target_us=300,
+        trace_id="0a" * 16,
+        parent_id="0b" * 8,
+        span_id="0c" * 8,
+        trace_flags=1,
     )
     await store.requests_add(packed(whole, record(2, device=0)))
     await store.close()
@@ -42,7 +49,13 @@ async def test_a_request_is_kept_whole_with_names_for_its_numbers(backend: Backe
     first, second = await store.requests_last(10)
     for field in set(whole._fields) - {"route", "device"}:
         assert getattr(first, field) == getattr(whole, field), field
-    assert (first.tunnel, first.device) == ("web", "pi")
+    assert (first.tunnel, first.device, first.proxy_us) == ("web", "pi", 100)
+    assert (second.trace_id, second.parent_id, second.span_id, second.trace_flags) == (
+        "",
+        "",
+        "",
+        0,
+    )
     assert msgspec.json.decode(msgspec.json.encode(first), type=Request) == first
     assert (second.request_id, second.tunnel, second.device) == ("r2", None, None)
     await store.close()
@@ -222,3 +235,12 @@ async def test_a_summary_is_of_what_is_searched(store: Store) -> None:
     assert (summary.paths, summary.max_us, summary.is_partial) == ([("/a", 2)], 100_000, False)
     assert 280 < summary.percentiles_us["50"] < 320
     assert (await store.requests_summary(RequestQuery(device="nobody"))).count == 0
+
+
+async def test_requests_are_found_by_their_trace(store: Store) -> None:
+    ids = ["0a" * 16, "", "0b" * 16, "0a" * 16]
+    await store.requests_add(packed(*(record(n, trace_id=x) for n, x in enumerate(ids, 1))))
+    page = await store.requests_search(RequestQuery(trace_id="0a" * 16), limit=10)
+    assert [found.time_us for found in page.requests] == [4, 1]
+    page = await store.requests_search(RequestQuery(trace_id="0c" * 16), limit=10)
+    assert page.requests == []

@@ -67,6 +67,23 @@ async def test_an_old_database_is_migrated(tmp_path: Path, monkeypatch: pytest.M
         db.execute("SELECT note FROM devices")
 
 
+async def test_requests_of_a_database_from_before_there_were_traces(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "db")
+    await store.requests_add(packed(record(1)))  # without a trace it is byte for byte as it was
+    await store.close()
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("UPDATE request_keys SET format = 1")
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) - 1}")
+    store = await SqliteStore.open(tmp_path / "db")
+    await store.requests_add(packed(record(2, trace_id="0a" * 16, span_id="0b" * 8)))
+    old, new = (await store.requests_search(RequestQuery(), limit=10)).requests[::-1]
+    assert (old.time_us, old.link_us, old.trace_id, old.target_us) == (1, 0, "", 5)
+    assert (new.time_us, new.trace_id, new.span_id) == (2, "0a" * 16, "0b" * 8)
+    await store.close()
+    with sqlite3.connect(tmp_path / "db") as db:  # older versions do not read the new ones
+        assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
 async def test_a_failing_migration_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 pytest.importorskip("proxy_engine_core.core", reason="the engine is not built")
 
-from docs.site import build, cli_page, routes_page, settings_page
+from docs.site import build, cli_page, hooks_page, routes_page, settings_page
+from proxy_engine import failures
 from proxy_engine.api.table import TABLE
 from proxy_engine.cli import build_parser
+from proxy_engine.hooks import Hook, loading, reference
 from proxy_engine.settings import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +51,32 @@ def test_every_route_is_on_its_page() -> None:
     page = routes_page.page()
     for route in TABLE:
         assert f"### {route.method} {route.path}\n" in page
+
+
+def test_every_event_field_and_option_of_hooks_says_what_it_is() -> None:
+    page = hooks_page.page()
+    for event in reference.events():
+        assert f"### {event.name}\n" in page
+        assert event.text and event.payload_text, event.name
+        assert event.fields, event.name
+        for field in event.fields:
+            assert field.text, f"{event.payload}.{field.name}"
+    for option in reference.general_options():
+        assert option.text, option.name
+    for name in loading.BUILT_IN:
+        kind = loading.class_of(name)
+        assert f"### {name}\n" in page
+        assert reference.about(kind), name
+        for option in reference.options(kind):
+            assert option.text, f"{name}: {option.name}"
+            assert f"| `{option.name}` |" in page
+    for source, where in failures.KINDS:
+        assert f"| `{source}` | `{where}` |" in page
+
+
+def test_every_general_option_of_hooks_is_an_attribute_with_a_default() -> None:
+    defaults = {name for name in vars(Hook) if name in Hook.__annotations__} - {"OPTIONS"}
+    assert {*Hook.OPTIONS} == defaults
 
 
 def commands() -> list[tuple[str, str]]:

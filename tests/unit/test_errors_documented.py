@@ -31,7 +31,13 @@ SPELLINGS = {
     "proxy/**/control.py": r'BadRecord\("([a-z_]+)"',
     "proxy/**/agent/agent.py": r'(?:link_close\(\w+,|return) "([a-z_]+)"',
     "proxy/**/link_keeper.py": r'link_close\(\w+, "([a-z_]+)"',
-    "proxy/**/api/*.py": r'Problem\(\s*\d+,\s*"([a-z_]+)"',
+    "proxy/**/hooks/errors.py": r'reason="([a-z_]+)" if .* else "[a-z_]+"',
+}
+# ... and how all of the control plane does, wherever it stands.
+EVERYWHERE = {
+    "an answer": r'\b(?:Refusal|Problem)\(\s*[\w.]+,\s*"([a-z_]+)"',
+    "a code": r'\b(?:NotPushed|NotTaken|BadRecord|control\.Error)\(\s*"([a-z_]+)"',
+    "a reason": r'\breason ?= ?"([a-z_]+)"',
 }
 
 
@@ -48,4 +54,11 @@ def found(pattern: str, spelling: str) -> set[str]:
 def test_every_reason_is_documented(pattern: str, spelling: str) -> None:
     reasons = found(pattern, spelling)
     assert reasons, "the spelling has changed: nothing is found any more"
+    assert not reasons - DOCUMENTED
+
+
+@pytest.mark.parametrize("what", EVERYWHERE)
+def test_every_reason_of_the_control_plane_is_documented(what: str) -> None:
+    reasons = found("proxy/**/*.py", EVERYWHERE[what])
+    assert reasons
     assert not reasons - DOCUMENTED

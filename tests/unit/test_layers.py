@@ -49,7 +49,17 @@ CONTROL_PLANE = {
     "tunnels": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "storage": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache"),
     "hooks": (
-        *(*COMPOSED, "server_hooks", "hook_feed", "api", "metrics", "agent", "links", "requests"),
+        *(
+            *COMPOSED,
+            "server_hooks",
+            "hook_feed",
+            "failure_feed",
+            "api",
+            "metrics",
+            "agent",
+            "links",
+            "requests",
+        ),
         *("cache", "storage", "tunnels"),
     ),
     "tls": (*COMPOSED, "links", "requests", "storage", "cache", "tunnels"),

@@ -17,10 +17,15 @@ def text(size_max: int) -> st.SearchStrategy[str]:
     return st.text(LATIN, max_size=size_max)
 
 
+def number(size: int) -> st.SearchStrategy[str]:
+    return st.just("") | st.binary(min_size=size, max_size=size).filter(any).map(bytes.hex)
+
+
 RECORDS = st.builds(
     LogRecord,
     *(U64, U32, U64, text(32), text(46), text(16), text(255), text(1024)),
-    *(st.integers(0, 65535), text(32), U32, U64, U64, U64, U64, U64),
+    *(st.integers(0, 65535), text(32), U32, U64, U64, U64, U64, U64, U32),
+    *(number(16), number(8), number(8), st.integers(0, 255)),
 )
 
 
@@ -88,8 +93,28 @@ def test_what_does_not_fit_a_field_is_refused() -> None:
         log_batch.pack([record()._replace(status=65536)])
     with pytest.raises(OverflowError):
         log_batch.pack([record()._replace(bytes_in=-1)])
+    with pytest.raises(OverflowError):
+        log_batch.pack([record()._replace(link_us=2**32)])
+    for bad in ("0a" * 15, "0a" * 17, "0x"):
+        with pytest.raises(ValueError, match=r"id of 16 bytes|hex"):
+            log_batch.pack([record()._replace(trace_id=bad)])
     with pytest.raises(UnicodeEncodeError):
         log_batch.pack([record()._replace(path="/\u20ac")])
+
+
+def test_what_the_proxy_took_is_what_link_and_target_did_not() -> None:
+    split = record()._replace(first_byte_us=100, link_us=30, target_us=60)
+    assert split.proxy_us == 10
+    assert log_batch.unpack(log_batch.pack([split]))[0].proxy_us == 10
+    assert split._replace(target_us=80).proxy_us == 0  # noise from a disk
+
+
+def test_a_trace_that_is_cut_short_is_none() -> None:
+    traced = record()._replace(trace_id="0a" * 16, trace_flags=1)
+    batch = bytearray(log_batch.pack([traced]))
+    batch[74] = 31
+    [found] = log_batch.unpack(bytes(batch[:-1]))
+    assert (found.trace_id, found.path) == ("", traced.path)
 
 
 def test_totals_are_by_device() -> None:

@@ -195,14 +195,34 @@ def test_what_is_cut_off_is_refused() -> None:
             LogSummary().add(cut)
 
 
-def test_the_layout_on_disks_is_that_of_format_1() -> None:
-    """Stores and journals hold these bytes: who changes them gives FORMAT the next number."""
-    assert log_batch.FORMAT == 1
-    batch = log_batch.pack([record(path="/p", status=502, reason="refused")])
+def test_the_layout_on_disks_is_that_of_format_2() -> None:
+    """Stores and journals hold these bytes: who changes them gives FORMAT the next number. What 1
+    had differs in nothing but that the last eight bytes of its header were zeros."""
+    assert log_batch.FORMAT == 2
+    assert log_batch.READABLE == (1, 2)
+    plain = record(path="/p", status=502, reason="refused")
+    batch = log_batch.pack([plain])
     assert batch.hex() == (
         "0100000000000000" "0300000000000000" "0500000000000000" "0600000000000000"
         "0700000000000000" "0800000000000000" "0900000000000000" "02000000" "00000000"
-        "f601" "0200" "0200" "03" "03" "04" "07" "000000000000"
+        "f601" "0200" "0200" "03" "03" "04" "07" "00" "00" "00000000"
     ) + b"id::1GEThost/prefused".hex()  # fmt: skip
     assert len(log_index.index(batch)) == KEY_SIZE
     assert log_index.index(batch).hex() == "00000000030000000200000077e3ee26f6110700"
+    traced = plain._replace(
+        link_us=0x0A0B, trace_id="01" * 16, parent_id="02" * 8, span_id="03" * 8, trace_flags=1
+    )
+    assert log_batch.pack([traced]).hex() == (
+        batch.hex()[: 74 * 2] + "20" "01" "0b0a0000" + batch.hex()[80 * 2 :]
+        + "01" * 16 + "02" * 8 + "03" * 8
+    )  # fmt: skip
+
+
+def test_requests_are_found_by_their_trace() -> None:
+    ids = ["", "0a" * 16, "0b" * 16, "0a" * 16]
+    records = [record(request_id=f"r{number}", trace_id=each) for number, each in enumerate(ids)]
+    assert found(LogFilter(trace_id="0A" * 16), records) == [1, 3]
+    assert found(LogFilter(trace_id="0c" * 16), records) == []
+    for bad in ("0a" * 15, "0a" * 17, "", "no"):
+        with pytest.raises(ValueError, match="hex"):
+            LogFilter(trace_id=bad)

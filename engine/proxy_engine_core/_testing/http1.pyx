@@ -12,8 +12,9 @@ from proxy_engine_core.http1.chunked cimport (
 from proxy_engine_core.http1.field cimport field_name_id as c_field_name_id
 from proxy_engine_core.http1.head cimport (
     HEAD_ACCEPTS_HTML, HEAD_CHUNKED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
-    HEAD_TE_TRAILERS, HEAD_UPGRADE, Head, Span, head_error_reason, head_error_status,
-    head_error_text, head_field, head_find_end, request_body_framing, request_head_parse,
+    HEAD_TE_TRAILERS, HEAD_TRACEPARENT, HEAD_UPGRADE, Head, Span, head_error_reason,
+    head_error_status, head_error_text, head_field,
+    head_find_end, request_body_framing, request_head_parse,
     request_head_precheck, response_body_framing, response_head_parse,
 )
 from proxy_engine_core.http1.rewrite cimport (
@@ -24,12 +25,15 @@ from proxy_engine_core.http1.scan cimport (
     CHAR_TARGET, CHAR_TEXT, char_classes, equals_lower, scan_class, scan_head_end,
     scan_head_end_portable, scan_target, scan_text,
 )
+from proxy_engine_core.http1.traceparent cimport (
+    SPAN_ID_SIZE, TRACE_ID_SIZE, TRACEPARENT_SIZE, Trace, traceparent_read, traceparent_write,
+)
 
 
 FLAGS = {
     "chunked": HEAD_CHUNKED, "keep_alive": HEAD_KEEP_ALIVE, "upgrade": HEAD_UPGRADE,
     "expect_continue": HEAD_EXPECT_CONTINUE, "accepts_html": HEAD_ACCEPTS_HTML,
-    "te_trailers": HEAD_TE_TRAILERS,
+    "te_trailers": HEAD_TE_TRAILERS, "traceparent": HEAD_TRACEPARENT,
 }
 
 
@@ -367,3 +371,22 @@ def bench_chunks(bytes source, int rounds):
     if code < 0 or cursor != end:
         raise ValueError("not a chunked body")
     return reader.data_total
+
+
+def read_traceparent(bytes value):
+    """Trace id, parent id and flags; None: it is not valid."""
+    cdef Block block = Block(value)
+    cdef Trace trace
+    cdef uint8_t flags
+    if not traceparent_read(block.bytes, block.size, &trace, &flags):
+        return None
+    return trace.id[:TRACE_ID_SIZE], trace.parent[:SPAN_ID_SIZE], flags
+
+
+def write_traceparent(bytes trace_id, bytes span_id, uint8_t flags):
+    cdef uint8_t target[TRACEPARENT_SIZE]
+    cdef Trace trace
+    memcpy(trace.id, <const char *>trace_id, TRACE_ID_SIZE)
+    memcpy(trace.span, <const char *>span_id, SPAN_ID_SIZE)
+    traceparent_write(target, &trace, flags)
+    return target[:TRACEPARENT_SIZE]

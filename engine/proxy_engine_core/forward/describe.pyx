@@ -6,10 +6,13 @@ from libc.string cimport memcpy
 from proxy_engine_core.counters cimport COUNT_CONNECTIONS_USED_UP, count
 from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, find_client
 from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
+from proxy_engine_core.forward.trace cimport trace_note
 from proxy_engine_core.forward.transaction cimport (
     LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, Transaction, Visitor, server_of,
 )
-from proxy_engine_core.http1.head cimport HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, Head, Span
+from proxy_engine_core.http1.head cimport (
+    HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, HEAD_TRACEPARENT, Head, Span,
+)
 from proxy_engine_core.io.worker cimport Worker
 
 
@@ -50,6 +53,8 @@ cdef void describe(Visitor *visitor, const Head *head) noexcept nogil:
     transaction.path_size = <uint16_t>copy_span(
         transaction.path, LOG_PATH_SIZE_MAX, head, &head.path
     )
+    if head.flags & HEAD_TRACEPARENT:
+        trace_note(transaction, head)
     if visitor.address_key == CLIENT_KEY_TRUSTED:
         find_client(visitor, head)
     if transaction.request_id_size:

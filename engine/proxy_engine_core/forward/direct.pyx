@@ -22,8 +22,8 @@ from proxy_engine_core.forward.move cimport MOVES_MAX, visitor_move
 from proxy_engine_core.forward.pace cimport is_paced, pace_spend
 from proxy_engine_core.forward.pool cimport pool_stop_waiting
 from proxy_engine_core.forward.transaction cimport (
-    VISITOR_DIRECT, DataConn, Transaction, Visitor, transaction_count, transaction_fail,
-    transaction_free, visitor_close,
+    VISITOR_DIRECT, DataConn, Transaction, Visitor, transaction_answered, transaction_count,
+    transaction_fail, transaction_free, visitor_close,
 )
 from proxy_engine_core.http1.head cimport HEAD_UPGRADE, METHOD_GET, Head
 from proxy_engine_core.io.conn cimport (
@@ -211,7 +211,7 @@ cdef bint is_accepted(Visitor *visitor) noexcept nogil:
     if data.peer_name:
         return True
     data.peer_name = load_be64(data.answer + 1)
-    visitor.transaction.first_byte_us = visitor.conn.worker.now_us
+    transaction_answered(visitor.transaction, visitor.conn.worker.now_us)
     transaction_deadline(visitor)
     return True
 

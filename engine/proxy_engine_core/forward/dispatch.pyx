@@ -22,7 +22,9 @@ from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.yamux.send cimport yamux_stream_commit, yamux_stream_reserve
 
 cdef enum:
-    OPENING_MAX = 1024                    # visitors waiting for a stream of one link
+    # Visitors waiting for a stream of one link. 256 are opened in a round trip, so at 150 ms this
+    # many have theirs within open_timeout_ms; whoever comes then is refused at once.
+    OPENING_MAX = 16_384
     IDLE_UNSAFE_DIVISOR = 2               # unsafe methods avoid streams idle half the limit
 
 

@@ -41,7 +41,10 @@ cdef uint32_t describe(
     header.total_us = visitor.conn.worker.now_us - transaction.started_us
     if transaction.first_byte_us:
         header.first_byte_us = transaction.first_byte_us - transaction.started_us
-        header.target_us = transaction.first_byte_us - transaction.sent_us
+        header.link_us = transaction.link_us
+        header.target_us = (
+            transaction.first_byte_us - transaction.sent_us - transaction.link_us
+        )
     header.reason_size = <uint8_t>strlen(reason)
     header.address_size = visitor.address_size
     if transaction.client_size:
@@ -50,6 +53,8 @@ cdef uint32_t describe(
     header.host_size = transaction.host_size
     header.path_size = transaction.path_size
     header.request_id_size = transaction.request_id_size
+    header.trace_size = transaction.trace_size
+    header.trace_flags = transaction.trace_flags
     return log_size(header)
 
 
@@ -63,6 +68,7 @@ cdef void texts_of(const Visitor *visitor, const char *reason, LogTexts *texts) 
     texts.host = <const uint8_t *>transaction.host
     texts.path = <const uint8_t *>transaction.path
     texts.reason = reason
+    texts.trace = &transaction.trace
 
 
 cdef void fill(uint8_t *place, LogHeader *header, const LogTexts *texts) noexcept nogil:
@@ -75,7 +81,9 @@ cdef void fill(uint8_t *place, LogHeader *header, const LogTexts *texts) noexcep
     place = put(place, texts.method, header.method_size)
     place = put(place, texts.host, header.host_size)
     place = put(place, texts.path, header.path_size)
-    put(place, texts.reason, header.reason_size)
+    place = put(place, texts.reason, header.reason_size)
+    if header.trace_size:
+        put(place, texts.trace, header.trace_size)
 
 
 cdef inline void count_end(

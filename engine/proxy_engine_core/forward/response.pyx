@@ -22,7 +22,8 @@ from proxy_engine_core.forward.retry cimport (
 )
 from proxy_engine_core.forward.transaction cimport (
     LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
-    Transaction, Visitor, server_of, transaction_count, transaction_fail, transaction_finish,
+    Transaction, Visitor, server_of, transaction_answered, transaction_count, transaction_fail,
+    transaction_finish,
 )
 from proxy_engine_core.http1.edit cimport ResponseEdit
 from proxy_engine_core.http1.chunked cimport (
@@ -120,7 +121,7 @@ cdef bint use_head(Visitor *visitor, const uint8_t *bytes, uint32_t size) noexce
             return True
         return write_head(visitor, head)
     if transaction.first_byte_us == 0:
-        transaction.first_byte_us = worker.now_us
+        transaction_answered(transaction, worker.now_us)
     transaction.status = head.status
     if head.status == 101:
         if not transaction.wants_upgrade or not head.flags & HEAD_UPGRADE:
@@ -312,7 +313,7 @@ cdef void stream_accepted(Link *link, YamuxStream *stream) noexcept nogil:
     if http.visitor != NULL:
         transaction_deadline(http.visitor)
         if http.visitor.transaction.is_tcp:
-            http.visitor.transaction.first_byte_us = link.conn.worker.now_us
+            transaction_answered(http.visitor.transaction, link.conn.worker.now_us)
         if not http.is_reused:
             retry_forget(http.visitor.transaction)
     pool_wake(link)

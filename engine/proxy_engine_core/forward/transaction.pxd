@@ -35,6 +35,7 @@ from proxy_engine_core.forward.route_stats cimport (
 )
 from proxy_engine_core.http1.chunked cimport ChunkReader
 from proxy_engine_core.http1.head cimport Head
+from proxy_engine_core.http1.traceparent cimport Trace
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.profile cimport Profile
 from proxy_engine_core.io.relay cimport RelayWay
@@ -166,6 +167,7 @@ cdef struct Transaction:
     uint64_t started_us
     uint64_t sent_us                      # request head on its way; TCP: its stream
     uint64_t first_byte_us                # response head in; TCP: the target is connected
+    uint32_t link_us                      # of the time between the two, the link's
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t counted_in                   # of them, in `stats` and the worker's counters
@@ -177,11 +179,14 @@ cdef struct Transaction:
     uint64_t client_key                   # addresses.pxd
     uint16_t path_size
     uint16_t request_id_size
+    uint8_t trace_size                    # 0: no trace
+    uint8_t trace_flags
     uint8_t method_name[LOG_METHOD_SIZE_MAX]
     char client[ADDRESS_TEXT_SIZE]        # for whom a trusted proxy asks
     uint8_t host[LOG_HOST_SIZE_MAX]
     uint8_t path[LOG_PATH_SIZE_MAX]
     uint8_t request_id[REQUEST_ID_MAX]
+    Trace trace
 
 cdef struct Visitor:
     Conn conn
@@ -267,6 +272,12 @@ cdef inline void transaction_count(Worker *worker, Transaction *transaction) noe
     route_stats_bytes(transaction.stats, bytes_in, bytes_out)
     count(worker.counters, COUNT_VISITOR_BYTES_IN, bytes_in)
     count(worker.counters, COUNT_VISITOR_BYTES_OUT, bytes_out)
+
+# The target has answered. Between `sent_us` and now a round trip of the link was not its doing: the
+# least that one takes, for what waited in queues is nobody's in particular.
+cdef inline void transaction_answered(Transaction *transaction, uint64_t now_us) noexcept nogil:
+    transaction.first_byte_us = now_us
+    transaction.link_us = <uint32_t>min(transaction.link.rtt_us, now_us - transaction.sent_us)
 
 cdef void transaction_free(Visitor *visitor) noexcept nogil      # without a log record
 # From now on it is a connection to a TCP tunnel: ":PORT" or a name. The log shows it as host.

@@ -315,7 +315,9 @@ cdef void nothing(Link *link, YamuxStream *stream) noexcept nogil:
 
 
 cdef void stream_accepted(Link *link, YamuxStream *stream) noexcept nogil:
-    (<UdpVisitor *>stream.owner).accepted_us = link.conn.worker.now_us
+    cdef UdpVisitor *visitor = <UdpVisitor *>stream.owner
+    visitor.accepted_us = link.conn.worker.now_us
+    visitor.link_us = <uint32_t>min(link.rtt_us, visitor.accepted_us - visitor.started_us)
     pool_wake(link)
 
 

@@ -43,6 +43,7 @@ cdef struct UdpVisitor:                   # one address, and its stream
     uint64_t bytes_out
     uint32_t route
     uint32_t hash
+    uint32_t link_us                      # of the time to `accepted_us`, the link's round trip
     bint is_lasting
     uint8_t request_id[32]
 

@@ -217,13 +217,15 @@ cdef void write_log(UdpVisitor *visitor, const char *reason) noexcept nogil:
     header.total_us = visitor.seen_us - visitor.started_us
     if visitor.accepted_us:
         header.first_byte_us = visitor.accepted_us - visitor.started_us
-        header.target_us = header.first_byte_us
+        header.link_us = visitor.link_us
+        header.target_us = header.first_byte_us - visitor.link_us
     texts.request_id = visitor.request_id
     texts.address = address
     texts.method = b"UDP"
     texts.host = <const uint8_t *>host
     texts.path = b""
     texts.reason = reason
+    texts.trace = NULL
     log_put(worker, &header, &texts)
 
 

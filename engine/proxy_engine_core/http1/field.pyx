@@ -20,7 +20,8 @@ from proxy_engine_core.http1.head cimport (
     FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOST, FIELD_HTTP2_SETTINGS, FIELD_KEEP_ALIVE,
     FIELD_OTHER, FIELD_PROXY, FIELD_PROXY_AUTHENTICATE, FIELD_PROXY_CONNECTION,
     FIELD_PROXY_ENGINE_DIRECT, FIELD_PROXY_ENGINE_TICKET, FIELD_PROXY_ENGINE_WINDOW,
-    FIELD_SEC_WEBSOCKET_PROTOCOL, FIELD_TE, FIELD_TRAILER, FIELD_TRANSFER_ENCODING, FIELD_UPGRADE,
+    FIELD_SEC_WEBSOCKET_PROTOCOL, FIELD_TE, FIELD_TRACEPARENT,
+    FIELD_TRACESTATE, FIELD_TRAILER, FIELD_TRANSFER_ENCODING, FIELD_UPGRADE,
     FIELD_VIA, FIELD_X_FORWARDED_FOR,
     FIELD_X_FORWARDED_HOST, FIELD_X_FORWARDED_OTHER, FIELD_X_FORWARDED_PROTO,
     FIELD_X_PROXY_TUNNEL, FIELD_X_REAL_IP, FIELD_X_REQUEST_ID, HEAD_ERROR_BAD_CONTENT_LENGTH,
@@ -99,7 +100,11 @@ cdef uint8_t field_name_id(const uint8_t *name, uint32_t size) noexcept nogil:
     elif size == 10:
         if first == 99:
             return name_match(name, b"connection", 10, FIELD_CONNECTION)
+        if first == 116:
+            return name_match(name, b"tracestate", 10, FIELD_TRACESTATE)
         return name_match(name, b"keep-alive", 10, FIELD_KEEP_ALIVE)
+    elif size == 11:
+        return name_match(name, b"traceparent", 11, FIELD_TRACEPARENT)
     elif size == 13:
         return name_match(name, b"authorization", 13, FIELD_AUTHORIZATION)
     elif size == 14:

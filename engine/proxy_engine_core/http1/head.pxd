@@ -63,6 +63,8 @@ cdef enum FieldId:                        # fields the engine itself reads or wr
     FIELD_PROXY_AUTHENTICATE
     FIELD_PROXY_CONNECTION
     FIELD_TE
+    FIELD_TRACEPARENT
+    FIELD_TRACESTATE
     FIELD_TRAILER
     FIELD_TRANSFER_ENCODING
     FIELD_UPGRADE
@@ -99,6 +101,7 @@ cdef enum HeadFlag:
     HEAD_EXPECT_CONTINUE = 8
     HEAD_ACCEPTS_HTML = 16                # Accept names text/html
     HEAD_TE_TRAILERS = 32
+    HEAD_TRACEPARENT = 64                 # requests: at least one
 
 cdef struct Head:
     const uint8_t *bytes

@@ -273,6 +273,8 @@ cdef int request_field_apply(Head *head, Field *field, Span *host) noexcept nogi
         field.is_dropped = True
         if accepts_trailers(value, size):
             head.flags |= HEAD_TE_TRAILERS
+    elif id == FIELD_TRACEPARENT:
+        head.flags |= HEAD_TRACEPARENT
     elif id == FIELD_X_PROXY_TUNNEL:
         if head.tunnel.start != 0:
             return HEAD_ERROR_BAD_FIELD

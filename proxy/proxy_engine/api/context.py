@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proxy_engine.live_events import LiveEvents
     from proxy_engine.metrics.collect import Exporter
     from proxy_engine.reload import Reloaded
+    from proxy_engine.requests.access_log import AccessLog
     from proxy_engine.requests.log import RequestLog
     from proxy_engine.requests.under_way import OpenRequests
     from proxy_engine.server_hooks import ServerHooks
@@ -44,6 +45,7 @@ class Service(Protocol):
     open_requests: OpenRequests | None  # None: there is no engine
     exporter: Exporter | None  # the same
     events: LiveEvents
+    access_log: AccessLog
     diagnosis: Diagnosis
 
     async def access_changed(self) -> None:

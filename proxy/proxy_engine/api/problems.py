@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import ProxyEngineError, StorageError
 from proxy_engine.storage import NameTaken
 
@@ -60,14 +60,14 @@ def problem_of(error: Exception, where: str) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, StorageError):
-        _log.error("the store fails", request=where, error=error)
+        failures.error(_log, "store", "api", "the store fails", request=where, error=error)
         wait = {"Retry-After": STORE_RETRY_AFTER}
         return Problem(503, "store_failed", "the store can not be used now", wait)
     if isinstance(error, NameTaken):
         return Problem(409, "name_taken", str(error) or "this name is in use already")
     if isinstance(error, ProxyEngineError):
         return Problem(422, "bad_value", str(error))
-    _log.exception("handler failed", error, request=where)
+    failures.bug(_log, "api", "handler failed", error, request=where)
     return Problem(500, "internal_error", "this is a bug; the server's log says more")
 
 

@@ -12,7 +12,13 @@ from proxy_engine.api.problems import Problem
 from proxy_engine.api.routes import Call, Routes, Stream
 from proxy_engine.errors import ProxyEngineError
 from proxy_engine.requests.export import CSV_HEAD, csv_lines, json_lines
-from proxy_engine.requests.query import matches, parse_status, parse_time, wanted
+from proxy_engine.requests.query import (
+    matches,
+    parse_status,
+    parse_time,
+    parse_trace_id,
+    wanted,
+)
 from proxy_engine.storage import Request, RequestQuery, RequestSummary, Store
 
 routes = Routes("requests", "The request log.")
@@ -44,6 +50,9 @@ class RequestsFilter(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     visitor: Text | None = None
     reason: Text | None = None
     request_id: Text | None = None
+    trace_id: Annotated[
+        Text | None, msgspec.Meta(description="32 hexadecimal digits, of its traceparent")
+    ] = None
     since: Annotated[
         Text | None,
         msgspec.Meta(description="a time (seconds since the epoch, or ISO 8601), or an age: 1h"),
@@ -174,6 +183,7 @@ def _wanted(query: RequestsFilter) -> RequestQuery:
             visitor=query.visitor,
             reason=query.reason,
             request_id=query.request_id,
+            trace_id=parse_trace_id(query.trace_id) if query.trace_id else None,
         )
     except ValueError as error:
         raise Problem(400, "bad_filter", str(error)) from None

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import UsageError, error_text
 
 CALL_TIMEOUT = 0.05  # seconds; the store would have answered by then
@@ -145,7 +145,9 @@ class RedisLink:
         if not self._has_failed:
             self._has_failed = True
             what = error_text(error) or type(error).__name__
-            _log.warning("redis is away; going on without it", error=what)
+            failures.warning(
+                _log, "redis", "away", "redis is away; going on without it", error=what
+            )
 
 
 async def _next(pubsub: PubSub, seconds: float) -> dict[str, Any] | None:

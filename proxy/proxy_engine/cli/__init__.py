@@ -15,6 +15,7 @@ from proxy_engine.cli import (
     diag,
     doctor,
     forward,
+    hook,
     requests,
     run,
     token,
@@ -37,8 +38,8 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=VersionAction, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB", required=True)
     for module in (
-        run, connect, forward, token, device, tunnel, requests, audit, config, top, doctor, diag,
-        demo,
+        run, connect, forward, token, device, tunnel, requests, hook, audit, config, top, doctor,
+        diag, demo,
     ):  # fmt: skip
         module.add_parser(verbs)
     return parser

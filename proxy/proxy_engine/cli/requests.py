@@ -83,6 +83,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--visitor", metavar="ADDRESS", help="from this address")
     group.add_argument("--reason", metavar="REASON", help="see docs/errors.md")
     group.add_argument("--request-id", metavar="ID", help="with this X-Request-Id")
+    group.add_argument("--trace", metavar="ID", type=_trace_id, help="of this trace")
     group.add_argument(
         "--since", metavar="TIME", type=_time, help="an age such as 1h, or 2026-01-31T12:00 (UTC)"
     )
@@ -103,6 +104,12 @@ def _time(text: str) -> str:
     from proxy_engine.requests.query import parse_time
 
     return f"{_argument(parse_time, text):.6f}"
+
+
+def _trace_id(text: str) -> str:
+    from proxy_engine.requests.query import parse_trace_id
+
+    return _argument(parse_trace_id, text)
 
 
 def _milliseconds(text: str) -> float:
@@ -127,7 +134,8 @@ FILTERS = (
 def _filters(args: argparse.Namespace) -> dict[str, Any]:
     """As the API has them."""
     names = {name: getattr(args, name) for name in FILTERS}
-    return {**names, "device": args.of_device, "min_ms": args.slower, "max_ms": args.faster}
+    times = {"min_ms": args.slower, "max_ms": args.faster}
+    return {**names, **times, "device": args.of_device, "trace_id": args.trace}
 
 
 def _pages(args: argparse.Namespace, client: Client) -> Iterator[list[Request]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.diagnosis.cpu import inner, python_stack
 from proxy_engine.diagnosis.symbols import Symbols
 
@@ -80,7 +81,9 @@ class Watch:
         self._done = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run, args=(self._run,), name="watch", daemon=True
+        )
 
     def start(self) -> None:
         if self._stuck_us or self._slow_us:
@@ -107,8 +110,15 @@ class Watch:
         if turn.at - self._logged < LOG_EVERY:
             self._unlogged += 1
             return
-        _log.warning(
-            "slow turn", what=what, ms=round(turn.ms), stack=_short(stack), unlogged=self._unlogged
+        failures.warning(
+            _log,
+            "watch",
+            "slow",
+            "slow turn",
+            what=what,
+            ms=round(turn.ms),
+            stack=_short(stack),
+            unlogged=self._unlogged,
         )
         self._logged, self._unlogged = turn.at, 0
 
@@ -124,7 +134,7 @@ class Watch:
             except RuntimeError:
                 return  # the engine or the loop has ended
             except Exception as error:  # a bug of ours must not end the watch
-                _log.exception("the watch failed", error)
+                failures.bug(_log, "watch", "the watch failed", error)
 
     def _look(self, now_us: int) -> None:
         for worker, began_us in enumerate(self._inspector.busy_since_us()):
@@ -154,8 +164,10 @@ class Watch:
         if is_stuck and what not in self.stuck:
             found = Stuck(what=what, seconds=took_us / 1e6, stack=self.stack(what))
             self.stuck[what] = found
-            _log.error("it does not turn", what=what, seconds=round(found.seconds, 1),
-                       stack=_short(found.stack))  # fmt: skip
+            failures.error(
+                _log, "watch", "stuck", "it does not turn",
+                what=what, seconds=round(found.seconds, 1), stack=_short(found.stack),
+            )  # fmt: skip
         elif is_stuck:
             self.stuck[what].seconds = took_us / 1e6
         elif what in self.stuck:

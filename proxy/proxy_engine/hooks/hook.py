@@ -59,17 +59,24 @@ class Hook:
     is no attribute of these goes to `__init__`.
     """
 
-    name: str = ""  # in logs and statistics; "": the name of the class
-    order: int = 0  # lower is earlier; equals in the order in which they are listed
-    timeout: float = 0.0  # seconds for one call; 0: the setting hook_timeout
-    queue: int = 10_000  # events that wait for it (requests count one by one); beyond: dropped
-    workers: int = 1  # calls at once, of what it is told; more than 1: no order any more
-    sample: int = 1  # on_request: one request of this many
-    fail_open: bool = False  # an error or time-out when it is asked lets the device in
+    name: str = ""
+    order: int = 0
+    timeout: float = 0.0
+    queue: int = 10_000
+    workers: int = 1
+    sample: int = 1
+    fail_open: bool = False
 
-    OPTIONS: ClassVar[tuple[str, ...]] = (
-        *("name", "order", "timeout", "queue", "workers", "sample", "fail_open"),
-    )
+    # The above, and what they are for.
+    OPTIONS: ClassVar[Mapping[str, str]] = {
+        "name": 'in logs and statistics; "": the name of the class',
+        "order": "lower is earlier; equals in the order in which they are listed",
+        "timeout": "seconds for one call; 0: the setting `hook_timeout`",
+        "queue": "events that wait for it at most, requests one by one; beyond: dropped, counted",
+        "workers": "calls at once, of what it is told; more than 1: no order any more",
+        "sample": "`on_request`: one request of this many, exactly",
+        "fail_open": "an error or time-out when it is asked lets the device in",
+    }
 
     # When the server begins and ends
 
@@ -94,26 +101,32 @@ class Hook:
     # Told
 
     def on_device_disconnect(self, event: DeviceDisconnect) -> Answer:
+        """A link of a device has ended: why, bytes, seconds."""
         return None
 
     def on_device_online(self, event: DevicePresence) -> Answer:
+        """A device has its first link."""
         return None
 
     def on_device_offline(self, event: DevicePresence) -> Answer:
+        """A device has lost its last link, or the server ends."""
         return None
 
     def on_tunnel_close(self, event: TunnelClose) -> Answer:
+        """A link serves a tunnel no more."""
         return None
 
     def on_tunnel_online(self, event: TunnelPresence) -> Answer:
+        """Somebody serves a tunnel from now on."""
         return None
 
     def on_tunnel_offline(self, event: TunnelPresence) -> Answer:
+        """Nobody serves a tunnel any more."""
         return None
 
     def on_request(self, requests: Sequence[Request]) -> Answer:
-        """Requests that ended, some at a time. They are unpacked when they are first looked at;
-        len() is free."""
+        """Requests that ended, some at a time, at most 50 ms after the first of them. They are
+        unpacked when they are first looked at; len() is free."""
         return None
 
     def on_data(self, data: Sequence[TunnelData]) -> Answer:
@@ -121,7 +134,8 @@ class Hook:
         return None
 
     def on_error(self, failure: Failure) -> Answer:
-        """Hooks that failed, all those of one event together; or the server's store."""
+        """Hooks that failed, all those of one event together; or something of the server: what its
+        log says of it, at most one a second of each source and where."""
         return None
 
     def stats(self) -> Mapping[str, int]:

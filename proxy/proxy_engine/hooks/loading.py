@@ -56,18 +56,24 @@ def load(
 def _expanded(names: Sequence[str]) -> list[str]:
     wanted: dict[str, None] = {}
     for name in names:
-        wanted |= dict.fromkeys(sorted(_entry_points()) if name == ALL else [name])
+        wanted |= dict.fromkeys(sorted(entry_points()) if name == ALL else [name])
     return list(wanted)
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points
+def origin(name: str) -> str:
+    """Where a hook of this name comes from."""
+    return "built in" if name in BUILT_IN else "module" if ":" in name else "entry point"
 
-    return {point.name: point for point in entry_points(group=GROUP)}
+
+def entry_points() -> dict[str, EntryPoint]:
+    """What installed packages offer, by name."""
+    from importlib import metadata
+
+    return {point.name: point for point in metadata.entry_points(group=GROUP)}
 
 
 def _made(name: str, options: dict[str, Any]) -> Hook:
-    kind = _class(name)
+    kind = class_of(name)
     general = {key: options.pop(key) for key in Hook.OPTIONS if key in options}
     where = f'hook "{name}"'
     try:
@@ -97,11 +103,11 @@ def _general(where: str, key: str, value: Any) -> Any:
     return value
 
 
-def _class(name: str) -> type[Hook]:
+def class_of(name: str) -> type[Hook]:
     """What the name stands for. Raises UsageError."""
     place = BUILT_IN.get(name, name)
     if ":" not in place:
-        points = _entry_points()
+        points = entry_points()
         if name not in points:
             near = suggestion(name, [*BUILT_IN, *points])
             raise UsageError(f'there is no hook "{name}"{near}; or write module:Class')

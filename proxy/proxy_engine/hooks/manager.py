@@ -64,7 +64,7 @@ class _Seat:
             raise HookError(f"{hook!r} is no hook: make an object of a class derived from Hook")
         self.hook = hook
         self.name = hook.name or type(hook).__name__
-        self.events = _overridden(hook, self.name)
+        self.events = overridden(hook, self.name)
         limit: Callable[[], float] = lambda: hook.timeout or timeout()  # noqa: E731
         self.timeout = limit
         make = partial(Lane, self.name, timeout=limit)
@@ -409,13 +409,16 @@ def _way(seat: _Seat, name: str) -> _Way:
     return _Way(seat, method, is_async, not is_async and is_inline(method))
 
 
-def _overridden(hook: Hook, name: str) -> tuple[str, ...]:
+def overridden(hook: Hook | type[Hook], name: str) -> tuple[str, ...]:
+    """The events that a hook, or a class of hooks, wants. Raises HookError for a method that is
+    nearly one."""
     for attribute in dir(hook):
         if attribute.startswith("on_") and attribute not in EVENTS:
             near = suggestion(attribute, EVENTS)
             raise HookError(f"{name}.{attribute} is no event of hooks{near}")
+    kind = hook if isinstance(hook, type) else type(hook)
     return tuple(
         event
         for event in EVENTS
-        if event in vars(hook) or getattr(type(hook), event) is not getattr(Hook, event)
+        if event in vars(hook) or getattr(kind, event) is not getattr(Hook, event)
     )

@@ -77,4 +77,10 @@ def _request(record: LogRecord, names: Names) -> Request:
         first_byte_seconds=record.first_byte_us / 1e6,
         target_seconds=record.target_us / 1e6,
         flags=record.flags,
+        proxy_seconds=record.proxy_us / 1e6,
+        link_seconds=record.link_us / 1e6,
+        trace_id=record.trace_id,
+        parent_id=record.parent_id,
+        span_id=record.span_id,
+        trace_flags=record.trace_flags,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import handshake, joining, logs, tokens
+from proxy_engine import failures, handshake, joining, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError
 from proxy_engine.handshake import Offer, Refusal
@@ -181,7 +181,14 @@ class Admission:
             claims = {token.device: token.id for token in named if token.device is not None}
             devices = await self._cache.devices(claims, self._clock())
         except StorageError as error:
-            _log.error("links refused, the store fails", count=len(left), error=error)
+            failures.error(
+                _log,
+                "store",
+                "links",
+                "links refused, the store fails",
+                count=len(left),
+                error=error,
+            )
             later = Refusal(503, "store_failed", "try again later", {"Retry-After": RETRY_AFTER})
             for ask in left:
                 self._refuse(ask, later)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from proxy_engine import control, logs, tokens
+from proxy_engine import control, failures, logs, tokens
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError
 from proxy_engine.hooks.manager import Manager
@@ -188,7 +188,9 @@ class Links:
         try:
             await self.registry.close({link.device_id: link.device for link in self._links})
         except StorageError as error:
-            _log.error("what was seen of devices is lost", error=error)
+            failures.error(
+                _log, "store", "devices", "what was seen of devices is lost", error=error
+            )
 
     async def recheck(self) -> None:
         """Close links whose token or device is not good any more, and take note of the rest:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from proxy_engine import control, logs
+from proxy_engine import control, failures, logs
 from proxy_engine.errors import StorageError
 from proxy_engine.hooks import HookError, Refuse, TunnelOpen
 from proxy_engine.hooks.manager import Manager
@@ -225,7 +225,9 @@ class Registration:
         try:
             found = await self._store.tunnels_claim(claims, self._clock())
         except StorageError as error:
-            _log.error("tunnels not registered, the store fails", error=error)
+            failures.error(
+                _log, "store", "tunnels", "tunnels not registered, the store fails", error=error
+            )
             return set(names)
         self._tunnels.learn(found)
         return set()
@@ -278,7 +280,9 @@ class Registration:
             except DomainTaken as error:
                 refused[spec.name] = "domain_taken", f"another tunnel has the domain {error}"
             except StorageError as error:
-                _log.error("tunnel not changed, the store fails", error=error)
+                failures.error(
+                    _log, "store", "tunnels", "tunnel not changed, the store fails", error=error
+                )
                 failed.add(spec.name)
         return refused
 

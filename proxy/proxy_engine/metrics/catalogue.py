@@ -190,6 +190,7 @@ events_dropped               dropped_total                  what=live_event
 webhooks_dropped             dropped_total                  what=webhook
 hook_dropped                 dropped_total                  what=hook_event
 device_events_dropped        dropped_total                  what=device_event
+access_lines_dropped         dropped_total                  what=access_line
 streams_opened               streams_opened_total
 streams_reused               streams_reused_total
 stream_surplus               stream_surplus_total

@@ -26,9 +26,14 @@ COMPONENT = "access"
 MESSAGE = "request"
 RECORDS_MAX = 500  # of one batch, where each is a record of another program's logging
 # Of a log record; its numbers of tunnel and device become names.
-FIELDS = tuple(x for x in LogRecord._fields if x not in ("time_us", "route", "device", "flags"))
+FIELDS = (
+    *("request_id", "visitor", "method", "host", "path", "status", "reason", "bytes_in"),
+    *("bytes_out", "total_us", "first_byte_us", "proxy_us", "link_us", "target_us"),
+)
+TRACE_FIELDS = ("trace_id", "parent_id", "span_id", "trace_flags")  # ... if it is of one
 
 _VALUES = attrgetter(*FIELDS)
+_TRACE_VALUES = attrgetter(*TRACE_FIELDS)
 
 _log = logs.get(COMPONENT)
 
@@ -50,6 +55,7 @@ class AccessLog:
         self._redact = redact
         self._tunnel_name = tunnel_name
         self._device_name = device_name
+        self.dropped = 0  # lines that another program's logging was spared
 
     def put(self, batch: bytes) -> None:
         """Packed records of requests that ended (proxy_engine_core.log_batch)."""
@@ -59,8 +65,10 @@ class AccessLog:
                 records = self._records(batch)
                 for record in records[:RECORDS_MAX]:
                     _log.info(MESSAGE, **self._fields(record))
-                if len(records) > RECORDS_MAX:
-                    _log.warning("requests not logged", count=len(records) - RECORDS_MAX)
+                left = len(records) - RECORDS_MAX
+                if left > 0:
+                    self.dropped += left
+                    _log.warning("requests not logged", count=left)
             return
         lines = _json_lines if handler.log_format == "json" else _text_lines
         handler.writer.put_bulk(
@@ -81,6 +89,8 @@ class AccessLog:
 
     def _fields(self, record: LogRecord) -> dict[str, Any]:
         fields = dict(zip(FIELDS, _VALUES(record), strict=True))
+        if record.trace_id:
+            fields.update(zip(TRACE_FIELDS, _TRACE_VALUES(record), strict=True))
         fields["tunnel"] = self._tunnel_name(record.route)
         fields["device"] = self._device_name(record.device)
         return fields

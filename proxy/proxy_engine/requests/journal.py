@@ -21,9 +21,9 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import error_text
-from proxy_engine_core.log_batch import FORMAT
+from proxy_engine_core.log_batch import FORMAT, READABLE
 
 if TYPE_CHECKING:
     from proxy_engine.settings.config import Settings
@@ -84,7 +84,13 @@ class Journal:
             segment.append(ENTRY_HEADER.pack(len(batch), zlib.crc32(batch), 0) + batch)
         except OSError as error:
             if not self.is_failing:
-                _log.error("the journal can not be written", error=error_text(error))
+                failures.error(
+                    _log,
+                    "journal",
+                    "write",
+                    "the journal can not be written",
+                    error=error_text(error),
+                )
             self.is_failing = True
             return False
         if self.is_failing:
@@ -142,7 +148,10 @@ class Journal:
         assert segment is not None
         self.torn += segment.torn
         if segment.torn:
-            _log.error(
+            failures.error(
+                _log,
+                "journal",
+                "damaged",
                 "the journal was damaged",
                 file=segment.path.name,
                 entries=segment.torn,
@@ -192,7 +201,7 @@ class _Segment:
         header = os.pread(fd, SEGMENT_HEADER.size, 0)
         if len(header) < SEGMENT_HEADER.size or header[:4] != MAGIC:
             segment._tear()
-        elif SEGMENT_HEADER.unpack(header)[1] != FORMAT:
+        elif SEGMENT_HEADER.unpack(header)[1] not in READABLE:
             segment.close()
             raise OSError(f"{path} is of another version of proxy-engine")
         return segment

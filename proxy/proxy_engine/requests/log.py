@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import StorageError, error_text
 from proxy_engine.requests.journal import Journal
 from proxy_engine.requests.redaction import MARKS, Redactor
@@ -155,13 +156,14 @@ class RequestLog:
         if self._ready:
             rows = sum(map(log_batch.count, self._ready))
             self.dropped += rows
-            _log.error("request log rows lost", rows=rows)
+            failures.error(_log, "requests", "lost", "request log rows lost", rows=rows)
         if self._journal is not None:
             await self._aside(self._journal.close)
         self._thread.shutdown()
 
     async def _aside(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run, work)
 
     # From the engine
 
@@ -263,7 +265,13 @@ class RequestLog:
             self._is_unsure = True
             if not self.is_failing:
                 self.is_failing = True
-                _log.error("request log can not be written; records wait", error=error)
+                failures.error(
+                    _log,
+                    "store",
+                    "requests",
+                    "request log can not be written; records wait",
+                    error=error,
+                )
                 self._wake.set()  # what is ready is to be spilled
             return False
         self._writing_since = None
@@ -305,7 +313,9 @@ class RequestLog:
             try:
                 await self._store.requests_trim(self.keep, time.time())
             except StorageError as error:
-                _log.warning("old requests can not be deleted", error=error)
+                failures.warning(
+                    _log, "store", "retention", "old requests can not be deleted", error=error
+                )
 
 
 async def _within(seconds: float | None, event: asyncio.Event) -> None:

@@ -10,6 +10,7 @@ from proxy_engine.storage.requests import U63_MAX, Request, RequestQuery
 from proxy_engine.values import parse_duration
 
 _STATUS = re.compile(r"([1-5])xx|(\d{1,3})(?:-(\d{1,3}))?", re.ASCII | re.IGNORECASE)
+_TRACE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 _EPOCH = re.compile(r"\d{9,11}(?:\.\d+)?", re.ASCII)
 
 
@@ -21,6 +22,13 @@ def parse_status(text: str) -> tuple[int, int]:
     if match[1]:
         return int(match[1]) * 100, int(match[1]) * 100 + 99
     return int(match[2]), int(match[3] or match[2])
+
+
+def parse_trace_id(text: str) -> str:
+    """32 hexadecimal digits, in lower case as all are that we know. Raises ValueError."""
+    if not _TRACE_ID.fullmatch(text.strip()):
+        raise ValueError(f'"{text}" is not a trace id of 32 hexadecimal digits')
+    return text.strip().lower()
 
 
 def parse_time(text: str, now: float | None = None) -> float:
@@ -68,7 +76,10 @@ def wanted(
 
 def matches(request: Request, query: RequestQuery) -> bool:
     """Whether a search would find this request, which is at hand."""
-    texts = ("device", "tunnel", "state", "method", "host", "visitor", "reason", "request_id")
+    texts = (
+        *("device", "tunnel", "state", "method", "host", "visitor", "reason", "request_id"),
+        "trace_id",
+    )
     return (
         all(getattr(query, name) in (None, getattr(request, name)) for name in texts)
         and query.status[0] <= request.status <= query.status[1]

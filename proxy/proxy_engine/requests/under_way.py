@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from proxy_engine.requests.redaction import MARKS
 from proxy_engine.storage import Request, RequestQuery
 from proxy_engine.storage.packed import packed_filter
+from proxy_engine.storage.requests import request_of
 from proxy_engine_core import log_batch
 
 if TYPE_CHECKING:
@@ -92,10 +93,9 @@ class OpenRequests:
         found = [record for _, record in wanted.find(clean)]
         found.sort(key=lambda record: record.time_us - record.total_us)
         return [
-            Request(
+            request_of(
                 0,
-                record.time_us,
-                *record[3:],
+                record,
                 tunnels.get(record.route),
                 devices.get(record.device),
                 "open",

@@ -28,4 +28,5 @@ def packed_filter(
         host=query.host,
         path=query.path,
         reason=query.reason,
+        trace_id=query.trace_id,
     )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import UsageError
 from proxy_engine.tls import server as server_tls
 from proxy_engine.tls.key_files import Watch
@@ -100,7 +100,13 @@ class TlsKeeper:
                 found = await asyncio.to_thread(self._read_good, self._settings)
             except UsageError as error:
                 self.failures += 1
-                _log.error("certificates not reloaded, the last good ones stay", error=error)
+                failures.error(
+                    _log,
+                    "tls",
+                    "reload",
+                    "certificates not reloaded, the last good ones stay",
+                    error=error,
+                )
             else:
                 self._use(found)
         await self._renew_tickets()
@@ -159,9 +165,18 @@ class TlsKeeper:
                 continue
             self._warned[certificate] = due[0]
             if refusal := certificate.refusal(now):
-                _log.error("a certificate that nobody takes", reason=refusal)
+                failures.error(
+                    _log, "tls", "refused", "a certificate that nobody takes", reason=refusal
+                )
             else:
-                _log.warning("a certificate ends soon", file=certificate.file, days=round(left, 1))
+                failures.warning(
+                    _log,
+                    "tls",
+                    "expiry",
+                    "a certificate ends soon",
+                    file=certificate.file,
+                    days=round(left, 1),
+                )
 
     def stats(self) -> dict[str, int]:
         """Nothing without TLS: days of 0 mean that a certificate has ended."""

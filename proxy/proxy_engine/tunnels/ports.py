@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, MutableSequence
 from typing import TYPE_CHECKING
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.errors import error_text
 
 if TYPE_CHECKING:
@@ -138,7 +138,15 @@ class Ports:
             if error.errno == errno.EADDRINUSE and now - self._closed.get(key, now - 2) < 2:
                 self._again.add(key)  # by our own listeners, which are about to go
             else:
-                _log.warning("port not opened", kind=kind, port=port, error=error_text(error))
+                failures.warning(
+                    _log,
+                    "listener",
+                    "port",
+                    "port not opened",
+                    kind=kind,
+                    port=port,
+                    error=error_text(error),
+                )
                 return "port_taken", f"port {port} can not be had: {error_text(error)}"
         self._open[key] = now
         return None

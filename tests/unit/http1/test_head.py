@@ -274,6 +274,8 @@ def test_every_known_name_has_an_id_of_its_own_in_any_case() -> None:
         "proxy-authenticate",
         "proxy-connection",
         "te",
+        "traceparent",
+        "tracestate",
         "trailer",
         "transfer-encoding",
         "upgrade",

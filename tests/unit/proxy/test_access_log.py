@@ -28,3 +28,4 @@ def test_an_embedding_program_gets_lines_and_is_told_of_those_left_out(
     assert all(word in messages[0] for word in ("/x?token=***", "web", "pi", "200"))
     assert messages[-1].endswith("requests not logged count=3")
     assert caplog.records[-1].levelno == logging.WARNING
+    assert log.dropped == 3

@@ -48,6 +48,7 @@ class Service:
         self.links = Links(engine, store, self.table)
         self.open_requests = None
         self.exporter = None
+        self.access_log = SimpleNamespace(dropped=0)
         self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())

@@ -37,6 +37,16 @@ def expressions(node: Any) -> Iterator[str]:
             yield from expressions(item)
 
 
+def queries_of(dashboard: Any, range: str = "1m") -> list[str]:
+    """What Prometheus is asked for the panels, for all servers and tunnels."""
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    return [
+        query.replace("$__rate_interval", range).replace("$instance", ".*").replace("$tunnel", ".*")
+        for panel in panels
+        for query in expressions(panel)
+    ]
+
+
 def metric_of(name: str) -> str:
     """The metric that a series belongs to; "" if there is none."""
     for end in ("", "_bucket", "_sum", "_count"):
@@ -81,12 +91,45 @@ def test_the_rules_ask_for_what_there_is() -> None:
     assert wrong(TESTS.read_text()) == []
 
 
+def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
+    """By the tests of promtool, which says below that they are true."""
+    cases = re.split(r"^ +- eval_time:", TESTS.read_text(), flags=re.MULTILINE)[1:]
+    fired: set[str] = set()
+    silent: set[str] = set()
+    for case in cases:
+        found = re.search(r"alertname: (\w+)", case)
+        assert found is not None
+        (fired if "exp_alerts:" in case else silent).add(found[1])
+    assert fired == silent == {*re.findall(r"- alert: (\w+)", RULES.read_text())}
+
+
+def promtool() -> str:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("no promtool (Debian: apt-get install prometheus)")
+    return found
+
+
+def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
+    """Each as a recording rule, which promtool parses."""
+    queries = [*queries_of(json.loads(DASHBOARD.read_text())), "sum by (("]
+    for names, is_good in ((queries[:-1], True), (queries[-1:], False)):
+        rules = [{"record": f"query_{n}", "expr": query} for n, query in enumerate(names)]
+        file = tmp_path / "queries.yml"
+        file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+        done = subprocess.run(
+            [promtool(), "check", "rules", "--lint=none", str(file)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode == 0) == is_good, done.stdout + done.stderr
+    assert len(queries) > 40
+
+
 @pytest.mark.parametrize("command", [["check", "rules", RULES.name], ["test", "rules", TESTS.name]])
 def test_prometheus_takes_the_rules(command: list[str]) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("no promtool (Debian: apt-get install prometheus)")
     done = subprocess.run(
-        [promtool, *command], cwd=RULES.parent, capture_output=True, text=True, timeout=120
+        [promtool(), *command], cwd=RULES.parent, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -104,7 +104,7 @@ def test_entry_points_are_loaded_by_name_or_all_together(monkeypatch: pytest.Mon
     points = {
         name: EntryPoint(name, "some_hooks:Good", loading.GROUP) for name in ("audit", "billing")
     }
-    monkeypatch.setattr(loading, "_entry_points", lambda: points)
+    monkeypatch.setattr(loading, "entry_points", lambda: points)
     assert type(one("audit", depth=2)).__name__ == "Good"
     assert len(loading.load(["logger", "*"], {"billing": {"depth": 3}})) == 3
     assert len(loading.load(["billing", "*"], {})) == 2  # each once

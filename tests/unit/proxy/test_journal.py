@@ -150,6 +150,16 @@ def test_noise_gives_no_batch_and_no_exception(tmp_path: Path) -> None:
         assert set(drained(journal)) <= {batch(number) for number in range(5)}
 
 
+def test_a_journal_of_the_layout_before_is_read(tmp_path: Path) -> None:
+    filled(tmp_path, 3)
+    [file] = files(tmp_path)
+    data = bytearray(file.read_bytes())
+    assert data[4] == 2
+    data[4] = 1
+    file.write_bytes(data)
+    assert drained(opened(tmp_path)) == [batch(number) for number in range(3)]
+
+
 def test_a_newer_layout_is_left_alone(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     [file] = files(tmp_path)

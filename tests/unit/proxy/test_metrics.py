@@ -106,6 +106,8 @@ def test_everything_that_is_counted_is_a_metric(service: RealService) -> None:
     stats = {*all_stats(protocol), *shared.stats()}
     stats |= {"tls_certificates", "tls_certificate_days", "tls_reloads", "tls_reload_failures"}
     assert stats - {*STATS, *WORKER_STATS} == set()
+    pages = "".join(page.read_text() for page in DOCS.parent.glob("*.md"))
+    assert stats - set(re.findall(r"`([a-z0-9_]+)`", pages)) == set(), "docs/counters.md"
     assert {*STATS} - stats == set()
     for source in (*STATS.values(), *WORKER_STATS.values()):
         assert len(source.values) in (0, len(METRICS[source.metric].labels))

@@ -19,7 +19,7 @@ _log = logs.get("events")
 
 
 class Logger(Hook):
-    """Devices and tunnels that come and go, requests (one in `sample`), and bytes.
+    """Devices and tunnels that come and go, requests (one in `sample`) and bytes, as log lines.
 
     Its methods are plain: a stderr that does not take a line holds up one thread of its own.
 

@@ -40,7 +40,9 @@ class TunnelMetrics:
 
 
 class Metrics(Hook):
-    """
+    """Counts by tunnel, for programs that embed the server, or as a file that a node exporter
+    reads.
+
     Args:
         path: a file that is written anew with each on_data, as Prometheus reads it; "": none.
         tunnels_max: tunnels that are counted one by one; those beyond are one together.

@@ -28,7 +28,7 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenAuth(Hook):
-    """The first rule whose `token` fits counts.
+    """Binds tokens to networks, devices and tunnels. The first rule whose `token` fits counts.
 
     Args:
         rules: tables of `token`, a pattern of names of tokens, and what those may do:

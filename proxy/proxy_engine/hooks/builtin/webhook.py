@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack
 
 import msgspec
 
-from proxy_engine import logs
+from proxy_engine import failures, logs
 from proxy_engine.hooks.events import DevicePresence, ServerEvent, TunnelPresence
 from proxy_engine.hooks.hook import Hook, inline
 
@@ -48,11 +48,12 @@ def signature(secret: str, moment: int, body: bytes) -> str:
 
 
 class Webhook(Hook):
-    """
+    """Devices and tunnels that come and go, told to a URL, signed, and tried again.
+
     Args:
         url: where it is told; "": nothing is told.
         secret: signs it; "": nothing is signed.
-        events: which of EVENTS.
+        events: which of these are told.
         post: instead of HTTP.
     Raises: ValueError for an event that there is not.
     """
@@ -168,7 +169,7 @@ class Webhook(Hook):
         except TimeoutError:
             left = len(self._queue) + 1  # and the one that is being tried
             self.dropped += left
-            _log.error("webhooks lost, the server ends", count=left)
+            failures.error(_log, "webhook", "lost", "webhooks lost, the server ends", count=left)
 
     async def _deliver(self, body: bytes) -> None:
         assert self._post is not None
@@ -184,9 +185,11 @@ class Webhook(Hook):
                 self.sent += 1
                 return
             self.failed += 1
-            _log.warning("webhook not delivered", status=status, attempt=number)
+            failures.warning(
+                _log, "webhook", "attempt", "webhook not delivered", status=status, attempt=number
+            )
             if number < TRIES_MAX:
                 await self._sleep(delay)
                 delay = min(2 * delay, DELAY_MAX)
         self.dropped += 1
-        _log.error("webhook given up", tries=TRIES_MAX)
+        failures.error(_log, "webhook", "given_up", "webhook given up", tries=TRIES_MAX)

@@ -62,6 +62,7 @@ def _filter(query: RequestQuery) -> dict[str, Any]:
     wanted: dict[str, Any] = {}
     for name in (
         "device", "tunnel", "state", "method", "host", "visitor", "reason", "request_id",
+        "trace_id",
     ):  # fmt: skip
         if (text := getattr(query, name)) is not None:
             wanted[name] = text

@@ -163,6 +163,9 @@ def _documents(
             "total_us": record.total_us,
             "first_byte_us": record.first_byte_us,
             "target_us": record.target_us,
+            "proxy_us": record.proxy_us,
+            "link_us": record.link_us,
+            **_trace(record),
             "flags": record.flags,
             "state": log_index.state(record.status, record.flags, record.reason),
             "time_us": record.time_us,
@@ -171,6 +174,14 @@ def _documents(
         }
         for number, record in zip(ids, records, strict=True)
     ]
+
+
+def _trace(record: LogRecord) -> dict[str, Any]:
+    """Nothing of most requests: only what they have is stored."""
+    if not record.trace_id:
+        return {}
+    names = ("trace_id", "parent_id", "span_id", "trace_flags")
+    return {name: value for name in names if (value := getattr(record, name))}
 
 
 def request_of(found: dict[str, Any]) -> Request:

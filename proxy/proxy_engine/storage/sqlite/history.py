@@ -18,7 +18,8 @@ _TRIM_EVENTS = """
 
 class SqliteHistory(Database):
     async def device_events_add(self, events: Sequence[DeviceEvent]) -> None:
-        # Rows are made one by one: thousands of devices may have come at once. A device may have been deleted meanwhile.
+        # Rows are made one by one: thousands of devices may have come at once. A device may have
+        # been deleted meanwhile.
         insert = (
             "INSERT INTO device_events (at, kind, address, reason, device_id)"
             " SELECT ?, ?, ?, ?, id FROM devices WHERE id = ?"

@@ -104,7 +104,7 @@ def _filter(db: sqlite3.Connection, query: RequestQuery) -> LogFilter | None:
 
 def _batches(db: sqlite3.Connection, query: RequestQuery, before: int | None) -> Iterator[int]:
     """Ids of the batches that may hold something, the newest first."""
-    from proxy_engine_core.log_batch import FORMAT
+    from proxy_engine_core.log_batch import READABLE
 
     edge = None
     if before is not None:
@@ -123,7 +123,7 @@ def _batches(db: sqlite3.Connection, query: RequestQuery, before: int | None) ->
         by_id = "SELECT id, format FROM request_keys WHERE id <= ? ORDER BY id DESC"
         rows = db.execute(by_id, (edge,))
     for last, layout in rows:
-        if layout != FORMAT:
+        if layout not in READABLE:
             raise StorageError(f"request log before {last}: of another version of proxy-engine")
         yield last
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy_engine.errors import StorageError
-from proxy_engine.storage.requests import Request, Retention
+from proxy_engine.storage.requests import Request, Retention, request_of
 from proxy_engine.storage.sqlite.database import Database
 from proxy_engine.storage.sqlite.request_merge import ADD_KEYS, Merger
 
@@ -133,11 +133,9 @@ def with_names(db: sqlite3.Connection, found: Sequence[Numbered]) -> list[Reques
     tunnels = _names(db, "tunnels", {record.route for _, record in found})
     devices = _names(db, "devices", {record.device for _, record in found})
     return [
-        # A record without route and device; by position, as a page takes a thousand of these.
-        Request(
+        request_of(
             number,
-            record[0],
-            *record[3:],
+            record,
             tunnels.get(record.route),
             devices.get(record.device),
             log_index.state(record.status, record.flags, record.reason),
