@@ -26,10 +26,11 @@ def add_parser(verbs: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from proxy_engine.agent import reload as agent
     from proxy_engine.reload import LIVE
     from proxy_engine.settings import config
 
-    chosen = loaded(args)
+    chosen = loaded(args, standard=True)
     rows = {
         key: (config.plain(chosen.settings, key), chosen.source(key))
         for key in config.KEYS
@@ -39,7 +40,7 @@ def _show(args: argparse.Namespace) -> int:
         import json
 
         found = {
-            key: {"value": value, "source": source, "is_live": key in LIVE}
+            key: {"value": value, "source": source, "is_live": key in LIVE or key in agent.LIVE}
             if args.sources
             else value
             for key, (value, source) in rows.items()
@@ -63,7 +64,7 @@ def _validate(args: argparse.Namespace) -> int:
     from proxy_engine.tls import keeper as tls_keeper
     from proxy_engine.tls.client import LinkTls, TargetTls
 
-    chosen = loaded(args)
+    chosen = loaded(args, standard=True)
     reload.check(chosen.settings)
     server_hooks.check(chosen.settings)
     tls_keeper.check(chosen.settings, time.time())
