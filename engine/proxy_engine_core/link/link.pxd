@@ -112,7 +112,7 @@ cdef struct Link:                         # one block with its LinkWebSocket and
     uint32_t sealed                       # bytes of conn.out that nothing passes any more
     uint32_t urgent_sealed                # ... of urgent
     uint8_t ping_misses
-    uint8_t carrier                       # and flags, a byte each: there is one Link for every device
+    uint8_t carrier                       # and flags, a byte each: every device has a Link
     uint8_t pong_due
     uint8_t is_congested                  # the socket is full, and has been since the last rest
     uint8_t is_client
