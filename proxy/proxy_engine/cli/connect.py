@@ -18,6 +18,7 @@ from proxy_engine.cli.parser import (
 
 if TYPE_CHECKING:
     from proxy_engine.agent.tunnels import AgentTunnel
+    from proxy_engine.cli.signals import Hangups
     from proxy_engine.control import PublicTunnel
     from proxy_engine.settings.config import Settings
 
@@ -129,6 +130,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from proxy_engine.cli.signals import Hangups
+
+    hangups = Hangups()
     chosen = settings(args)
     from proxy_engine.agent.reload import check_services
     from proxy_engine.errors import UsageError
@@ -140,10 +144,10 @@ def run(args: argparse.Namespace) -> int:
     from proxy_engine.runner import run_async
 
     with process(chosen.log_format, chosen.log_level):
-        return run_async(_connect(chosen, lambda: settings(args)))
+        return run_async(_connect(chosen, lambda: settings(args), hangups))
 
 
-async def _connect(chosen: Settings, load: Callable[[], Settings]) -> int:
+async def _connect(chosen: Settings, load: Callable[[], Settings], hangups: Hangups) -> int:
     import asyncio
 
     from proxy_engine.agent.composed import ComposedAgent
@@ -157,8 +161,8 @@ async def _connect(chosen: Settings, load: Callable[[], Settings]) -> int:
         chosen, announce=lambda public: _announce(composed.settings, composed.tunnels, public)
     )
     reloader = Reloader(composed, load)
-    signals.on_hangup(reloader.reload)
     composed.start()
+    hangups.answer(reloader.reload)
     try:
         agent = composed.agent
         stop = asyncio.create_task(signals.first())

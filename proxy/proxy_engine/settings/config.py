@@ -448,7 +448,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
             continue
         # Others set variables with our prefix too (Kubernetes does for a service of
         # this name), so only what is nearly one of ours counts as a typing error.
-        if key != "config" and suggestion(key, [*KEYS, "config"], cutoff=0.85):
+        if key != "config" and suggestion(key, [*KEYS, "config"], cutoff=0.8):
             known = [ENV_PREFIX + other.upper() for other in (*KEYS, "config")]
             raise UsageError(f"unknown setting {name}{suggestion(name, known)}")
     return layer

@@ -174,6 +174,8 @@ def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path) -> None:
 def test_a_mistyped_variable_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match='did you mean "PROXY_ENGINE_LISTEN"'):
         config.load({}, {"PROXY_ENGINE_LISTN": "x"})
+    with pytest.raises(UsageError, match='DOMIAN, did you mean "PROXY_ENGINE_DOMAIN"'):
+        config.load({}, {"PROXY_ENGINE_DOMIAN": "example.com"})
 
 
 def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() -> None:
