@@ -8,6 +8,7 @@ cdef struct Options:
     uint64_t head_timeout_ms          # first byte of a request to the end of its head
     uint64_t keepalive_timeout_ms     # idle visitor connection between requests
     uint64_t open_timeout_ms          # waiting for a stream, or for the device's ACK -> 504
+    uint64_t open_queue_max           # visitors waiting for a stream of one link; more -> 503
     uint64_t response_timeout_ms      # request sent to response head -> 504
     uint64_t body_timeout_ms          # no byte of a body either way
     uint64_t tunnel_timeout_ms        # no byte either way after 101

@@ -22,15 +22,12 @@ from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.yamux.send cimport yamux_stream_commit, yamux_stream_reserve
 
 cdef enum:
-    # Visitors waiting for a stream of one link. 256 are opened in a round trip, so at 150 ms this
-    # many have theirs within open_timeout_ms; whoever comes then is refused at once.
-    OPENING_MAX = 16_384
     IDLE_UNSAFE_DIVISOR = 2               # unsafe methods avoid streams idle half the limit
 
 
 cdef bint wait_for_stream(Visitor *visitor, Link *link) noexcept nogil:
     if visitor.opening_link == NULL:
-        if link.opening_count >= OPENING_MAX:
+        if link.opening_count >= visitor.conn.worker.options.open_queue_max:
             return False
         pool_wait(link, visitor)
         count(visitor.conn.worker.counters, COUNT_REQUESTS_QUEUED, 1)
