@@ -3,13 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 from proxy_engine.requests.export import CSV_HEAD, csv_lines, json_lines
 from proxy_engine.storage import Request
 
 
 def request(number: int, **texts: str) -> Request:
-    names = {"request_id": "r", "method": "GET", "host": "h", "path": "/", **texts}
+    names: dict[str, Any] = {"request_id": "r", "method": "GET", "host": "h", "path": "/", **texts}
     return Request(
         id=number, time_us=1, visitor="::1", status=200, reason="", flags=0, bytes_in=1,
         bytes_out=2, total_us=3, first_byte_us=4, target_us=5, tunnel=None, device="pi",
