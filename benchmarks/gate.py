@@ -35,11 +35,15 @@ SHORT = {
     "websocket-echo": ("--rounds", "3", "--seconds", "0.5"),
     "request-log": ("--rounds", "1", "--seconds", "1"),
     "stores": ("--records", "50000"),
+    "hooks": ("--megabytes", "500", "--rounds", "2"),
+    "log-searches": ("--rows", "200000"),
     "tls-costs": ("--rounds", "1", "--handshakes", "10", "--bulk", "10000000", "--links", "500"),
 }
 MICRO = {
     "micro-websocket": ("benchmarks/micro/test_websocket.py", "-k", "masking or reading_frames"),
     "micro-hooks": ("benchmarks/micro/test_hooks.py", "-k", "told"),
+    "micro-metrics": ("benchmarks/micro/test_metrics.py", "-k", "a_scrape and not 10000"),
+    "micro-tokens": ("benchmarks/micro/test_tokens.py", "-k", "known"),
 }
 
 Say = Callable[[str], None]

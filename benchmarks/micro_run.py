@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.counted import count
+from benchmarks.parts.processes import BenchmarkError
 from benchmarks.parts.samples import Sample
 from benchmarks.parts.subjects import ROOT
 
@@ -28,6 +30,21 @@ def samples_of(report: dict[str, Any]) -> list[Sample]:
 
 # Of each benchmark: the least of its rounds is what counts, and that is found soon.
 SHORT = ("--benchmark-max-time=0.3", "--benchmark-min-rounds=3")
+
+
+def counts(say: Callable[[str], None]) -> list[Sample]:
+    """Instructions of a request, where they can be counted; else it is said why not."""
+    reason = count.unavailable()
+    if reason is not None:
+        say(f"{count.SCENARIO}: {reason}")
+        return []
+    say(f"{count.SCENARIO}: callgrind counts what a request executes")
+    try:
+        found = count.measure(["single", "sixteen", "sixteen-ws"])
+    except BenchmarkError as error:
+        say(f"{count.SCENARIO}: {error}")
+        return []
+    return [Sample(count.SCENARIO, subject, 0, figures) for subject, figures in found.items()]
 
 
 def run(say: Callable[[str], None], *arguments: str) -> tuple[int, list[Sample]]:

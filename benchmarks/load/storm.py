@@ -37,7 +37,7 @@ from benchmarks.parts.client import Endpoint
 from benchmarks.parts.ours import ProxyEngine
 from benchmarks.parts.processes import BenchmarkError, cpu_time
 from benchmarks.parts.results import emit
-from benchmarks.parts.samples import percentile
+from benchmarks.parts.samples import Figures, percentile
 from benchmarks.parts.subjects import Origin
 
 DEVICES_PER_PROCESS = 2500
@@ -221,9 +221,10 @@ def measure(folder: Path, chosen: argparse.Namespace) -> bool:
             process.stop()
     report_devices(outcome, ended - began, after - before, cpu.total, chosen.devices)
     print("without the proxy, on the same machine at the same time:")
-    report_visitor(reference, began, ended)
+    bare = report_visitor(reference, began, ended)
     print("through the proxy:")
-    ratio = report_visitor(samples, began, ended)
+    through = report_visitor(samples, began, ended)
+    ratio = through["visitor_p99_during_over_before"]
     figures = {
         "devices": float(chosen.devices),
         "errors": float(len(outcome.errors)),
@@ -231,8 +232,9 @@ def measure(folder: Path, chosen: argparse.Namespace) -> bool:
         "cpu_us_a_link": cpu.total / chosen.devices * 1e6,
         "grown_kib_a_link": (after - before) / chosen.devices,
         "grown_mib": (after - before) / 1024,
-        "visitor_p99_during_over_before": ratio,
+        **through,
     }
+    emit(chosen.json, "storm", "direct", [bare])
     emit(chosen.json, "storm", "proxy-engine", [figures])
     grown_max = RSS_BUDGET_MIB * 1024 * chosen.devices / 10_000
     return not outcome.errors and after - before <= grown_max and ratio <= P99_RATIO_BUDGET
@@ -255,8 +257,8 @@ def report_devices(
     print(f"the server grew by {grown_kib / 1024:.1f} MiB, {grown_kib / devices:.2f} KiB a link")
 
 
-def report_visitor(samples: list[tuple[float, float]], began: float, ended: float) -> float:
-    """p99 during the storm by that before."""
+def report_visitor(samples: list[tuple[float, float]], began: float, ended: float) -> Figures:
+    """p99 before and during the storm, us, and the one by the other."""
     p99s = []
     parts = (("before", 0.0, began), ("during", began, ended), ("after", ended, float("inf")))
     for name, start, end in parts:
@@ -270,7 +272,11 @@ def report_visitor(samples: list[tuple[float, float]], began: float, ended: floa
             f" at most {max(took):,.0f} us"
         )
     print(f"  p99 during the storm is {p99s[1] / p99s[0]:.2f} of that before")
-    return p99s[1] / p99s[0]
+    return {
+        "visitor_p99_before_us": p99s[0],
+        "visitor_p99_during_us": p99s[1],
+        "visitor_p99_during_over_before": p99s[1] / p99s[0],
+    }
 
 
 def main() -> int:

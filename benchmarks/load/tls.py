@@ -26,7 +26,7 @@ from typing import Any
 # Run as a file, this folder is on the path and the root is not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.parts.processes import BenchmarkError, Process, cpu_time, free_port
+from benchmarks.parts.processes import BenchmarkError, Process, free_port, run_seconds
 from benchmarks.parts.results import emit
 from benchmarks.parts.rounds import interleaved
 from benchmarks.parts.samples import spread
@@ -173,7 +173,7 @@ class Nginx:
         return 0
 
     def cpu_us(self) -> float:
-        return cpu_time(self.process.pid).total * 1e6
+        return run_seconds(self.process.pid) * 1e6
 
     def stop(self) -> None:
         self.process.stop()

@@ -31,6 +31,7 @@ def test_a_scrape(benchmark, tunnels):
 
     text = benchmark.pedantic(scrape, rounds=20, warmup_rounds=2)
     benchmark.extra_info["bytes"] = len(text)
+    benchmark.extra_info["ms"] = round(benchmark.stats.stats.min * 1e3, 3)
 
 
 @pytest.mark.parametrize("tunnels", TUNNELS)

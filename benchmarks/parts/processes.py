@@ -61,6 +61,15 @@ def cpu_time(pid: int) -> CpuTime:
     return total
 
 
+def run_seconds(pid: int) -> float:
+    """What all threads that live have run so far, to the nanosecond, user and system in one."""
+    total = 0
+    for each in process_tree(pid):
+        for stat in Path(f"/proc/{each}/task").glob("*/schedstat"):
+            total += int(stat.read_text().split()[0])
+    return total / 1e9
+
+
 def memory_kib(pid: int, kind: str = "Pss") -> int:
     """Resident memory; Pss: with shared pages divided among their users, Rss: all of them."""
     total = 0

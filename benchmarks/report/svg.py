@@ -12,7 +12,8 @@ from benchmarks.parts.samples import Spread
 WIDTH, BAR, GAP = 760, 16, 10
 LEFT, RIGHT = 170, 180  # room for names, and for figures
 OURS_COLOUR, OTHER_COLOUR, SPREAD_COLOUR = "#1f6feb", "#9aa4b2", "#444c56"
-COLOURS = ("#1f6feb", "#d29922", "#8250df", "#2da44e", "#cf222e", "#57606a")
+COLOURS = (OTHER_COLOUR, OURS_COLOUR, "#d29922", "#8250df", "#2da44e", "#cf222e")
+LABEL_ROOM = 40  # between two labels of x
 STYLE = "font-family='system-ui,sans-serif' font-size='12' fill='#57606a'"
 
 
@@ -40,12 +41,16 @@ def _document(width: int, height: int, title: str, parts: Sequence[str]) -> str:
     return "\n".join([head, ground, name, *parts, "</svg>"]) + "\n"
 
 
-def bars(title: str, groups: Mapping[str, Sequence[Bar]]) -> str:
-    """A group of bars under each heading, all of one scale, with least and most of each."""
-    values = [bar.spread.most for group in groups.values() for bar in group]
-    scale = (WIDTH - LEFT - RIGHT) / max([*values, 1e-9])
+def bars(title: str, groups: Mapping[str, Sequence[Bar]], *, is_one_scale: bool = True) -> str:
+    """A group of bars under each heading, with least and most of each.
+
+    is_one_scale: of all groups; else the longest of each group has all the room.
+    """
+    most_of_all = max([bar.spread.most for group in groups.values() for bar in group], default=0)
     parts, y = [], 36
     for heading, group in groups.items():
+        longest = most_of_all if is_one_scale else max(bar.spread.most for bar in group)
+        scale = (WIDTH - LEFT - RIGHT) / max(longest, 1e-9)
         parts.append(f"<text x='12' y='{y + 12}' fill='#24292f'>{escape(heading)}</text>")
         y += 20
         for bar in group:
@@ -95,8 +100,12 @@ def lines(title: str, x_name: str, series: Sequence[Line]) -> str:
             f"<line x1='{left}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}' stroke='#d0d7de'/>"
             f"<text x='{left - 6}' y='{y + 4:.1f}' text-anchor='end'>{number(value)}</text>"
         )
+    last = -math.inf
     for x in sorted(set(xs)):
         at, _ = place(x, 0)
+        if at - last < LABEL_ROOM:
+            continue
+        last = at
         parts.append(
             f"<text x='{at:.1f}' y='{height - bottom + 18}' text-anchor='middle'>{x:,.0f}</text>"
         )

@@ -35,6 +35,7 @@ class TunnelSpec(msgspec.Struct, omit_defaults=True):
     port: int | None = None  # tcp, udp: the public one, 0 for any; None: private, of tcp
     domains: list[str] = []  # http: of its own
     options: dict[str, Any] = {}  # tunnels.options.Options; one the server does not know is refused
+    moved: bool = False  # to another target since this link last registered it
 
 
 class PublicTunnel(msgspec.Struct, omit_defaults=True):

@@ -91,7 +91,8 @@ class Agent:
         is_configurable: the server may change targets, within those that are allowed.
         announce: called with the public tunnels each time they change.
         watch: is told the rest.
-        is_dynamic: tunnels come and go by serve(): one that is refused is no reason to end.
+        is_dynamic: tunnels come and go by serve(): one that is refused is no reason to end, nor
+            is it for others that have been given other tunnels.
         call_later: the loop's, or a test's.
         backoff: makes one for each link.
         monotonic, wall: clocks, in seconds.
@@ -133,7 +134,6 @@ class Agent:
             agent=f"proxy-engine/{proxy_engine.__version__}",
             platform=f"{platform.system()} {platform.machine()}",
         )
-        wants_pool = is_dynamic or any(tunnel.kind == "tcp" for tunnel in tunnels)
         self._run = Run(
             engine=engine,
             servers=servers,
@@ -147,9 +147,9 @@ class Agent:
             monotonic=monotonic,
             wall=wall,
             tasks=self._tasks,
-            pool=pool if wants_pool else 0,
+            pool=lambda: pool if self._has_tcp else 0,
         )
-        self._is_configurable = is_configurable
+        self.is_configurable = is_configurable  # may change
         self._links_max = links_max or LINKS_MAX
         self._offered = 1  # links, as far as we know
         self._needed = 1  # links, by the server's last word since a link serves
@@ -165,6 +165,11 @@ class Agent:
     @property
     def _authority(self) -> str:
         return self._servers.server.authority
+
+    @property
+    def _has_tcp(self) -> bool:
+        """Whether there is a TCP tunnel, or may be one later."""
+        return self._is_dynamic or any(each.kind == "tcp" for each in self._announced.tunnels)
 
     def _keeper(self, number: int) -> LinkKeeper:
         return LinkKeeper(self._run, number, self, self._backoff())
@@ -249,7 +254,7 @@ class Agent:
         if self._announced.tunnels and not record.tunnels:
             if record.refused and all(item.code in PASSING for item in record.refused):
                 return record.refused[0].code
-            if not self._is_dynamic:
+            if not self._is_dynamic and version == 1:
                 errors: list[TunnelError] = [_refused(item) for item in record.refused]
                 self.fail(*(errors or [TunnelError("the server accepted no tunnel")]))
                 return ""
@@ -282,7 +287,7 @@ class Agent:
     async def _configure(self, link_id: int, record: control.Configure) -> None:
         answer = control.Configured(record.id)
         try:
-            if not self._is_configurable:
+            if not self.is_configurable:
                 message = "this agent takes no targets from the server (--allow-remote-config)"
                 raise NotTaken("config_forbidden", message)
             wanted = parse_address(record.target, port_min=1) if record.target else None

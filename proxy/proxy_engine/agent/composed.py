@@ -6,8 +6,10 @@ What the command line runs, and what `proxy_engine.Client` is made of.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxy_engine import logs
 from proxy_engine.agent.agent import Agent, Watch
@@ -55,12 +57,13 @@ class ComposedAgent:
         self.tunnels = self._made_of(settings)
         servers = find_servers(settings, self._tls)
         self.engine = make_engine("agent", settings)
+        self._target_tls = TargetTls(settings)
         self._targets = Targets(
             self.engine,
             _addresses(self.tunnels),
             flags=_flags(self.tunnels),
             allowed=settings.allow_target,
-            tls=TargetTls(settings),
+            tls=self._target_tls,
         )
         self.agent = Agent(
             self.engine,
@@ -90,15 +93,40 @@ class ComposedAgent:
         self._made_of(settings)
         TargetTls(settings)
 
-    async def lead(self, settings: Settings) -> None:
-        """From now on these are the targets; the server is not told yet. Raises UsageError."""
-        tunnels, tls = self._made_of(settings), TargetTls(settings)
-        self.settings, self.tunnels = settings, tunnels
-        await self._targets.replace(_addresses(tunnels), _flags(tunnels), tls)
+    async def lead(self, settings: Settings, leaving: Sequence[AgentTunnel] = ()) -> None:
+        """From now on these are the targets; the server is not told yet. Raises UsageError.
+
+        Args:
+            leaving: tunnels that keep their targets, unless they have others now.
+        """
+        tunnels, tls, old_tls = self._made_of(settings), TargetTls(settings), self._target_tls
+        self.settings, self.tunnels, self._target_tls = settings, tunnels, tls
+        names = {tunnel.name for tunnel in tunnels}
+        known = [*tunnels, *(tunnel for tunnel in leaving if tunnel.name not in names)]
+        await self._targets.replace(
+            _addresses(known),
+            _flags(known),
+            tls if len(known) == len(tunnels) else lambda: {**old_tls(), **tls()},
+            settings.allow_target,
+        )
 
     def serve(self, settings: Settings) -> int:
         """From now on these are the tunnels, as far as the server is concerned: Agent.serve()."""
         return self.agent.serve([each.spec() for each in self._made_of(settings)])
+
+    def register(self, moved: Container[str]) -> None:
+        """Tell the server of the tunnels there are now.
+
+        Args:
+            moved: names of those that lead elsewhere than when they were last registered.
+        """
+        specs = [(each.spec(), each.name in moved) for each in self.tunnels]
+        self.agent.serve([msgspec.structs.replace(each, moved=has) for each, has in specs])
+
+    def read_files_again(self) -> None:
+        """Files that tunnels are made of may be others by now."""
+        for config in [each for each in self._made if each.basic_auth_file]:
+            del self._made[config]
 
     def _made_of(self, settings: Settings) -> list[AgentTunnel]:
         """Those that stay as they are stay the same: passwords are hashed once."""

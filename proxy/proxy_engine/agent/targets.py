@@ -110,11 +110,16 @@ class Targets:
                 self._found[tunnel] = self._permitted(tunnel, target, found)
             self._apply()
 
-    async def replace(self, targets: Mapping[str, Address], flags: Mapping[str, int],
-                      tls: Callable[[], Mapping[str, TlsClient]]) -> None:  # fmt: skip
+    async def replace(
+        self,
+        targets: Mapping[str, Address],
+        flags: Mapping[str, int],
+        tls: Callable[[], Mapping[str, TlsClient]],
+        allowed: Sequence[Rule],
+    ) -> None:
         """These tunnels, instead of those there were; where the server led one, it stays."""
         async with self._refreshing:
-            self._tls, self._flags = tls, dict(flags)
+            self._tls, self._flags, self._allowed = tls, dict(flags), allowed
             for tunnel, target in targets.items():
                 if self._own.get(tunnel) != target:
                     self._targets[tunnel] = target

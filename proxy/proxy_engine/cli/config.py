@@ -26,6 +26,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from proxy_engine.agent import reload as agent
     from proxy_engine.reload import LIVE
     from proxy_engine.settings import config
 
@@ -39,7 +40,7 @@ def _show(args: argparse.Namespace) -> int:
         import json
 
         found = {
-            key: {"value": value, "source": source, "is_live": key in LIVE}
+            key: {"value": value, "source": source, "is_live": key in LIVE or key in agent.LIVE}
             if args.sources
             else value
             for key, (value, source) in rows.items()

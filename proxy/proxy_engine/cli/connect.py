@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy_engine.cli.parser import (
@@ -130,33 +131,34 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     chosen = settings(args)
+    from proxy_engine.agent.reload import check_services
     from proxy_engine.errors import UsageError
 
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    if not (chosen.http or chosen.tcp or chosen.udp or chosen.tunnels):
-        raise UsageError(
-            "which services? give --http NAME=HOST:PORT, --tcp PORT=HOST:PORT or --udp ..."
-        )
+    check_services(chosen)
     from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
 
     with process(chosen.log_format, chosen.log_level):
-        return run_async(_connect(chosen))
+        return run_async(_connect(chosen, lambda: settings(args)))
 
 
-async def _connect(chosen: Settings) -> int:
+async def _connect(chosen: Settings, load: Callable[[], Settings]) -> int:
     import asyncio
 
     from proxy_engine.agent.composed import ComposedAgent
+    from proxy_engine.agent.reload import Reloader
     from proxy_engine.cli.output import complain
     from proxy_engine.cli.signals import Signals
     from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
 
     signals = Signals()
     composed = ComposedAgent(
-        chosen, announce=lambda public: _announce(chosen, composed.tunnels, public)
+        chosen, announce=lambda public: _announce(composed.settings, composed.tunnels, public)
     )
+    reloader = Reloader(composed, load)
+    signals.on_hangup(reloader.reload)
     composed.start()
     try:
         agent = composed.agent
@@ -168,9 +170,10 @@ async def _connect(chosen: Settings) -> int:
         for error in agent.failure:
             complain(str(error))
         # Even an agent that was replaced has requests under way that can still be answered.
-        code = await signals.finish(composed.drain(chosen.grace))
+        code = await signals.finish(composed.drain(composed.settings.grace))
         return EXIT_OK if code == EXIT_OK and not agent.failure else EXIT_FAILURE
     finally:
+        await reloader.close()
         await composed.close()
 
 

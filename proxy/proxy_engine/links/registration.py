@@ -364,6 +364,10 @@ class Registration:
                 options={each.name: request.wanted(each.name).options for each in granted},
             )
         )
+        moved = {spec.name for spec in record.tunnels if spec.moved}
+        for tunnel in granted:
+            if tunnel.name in moved:  # no connection to the old target is used again
+                self._engine.link_flush(link.id, tunnel.id)
         self._give_way(link, older)
         if is_answered:
             public = [self._public(each, link) for each in granted]

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import targets
 from benchmarks.parts import results
 from benchmarks.parts.processes import BenchmarkError
 from benchmarks.parts.samples import Sample, Spread
 from benchmarks.report import losses, model, svg, write
-from benchmarks.report.page import page, plots
+from benchmarks.report.glance import BUDGET, ROWS
+from benchmarks.report.page import GALLERY, page, plots
+from benchmarks.scenarios import BY_NAME
 
 HEAD = {
     "started": "2026-01-02T03:04:05+00:00",
@@ -106,6 +109,44 @@ def test_losses_to_one_subject_for_one_cause_stand_together_the_unexplained_firs
     assert [each.scenario for each in found[1].losses] == ["http-1k-c8", "http-1k-c64"]
 
 
+def test_bulk_over_the_link_has_losses_of_its_own_and_programs_have_theirs() -> None:
+    samples = [
+        sample("proxy-engine-direct", 0, "tcp-up", cost=0.2),
+        sample("proxy-engine-link", 0, "tcp-up", cost=0.6),
+        sample("relay-splice", 0, "tcp-up", cost=0.3),
+        sample("proxy-engine 1.3", 0, "tls-costs", cost=500.0),
+        sample("proxy-engine 1.2", 0, "tls-costs", cost=300.0),
+        sample("nginx 1.3", 0, "tls-costs", cost=400.0),
+        sample("nginx 1.2", 0, "tls-costs", cost=400.0),
+        sample("proxy-engine", 0, "websocket-echo", cpu=5.0, rate=100.0),
+        sample("bare-c", 0, "websocket-echo", cpu=4.0, rate=150.0),
+        sample("picows", 0, "websocket-echo", cpu=6.0, rate=120.0),
+    ]
+    found = [(each.ours, each.to, each.figure) for each in losses.losses(samples, [])]
+    assert found == [
+        ("proxy-engine-link", "relay-splice", "CPU"),
+        ("proxy-engine 1.3", "nginx 1.3", "CPU"),
+        ("proxy-engine", "picows", "rate"),
+    ]
+
+
+def test_every_budget_that_is_missed_in_a_run_can_be_explained() -> None:
+    known = losses.causes()
+    open_ones = [each for each in targets.load() if each.is_open and each.is_measured]
+    assert open_ones
+    for each in open_ones:
+        assert losses.cause_of(known, each.scenario, each.name, BUDGET) != losses.UNKNOWN, each.name
+
+
+def test_every_row_of_the_first_table_names_a_scenario() -> None:
+    assert {row.scenario for row in ROWS} <= set(BY_NAME)
+
+
+def test_every_plot_stands_in_the_page_under_a_heading() -> None:
+    shown = {name for names, _ in GALLERY.values() for name in names} | {"connections"}
+    assert set(plots(SAMPLES)) <= shown
+
+
 def test_every_cause_is_a_row_of_four() -> None:
     assert all(all(row) for row in losses.causes())
 
@@ -116,9 +157,13 @@ def test_the_page_says_where_it_is_from_and_what_is_a_model() -> None:
     assert "scripts/bench load --quick   # 2 minutes" in text
     assert "- floor: its source is not named" in text
     assert "busy" not in text.partition("### Where")[0]
+    assert "| CPU us a request, 512 clients | **30.0** | 50.0 |" in text
+    assert "512 clients, of two chained nginx | ≤\u00a00.35 | 0.600 | **missed** |" in text
+    assert "http-1k-c64: 60.0 beside 20.0 of nginx-chain" in text
     assert "| **proxy-engine** | 40,500 [40,000-41,000] | 20.5 [20.0-21.0] | 0.49 |" in text
-    assert "| 100,000 | 456 | model: a straight line |" in text
-    assert "| proxy-engine | 100,000 | 54.1 | model |" in text
+    assert "| 100,000 | 456 (model: a straight line) |" in text
+    assert "| 512 | 50.0 | 30.0 |" in text
+    assert "| 100,000 | 70.3 (model) | 54.1 (model) |" in text
     assert "20,000 ¹" in text  # the client was at its limit
     for name in plots(SAMPLES):
         assert f"(plots/{name}.svg)" in text
@@ -132,7 +177,7 @@ def test_a_busy_machine_is_said_loudly() -> None:
 def test_the_report_writes_between_the_marks_and_again(tmp_path: Path) -> None:
     out = tmp_path / "docs" / "page.md"
     out.parent.mkdir()
-    out.write_text(f"before\n{write.BEGIN}\nold\n{write.END}\nafter\n")
+    out.write_text(f"before\n{write.BEGIN}\nof last week\n{write.END}\nafter\n")
     result = tmp_path / "20260101-load-x.json"
     results.write(result, HEAD, SAMPLES)
     for _ in range(2):
@@ -140,7 +185,7 @@ def test_the_report_writes_between_the_marks_and_again(tmp_path: Path) -> None:
         text = out.read_text()
         assert text.startswith(f"before\n{write.BEGIN}\n\n## Measured\n")
         assert text.endswith(f"{write.END}\nafter\n")
-        assert "old" not in text
+        assert "last week" not in text
     pictures = sorted(path.stem for path in (out.parent / "plots").iterdir())
     assert pictures == sorted(plots(SAMPLES))
 
