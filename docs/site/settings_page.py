@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from docs.site.cli_page import verbs_of
 from docs.site.markdown import code, sentence
 from proxy_engine.cli import build_parser
-from proxy_engine.settings import config, setting_values, tunnel_config
+from proxy_engine.settings import config, otlp, setting_values, tunnel_config
 
 DOCS = Path(__file__).resolve().parents[1]
 ABOUT = """\
@@ -53,6 +53,10 @@ TYPES = {
     setting_values.to_tcp: "pairs `[NAME:]PORT = HOST:PORT` or `NAME = HOST:PORT`",
     setting_values.to_udp: "pairs `[NAME:]PORT = HOST:PORT`",
     setting_values.to_engine_options: "pairs `OPTION = NUMBER`",
+    otlp.to_endpoint: "`http://` or `https://` URL",
+    otlp.to_signals: "`metrics`, `traces`, or both",
+    otlp.to_headers: "`NAME=VALUE,...`, percent-encoded",
+    otlp.to_attributes: "pairs `NAME = VALUE`",
     setting_values.to_tables: "tables by name; in a flag or variable JSON",
     tunnel_config.to_tunnels: "list of tables, only in a file",
 }

@@ -26,6 +26,7 @@ from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
 from proxy_engine.metric_history import MetricHistory
 from proxy_engine.metrics.store import measured
+from proxy_engine.otlp import service as otlp
 from proxy_engine.requests.access_log import AccessLog
 from proxy_engine.requests.journal import journal_of
 from proxy_engine.requests.log import RequestLog, retention
@@ -99,6 +100,7 @@ class Server:
         self.access_log: AccessLog
         self.open_requests: OpenRequests | None = None
         self.exporter: Exporter | None = None
+        self.otlp = otlp.Otlp()
         self.events: LiveEvents
         self.diagnosis: Diagnosis
         self.tls: TlsKeeper
@@ -142,6 +144,7 @@ class Server:
         from proxy_engine.api.stats import all_stats, exporter_of
 
         settings, feed = self.settings, EngineFeed(self)
+        otlp.check(settings)
         self.hooks = ServerHooks(settings, self._given_hooks, self._redactor())
         self.failures.hooks = self.hooks.manager
         self.engine = make_engine("server", settings)
@@ -245,10 +248,21 @@ class Server:
         api = await start_api(admin_socket, self, admin_tls)
         self._exit.push_async_callback(api.cleanup)
         self._exit.push_async_callback(self.links.close)
+        self._exit.push_async_callback(self.otlp.close)
+        await self.otlp.start(
+            settings,
+            exporter=self.exporter,
+            redact=self._redactor(),
+            tunnel_names=feed.tunnel_names,
+            device_name=feed.device_name,
+            scheme=public.scheme,
+            started_at=self.started_at,
+        )
         self._runner = EngineRunner(self.engine, feed.event, feed.logs)
         self._runner.start()
         self.hooks.watch(self.engine)
         self._exit.push_async_callback(self._runner.stop)
+        self._exit.push_async_callback(self.otlp.finish_metrics)
         self.diagnosis.watch.start()
         self._exit.callback(self.diagnosis.stop)
         for work, where in ((self._look, "look"), (self.links.registry.write, "devices")):

@@ -40,6 +40,7 @@ class EngineFeed:
         server.request_log.put(batch)
         server.events.requests(batch)
         server.hooks.feed.requests(batch)
+        server.otlp.put(batch)
         if server.settings.access_log:
             server.access_log.put(batch)
 

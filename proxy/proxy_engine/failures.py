@@ -42,6 +42,12 @@ KINDS: dict[tuple[str, str], str] = {
     ("webhook", "attempt"): "a webhook was not taken; it is tried again",
     ("webhook", "given_up"): "... and is dropped after the last try",
     ("webhook", "lost"): "webhooks that waited when the hook ended",
+    (
+        "otlp",
+        "away",
+    ): "the collector of OpenTelemetry does not take what it gets; it is tried again",
+    ("otlp", "partial"): "... or it leaves some out",
+    ("otlp", "lost"): "spans that waited when the server ended",
     ("engine", "memory"): "the engine's buffers are short: new work is refused",
     ("engine", "files"): "file descriptors are short: new connections wait",
     ("engine", "drain"): "what was in flight did not end in time",
@@ -50,6 +56,7 @@ KINDS: dict[tuple[str, str], str] = {
     ("bug", "api"): "a request of the admin API was answered 500: please report it",
     ("bug", "event"): "an event of the engine was not handled: please report it",
     ("bug", "task"): "background work failed: please report it",
+    ("bug", "otlp"): "metrics or spans were not exported: please report it",
     ("bug", "watch"): "the watchdog failed: please report it",
 }
 

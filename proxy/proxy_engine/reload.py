@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from proxy_engine import listeners, logs
+from proxy_engine.otlp import service as otlp
 from proxy_engine.requests.log import retention
 from proxy_engine.runner import make_engine
 from proxy_engine.settings import config
@@ -123,6 +124,7 @@ def check(settings: Settings) -> None:
     if settings.webhook_secret_file != "-":
         config.secret(settings, "webhook_secret")
     listeners.chosen(settings)
+    otlp.check(settings)
 
 
 def apply(server: Server, settings: Settings) -> Reloaded:

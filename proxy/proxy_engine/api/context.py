@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy_engine.links.login_guard import LoginGuard
     from proxy_engine.live_events import LiveEvents
     from proxy_engine.metrics.collect import Exporter
+    from proxy_engine.otlp.service import Otlp
     from proxy_engine.reload import Reloaded
     from proxy_engine.requests.access_log import AccessLog
     from proxy_engine.requests.log import RequestLog
@@ -45,6 +46,7 @@ class Service(Protocol):
     open_requests: OpenRequests | None  # None: there is no engine
     exporter: Exporter | None  # the same
     events: LiveEvents
+    otlp: Otlp
     access_log: AccessLog
     diagnosis: Diagnosis
 

@@ -49,6 +49,7 @@ def all_stats(service: Service) -> dict[str, int]:
         "device_events_dropped": service.links.registry.events_dropped,
         "event_subscribers": len(events),
         "events_dropped": events.dropped,
+        **service.otlp.stats(),
         "access_lines_dropped": service.access_log.dropped,
         **logs.stats(),
     }

@@ -30,7 +30,7 @@ def _show(args: argparse.Namespace) -> int:
     from proxy_engine.reload import LIVE
     from proxy_engine.settings import config
 
-    chosen = loaded(args)
+    chosen = loaded(args, standard=True)
     rows = {
         key: (config.plain(chosen.settings, key), chosen.source(key))
         for key in config.KEYS
@@ -64,7 +64,7 @@ def _validate(args: argparse.Namespace) -> int:
     from proxy_engine.tls import keeper as tls_keeper
     from proxy_engine.tls.client import LinkTls, TargetTls
 
-    chosen = loaded(args)
+    chosen = loaded(args, standard=True)
     reload.check(chosen.settings)
     server_hooks.check(chosen.settings)
     tls_keeper.check(chosen.settings, time.time())

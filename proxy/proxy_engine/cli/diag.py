@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from proxy_engine.cli.doctor import findings
     from proxy_engine.doctor.bundle import Redactor, contents, secrets_of, write
 
-    chosen = loaded(args)
+    chosen = loaded(args, standard=True)
     role = "agent" if chosen.settings.server else "server"
     client = Remote(chosen.settings) if chosen.settings.admin_url else None
 

@@ -12,7 +12,7 @@ from proxy_engine.cli.parser import (
     add_setting,
     add_store,
     add_trust,
-    settings,
+    loaded,
 )
 from proxy_engine.errors import EXIT_FAILURE, EXIT_OK, UsageError
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     role = args.role
     try:
-        chosen = settings(args)
+        chosen = loaded(args, standard=True).settings
         role = role or ("agent" if chosen.server else "server")
         found = findings(chosen, role)
     except UsageError as problem:

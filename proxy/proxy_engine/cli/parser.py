@@ -151,12 +151,16 @@ def settings(args: argparse.Namespace) -> Settings:
     return loaded(args).settings
 
 
-def loaded(args: argparse.Namespace) -> Loaded:
-    """The settings, and where each came from. Reads the file anew each time."""
+def loaded(args: argparse.Namespace, *, standard: bool = False) -> Loaded:
+    """The settings, and where each came from. Reads the file anew each time.
+
+    Args:
+        standard: the variables of OpenTelemetry count: for the server.
+    """
     from proxy_engine.settings import config
 
     flags = {name: value for name, value in vars(args).items() if name in config.KEYS}
-    found = config.load_with_sources(flags, os.environ, file=args.config)
+    found = config.load_with_sources(flags, os.environ, file=args.config, standard=standard)
     secrets = {name: getattr(found.settings, name) for name in config.SECRETS if name in flags}
     if secrets:
         from proxy_engine.cli.process_title import hide

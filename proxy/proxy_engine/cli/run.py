@@ -106,6 +106,7 @@ def add_parser(verbs: Any) -> None:
         metavar="N",
         help="tunnels with series of their own; the others are counted together",
     )
+    _add_otlp(parser)
     add_setting(parser, "webhook_url", metavar="URL", help="is told of devices that come and go")
     add_setting(
         parser, "webhook_secret_file", metavar="FILE", help="of the secret that signs webhooks"
@@ -201,13 +202,48 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
     add_setting(parser, "admin_tls_key", metavar="FILE", help="... its key")
 
 
+def _add_otlp(parser: argparse.ArgumentParser) -> None:
+    add_setting(
+        parser,
+        "otlp_endpoint",
+        metavar="URL",
+        help="a collector that gets metrics and traces, such as http://127.0.0.1:4318",
+    )
+    add_setting(parser, "otlp_metrics_endpoint", metavar="URL", help="... where metrics go instead")
+    add_setting(parser, "otlp_traces_endpoint", metavar="URL", help="... where traces go instead")
+    add_setting(parser, "otlp_signals", metavar="NAMES", help="what it gets [metrics,traces]")
+    add_setting(
+        parser, "otlp_headers_file", metavar="FILE", help="of NAME=VALUE,... that it is shown"
+    )
+    add_setting(
+        parser, "otlp_interval", metavar="TIME", help="between two exports of metrics [60s]"
+    )
+    add_setting(
+        parser,
+        "otlp_sampler",
+        metavar="NAME",
+        help="which traces, by OpenTelemetry's names [parentbased_traceidratio]",
+    )
+    add_setting(parser, "otlp_sample", metavar="SHARE", help="... the share of them [1]")
+    add_setting(parser, "otlp_service_name", metavar="NAME", help="of this server [proxy-engine]")
+    add_setting(parser, "otlp_attributes", metavar="NAME=VALUE,...", help="more of its attributes")
+    add_setting(parser, "otlp_timeout", metavar="TIME", help="for one POST to the collector [10s]")
+    add_setting(parser, "otlp_compression", metavar="none|gzip", help="of what it gets [none]")
+    add_setting(
+        parser, "otlp_queue", metavar="SIZE", help="records that may wait to become spans [16MiB]"
+    )
+    add_setting(parser, "otlp_ca", metavar="FILE", help="authorities (PEM) of its certificate")
+    add_setting(parser, "otlp_cert", metavar="FILE", help="certificate (PEM) that it is shown")
+    add_setting(parser, "otlp_key", metavar="FILE", help="... its key")
+
+
 def run(args: argparse.Namespace) -> int:
-    chosen = loaded(args)
+    chosen = loaded(args, standard=True)
     from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
 
     with process(chosen.settings.log_format, chosen.settings.log_level):
-        return run_async(_serve(chosen, lambda: loaded(args)))
+        return run_async(_serve(chosen, lambda: loaded(args, standard=True)))
 
 
 async def _serve(chosen: Loaded, load: Callable[[], Loaded]) -> int:

@@ -7,6 +7,7 @@ searched for each secret that these settings know, and for anything that looks l
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import platform
@@ -25,7 +26,7 @@ import msgspec
 
 from proxy_engine.doctor.machine import read
 from proxy_engine.errors import ProxyEngineError, UsageError
-from proxy_engine.settings import config
+from proxy_engine.settings import config, otlp
 from proxy_engine.text import scrub
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def secrets_of(settings: Settings) -> set[str]:
             found.add(config.secret(settings, name))
         except UsageError:
             continue
+    with contextlib.suppress(UsageError, ValueError):
+        if settings.otlp_headers_file != "-":
+            found |= {*otlp.headers(config.secret(settings, "otlp_headers")).values()}
     found |= set(settings.basic_auth.splitlines())
     for file in filter(None, (settings.basic_auth_file,)):
         found |= set((read(file) or "").splitlines())

@@ -279,6 +279,12 @@ hook_errors                  hook_errors_total
 hook_timeouts                hook_timeouts_total
 hook_refusals                hook_refusals_total
 hook_waiting                 hook_events_waiting
+otlp_posts                   otlp_posts_total               result=taken
+otlp_posts_failed            otlp_posts_total               result=failed
+otlp_spans_sent              otlp_spans_sent_total
+otlp_spans_dropped           dropped_total                  what=otlp_span
+otlp_points_rejected         dropped_total                  what=otlp_point
+otlp_queue_bytes             otlp_queue_bytes
 event_subscribers            event_subscribers
 """
 
@@ -382,6 +388,9 @@ _HELP = {
     "hook_timeouts_total": "Calls of hooks that took too long.",
     "hook_refusals_total": "Devices and tunnels that hooks refused.",
     "hook_events_waiting": "Events in the queues of hooks.",
+    "otlp_posts_total": "POSTs to the OTLP collector; failed: tries that it did not take.",
+    "otlp_spans_sent_total": "Spans that it took.",
+    "otlp_queue_bytes": "Records of requests that wait to become spans.",
     "event_subscribers": "Listeners of /api/v1/events.",
 }
 

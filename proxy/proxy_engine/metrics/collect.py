@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import proxy_engine
 from proxy_engine.metrics import process
 from proxy_engine.metrics.catalogue import STATS, WORKER_STATS
-from proxy_engine.metrics.routes import route_counts
+from proxy_engine.metrics.routes import RouteCounts, route_counts
 from proxy_engine.metrics.store import BOUNDS as STORE_BOUNDS
 from proxy_engine.metrics.store import MeasuredStore
-from proxy_engine.metrics.text import Family, family, histogram, render
+from proxy_engine.metrics.text import Buckets, Numbers, family, histogram, render
 from proxy_engine.metrics.tunnels import BOUNDS, TunnelSeries
 from proxy_engine_core.core import TLS_LIBRARY
 
@@ -66,9 +66,15 @@ class Exporter:
         """All of it as text. Several at once are no problem."""
         await self._look()
         began = time.perf_counter()
-        text = render(self._families(), media_type)
+        tunnels = self._tunnels.families(*self._routes())
+        text = render([*tunnels, *self._numbers()], media_type)
         self._took = time.perf_counter() - began
         return text
+
+    async def numbers(self) -> list[Numbers | Buckets]:
+        """All of it as numbers."""
+        await self._look()
+        return [*self._tunnels.numbers(*self._routes()), *self._numbers()]
 
     async def _look(self) -> None:
         """Let the workers look at their links; what they saw before will do if they are busy."""
@@ -81,7 +87,16 @@ class Exporter:
                 return
             await asyncio.sleep(LOOK_STEP)
 
-    def _families(self) -> list[Family]:
+    def _routes(self) -> tuple[Iterable[RouteCounts], dict[int, str], int]:
+        """What TunnelSeries asks for."""
+        return (
+            route_counts(self._engine.route_stats()),
+            {tunnel.id: tunnel.name for tunnel in self._table},
+            self._settings().metrics_tunnels,
+        )
+
+    def _numbers(self) -> list[Numbers | Buckets]:
+        """All but the counts of tunnels."""
         return [
             *self._server(),
             *self._tunnel_families(),
@@ -92,19 +107,15 @@ class Exporter:
             *process.families(),
         ]
 
-    def _server(self) -> Iterable[Family]:
+    def _server(self) -> Iterable[Numbers]:
         build = (proxy_engine.__version__, platform.python_version(), TLS_LIBRARY)
         yield family(PREFIX + "build_info", [(build, 1)])
         yield family(PREFIX + "start_time_seconds", [((), self._started_at)])
         yield family(PREFIX + "draining", [((), int(self._is_draining()))])
         yield family(PREFIX + "scrape_duration_seconds", [((), self._took)])
 
-    def _tunnel_families(self) -> Iterable[Family]:
-        tunnels = {tunnel.id: tunnel.name for tunnel in self._table}
-        most = self._settings().metrics_tunnels
-        rows = route_counts(self._engine.route_stats())
-        yield from self._tunnels.families(rows, tunnels, most)
-        yield family(PREFIX + "tunnels", [((), len(tunnels))])
+    def _tunnel_families(self) -> Iterable[Numbers]:
+        yield family(PREFIX + "tunnels", [((), len(self._table))])
         yield family(PREFIX + "tunnels_without_series", [((), self._tunnels.without)])
         shown = [tunnel for tunnel in self._table if self._tunnels.has(tunnel.id)]
         yield family(
@@ -112,7 +123,7 @@ class Exporter:
             [((tunnel.name,), int(bool(self._table.links(tunnel)))) for tunnel in shown],
         )
 
-    def _link_families(self) -> Iterable[Family]:
+    def _link_families(self) -> Iterable[Numbers | Buckets]:
         _, seen, trips = self._engine.links_seen()
         yield family(PREFIX + "links", [((), len(self._links))])
         for name, key, scale in (
@@ -129,7 +140,7 @@ class Exporter:
             PREFIX + "link_round_trip_seconds", BOUNDS, [((), trips[1:], trips[0] / 1e6)]
         )
 
-    def _counted(self) -> Iterable[Family]:
+    def _counted(self) -> Iterable[Numbers]:
         samples: dict[str, list[tuple[Sequence[str], float]]] = {}
         for stat, value in self._stats().items():
             source = STATS.get(stat)
@@ -137,7 +148,7 @@ class Exporter:
                 samples.setdefault(source.metric, []).append((source.values, value * source.scale))
         return [family(name, values) for name, values in samples.items()]
 
-    def _workers(self) -> Iterable[Family]:
+    def _workers(self) -> Iterable[Numbers]:
         workers = [self._engine.worker_stats(index) for index in range(self._engine.workers)]
         for stat, source in WORKER_STATS.items():
             yield family(
@@ -145,7 +156,7 @@ class Exporter:
                 [((str(i),), stats[stat] * source.scale) for i, stats in enumerate(workers)],
             )
 
-    def _store_families(self) -> Iterable[Family]:
+    def _store_families(self) -> Iterable[Numbers | Buckets]:
         if not isinstance(self._store, MeasuredStore):
             return
         timings = sorted(self._store.timings.items())

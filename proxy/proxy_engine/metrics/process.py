@@ -7,7 +7,7 @@ import resource
 import sys
 from pathlib import Path
 
-from proxy_engine.metrics.text import Family, family
+from proxy_engine.metrics.text import Numbers, family
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -21,7 +21,7 @@ def _boot_time() -> float:
     return 0.0
 
 
-def families() -> list[Family]:
+def families() -> list[Numbers]:
     """[] where there is no /proc."""
     if not sys.platform.startswith("linux"):
         return []

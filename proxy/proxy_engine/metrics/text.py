@@ -18,6 +18,46 @@ class Family(NamedTuple):
     lines: str
 
 
+class Numbers(NamedTuple):
+    """A counter or gauge: the values of its labels, and its own."""
+
+    metric: Metric
+    samples: Sequence[tuple[Sequence[str], float]]
+
+    @property
+    def lines(self) -> str:
+        name, lines = self.metric.name, []
+        for values, value in self.samples:
+            labels = label_text(self.metric.labels, values)
+            lines.append(
+                f"{name}{{{labels}}} {number(value)}\n" if labels else f"{name} {number(value)}\n"
+            )
+        return "".join(lines)
+
+
+class Buckets(NamedTuple):
+    """A histogram: the values of its labels, how many were in each bucket, one more than there are
+    bounds, and their sum."""
+
+    metric: Metric
+    bounds: Sequence[float]
+    samples: Sequence[tuple[Sequence[str], Sequence[int], float]]
+
+    @property
+    def lines(self) -> str:
+        name, lines = self.metric.name, []
+        for values, counts, total in self.samples:
+            labels = label_text(self.metric.labels, values)
+            before = labels + "," if labels else ""
+            count = 0
+            for bound, more in zip((*self.bounds, float("inf")), counts, strict=True):
+                count += more
+                lines.append(f'{name}_bucket{{{before}le="{bound_text(bound)}"}} {count}\n')
+            braces = f"{{{labels}}}" if labels else ""
+            lines.append(f"{name}_sum{braces} {number(total)}\n{name}_count{braces} {count}\n")
+        return "".join(lines)
+
+
 def media_type(accept: str) -> str:
     """The one that an Accept field prefers; the plain one if it says nothing of either."""
     weights = {PLAIN: 0.0, OPEN_METRICS: 0.0}
@@ -56,43 +96,25 @@ def number(value: float) -> str:
     return repr(int(value)) if value == int(value) else repr(value)
 
 
-def family(name: str, samples: Iterable[tuple[Sequence[str], float]]) -> Family:
-    """Of a counter or gauge: the values of its labels, and its own."""
-    metric = METRICS[name]
-    lines = []
-    for values, value in samples:
-        labels = label_text(metric.labels, values)
-        lines.append(
-            f"{name}{{{labels}}} {number(value)}\n" if labels else f"{name} {number(value)}\n"
-        )
-    return Family(metric, "".join(lines))
+def family(name: str, samples: Iterable[tuple[Sequence[str], float]]) -> Numbers:
+    """Of a counter or gauge of the catalogue."""
+    return Numbers(METRICS[name], [*samples])
 
 
 def histogram(
     name: str,
     bounds: Sequence[float],
     samples: Iterable[tuple[Sequence[str], Sequence[int], float]],
-) -> Family:
-    """Of a histogram: the values of its labels, how many were in each bucket, one more than there
-    are bounds, and their sum."""
-    metric = METRICS[name]
-    lines = []
-    for values, counts, total in samples:
-        labels = label_text(metric.labels, values)
-        before = labels + "," if labels else ""
-        count = 0
-        for bound, more in zip((*bounds, float("inf")), counts, strict=True):
-            count += more
-            lines.append(f'{name}_bucket{{{before}le="{bound_text(bound)}"}} {count}\n')
-        braces = f"{{{labels}}}" if labels else ""
-        lines.append(f"{name}_sum{braces} {number(total)}\n{name}_count{braces} {count}\n")
-    return Family(metric, "".join(lines))
+) -> Buckets:
+    """Of a histogram of the catalogue."""
+    return Buckets(METRICS[name], bounds, [*samples])
 
 
-def render(families: Iterable[Family], kind: str) -> bytes:
+def render(families: Iterable[Family | Numbers | Buckets], kind: str) -> bytes:
     is_open = kind == OPEN_METRICS
     parts = []
-    for metric, lines in families:
+    for each in families:
+        metric, lines = each.metric, each.lines
         name = metric.name
         if is_open and metric.kind == "counter":
             name = name.removesuffix("_total")  # of the family; its samples keep it

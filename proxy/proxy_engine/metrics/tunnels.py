@@ -7,12 +7,12 @@ others to those with series of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from proxy_engine.metrics.catalogue import TUNNELS
 from proxy_engine.metrics.routes import RouteCounts
-from proxy_engine.metrics.text import Family, bound_text, escape
+from proxy_engine.metrics.text import Buckets, Family, Numbers, bound_text, escape
 from proxy_engine_core.core import ROUTE_STATS_BOUNDS_US
 
 OTHER = "(other)"  # no tunnel has a name with brackets
@@ -59,14 +59,57 @@ class TunnelSeries:
             names: of the tunnels there are, by route id.
             most: how many have series of their own.
         """
+        texts = [
+            _text(self._own.get(route) or self._template.replace("@", name), row)
+            for name, route, row in self._shown(rows, names, most)
+        ]
+        columns = zip(*(text.split(_END) for text in texts), strict=True)
+        return [
+            Family(metric, "".join(column)) for metric, column in zip(TUNNELS, columns, strict=True)
+        ]
+
+    def numbers(
+        self, rows: Iterable[RouteCounts], names: Mapping[int, str], most: int
+    ) -> list[Numbers | Buckets]:
+        """The same as numbers."""
+        shown = [(name, row) for name, _, row in self._shown(rows, names, most)]
+        requests, errors, duration, received, sent, connections, open_now = TUNNELS
+        kinds = ("refused", "failed", "aborted")
+        return [
+            Numbers(
+                requests,
+                [
+                    ((name, code), count)
+                    for name, row in shown
+                    for code, count in zip(CODES, row.ended, strict=True)
+                ],
+            ),
+            Numbers(
+                errors,
+                [((name, kind), getattr(row, kind)) for name, row in shown for kind in kinds],
+            ),
+            Buckets(
+                duration,
+                BOUNDS,
+                [((name,), row.durations, row.duration_us / 1e6) for name, row in shown],
+            ),
+            Numbers(received, [((name,), row.bytes_in) for name, row in shown]),
+            Numbers(sent, [((name,), row.bytes_out) for name, row in shown]),
+            Numbers(connections, [((name,), row.connections) for name, row in shown]),
+            Numbers(open_now, [((name,), row.open) for name, row in shown]),
+        ]
+
+    def _shown(
+        self, rows: Iterable[RouteCounts], names: Mapping[int, str], most: int
+    ) -> Iterator[tuple[str, int, RouteCounts]]:
+        """Of each series: the tunnel's name, its route id (0: not one tunnel), the counts."""
         self._choose(names, most)
-        texts, others = [], {}
+        others = {}
         for row in rows:
-            template = self._own.get(row.route)
-            if template is not None:
-                texts.append(_text(template, row))
+            if row.route in self._own:
+                yield self._names[row.route], row.route, row
             elif row.route == 0:
-                texts.append(_text(self._template.replace("@", NONE), row))
+                yield NONE, 0, row
             elif row.route in names or row.route in self._others:
                 others[row.route] = row
         for route, last in self._others.items():
@@ -74,12 +117,7 @@ class TunnelSeries:
                 self._gone = _sum((self._gone, last._replace(open=0)))
         self._others = others
         if others or self._gone is not _ZERO:
-            row = _sum((self._gone, *others.values()))
-            texts.append(_text(self._template.replace("@", OTHER), row))
-        columns = zip(*(text.split(_END) for text in texts), strict=True)
-        return [
-            Family(metric, "".join(column)) for metric, column in zip(TUNNELS, columns, strict=True)
-        ]
+            yield OTHER, 0, _sum((self._gone, *others.values()))
 
     def has(self, route: int) -> bool:
         """Whether it has series of its own."""

@@ -1,4 +1,5 @@
-"""One settings tree: flags > environment PROXY_ENGINE_* > TOML file > defaults.
+"""One settings tree: flags > environment PROXY_ENGINE_* > TOML file > defaults. Those of the export
+to a collector may come from the environment's OTEL_*, too (otlp.py).
 
 Every setting has one name in three spellings: `data_dir` in the file, `--data-dir` as a
 flag, PROXY_ENGINE_DATA_DIR in the environment. A file may hold the settings of several
@@ -21,6 +22,7 @@ import msgspec
 
 from proxy_engine.errors import UsageError, error_text, suggestion
 from proxy_engine.grants import PortRange
+from proxy_engine.settings import otlp
 from proxy_engine.settings import setting_values as parse
 from proxy_engine.settings.allowed import Rule
 from proxy_engine.settings.tunnel_config import TunnelConfig, shown, to_tunnels
@@ -73,6 +75,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_password_file: str = ""
     metrics_public: bool = False  # /metrics of the admin listener asks for no token
     metrics_tunnels: int = 1000  # with series of their own; the others are counted together
+    otlp_endpoint: str = ""  # of a collector; /v1/metrics and /v1/traces are added to it
+    otlp_metrics_endpoint: str = ""  # instead, as it stands
+    otlp_traces_endpoint: str = ""
+    otlp_signals: tuple[str, ...] = otlp.SIGNALS
+    otlp_headers: str = ""  # NAME=VALUE,... with each POST
+    otlp_headers_file: str = ""
+    otlp_interval: float = 60.0  # seconds between exports of metrics
+    otlp_sampler: str = "parentbased_traceidratio"
+    otlp_sample: float = 1.0  # share of the traces, for samplers that ask for one
+    otlp_service_name: str = "proxy-engine"
+    otlp_attributes: dict[str, str] = {}  # of the resource
+    otlp_timeout: float = 10.0  # seconds for one POST
+    otlp_compression: Literal["none", "gzip"] = "none"
+    otlp_queue: int = 16 << 20  # bytes of log records that wait to become spans
+    otlp_ca: str = ""  # authorities of the collector's certificate; "": the system's
+    otlp_cert: str = ""  # what it is shown
+    otlp_key: str = ""  # "": in the file of the certificate
     webhook_url: str = ""  # is told of devices that come and go
     webhook_secret: str = ""  # signs what it is told
     webhook_secret_file: str = ""
@@ -183,6 +202,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "redis_password_file": parse.to_text,
     "metrics_public": parse.to_boolean,
     "metrics_tunnels": parse.to_integer(0, 1_000_000),
+    **otlp.PARSERS,
     "webhook_url": parse.to_web_url,
     "webhook_secret": parse.to_text,
     "webhook_secret_file": parse.to_text,
@@ -356,9 +376,17 @@ def load(
 
 
 def load_with_sources(
-    flags: Mapping[str, Any], environ: Mapping[str, str], *, file: str | None = None
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    *,
+    file: str | None = None,
+    standard: bool = False,
 ) -> Loaded:
-    """The same, and where each came from."""
+    """The same, and where each came from.
+
+    Args:
+        standard: the variables of OpenTelemetry count: for the server.
+    """
     file = file or environ.get(ENV_PREFIX + "CONFIG") or None
     layers: list[tuple[Callable[[str], str], Mapping[str, Any]]] = [
         (lambda key: "--" + key.replace("_", "-"), flags),
@@ -366,6 +394,10 @@ def load_with_sources(
     ]
     if file is not None:
         layers.append((lambda key: f"{file}: {key}", _read_file(file)))
+    if standard:
+        names = {key: (name, value) for name, key, value in otlp.environment(environ)}
+        values_of = {key: value for key, (_, value) in names.items()}
+        layers.append((lambda key: names[key][0], values_of))
     values: dict[str, Any] = {"data_dir": default_data_dir(environ)}
     sources: dict[str, str] = {}
     ranks: dict[str, int] = {}

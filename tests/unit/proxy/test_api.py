@@ -19,6 +19,7 @@ from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links.links import Links
 from proxy_engine.links.login_guard import LoginGuard
 from proxy_engine.live_events import LiveEvents
+from proxy_engine.otlp.service import Otlp
 from proxy_engine.reload import Reloaded
 from proxy_engine.requests.log import RequestLog
 from proxy_engine.server_hooks import ServerHooks
@@ -48,6 +49,7 @@ class Service:
         self.links = Links(engine, store, self.table)
         self.open_requests = None
         self.exporter = None
+        self.otlp = Otlp()
         self.access_log = SimpleNamespace(dropped=0)
         self.diagnosis = SimpleNamespace(watch=SimpleNamespace(is_stuck=False))
         self.rechecks = 0

@@ -1,0 +1,1 @@
+"""Metrics and traces to an OpenTelemetry collector: OTLP over HTTP. The extra `otlp`."""
