@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -149,6 +150,8 @@ def main(chosen: argparse.Namespace, say: Say) -> int:
     if chosen.record:
         record(verdicts)
         print(f"recorded in {BASELINE}")
+        if (load_average := os.getloadavg()[0]) > 2 * (os.cpu_count() or 1):
+            print(f"the machine is busy (load average {load_average:.1f}): record on a quiet one")
     missed = [each for each in verdicts if each.is_miss]
     held = sum(each.measured is not None for each in verdicts)
     print(f"{held} measured, {len(missed)} missed, in {time.monotonic() - started:.0f} s")

@@ -177,6 +177,7 @@ SYSCALLS = tuple(
         CHAIN,
         ("wrk", "nginx", "perf"),
         in_quick=clients != 512,
+        seconds=0.5,
     )
     for clients in (8, 64, 512)
 )
@@ -210,8 +211,8 @@ PROGRAMS = (
             ("websocket_echo.py",), ("--rounds", "3", "--seconds", "1"), reference="picows",
             seconds=(21, 60)),
     Program("request-log", "the request log: refused, taken, stored", ("log_cost.py",),
-            ("--rounds", "3", "--seconds", "1"), ("wrk", "nginx"), reference="refused",
-            seconds=(22, 60)),
+            ("--rounds", "2", "--seconds", "1"), ("wrk", "nginx"), reference="refused",
+            seconds=(15, 60)),
     Program("hooks", "a TCP tunnel in bulk with five data hooks and without", ("hooks.py",),
             ("--megabytes", "1000", "--rounds", "3"), seconds=(5, 30)),
     Program("stores", "records stored a second", ("stores.py",), ("--records", "100000"),
@@ -222,8 +223,8 @@ PROGRAMS = (
     Program("log-searches", "searches in a day of requests", ("log_store.py", "--rows", "10000000"),
             ("--rows", "200000"), seconds=(2, 60)),
     Program("tls-costs", "CPU of a handshake and of a GB, memory of a link, beside nginx",
-            ("tls.py",), ("--rounds", "3", "--handshakes", "200"), ("nginx", "openssl"),
-            reference="nginx", seconds=(36, 150)),
+            ("tls.py",), ("--rounds", "2", "--handshakes", "200"), ("nginx", "openssl"),
+            reference="nginx", seconds=(24, 150)),
 )  # fmt: skip
 
 LOAD: tuple[Scenario | Program, ...] = (

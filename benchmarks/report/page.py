@@ -55,6 +55,8 @@ def provenance(results: Sequence[Result]) -> str:
     rounds = sorted({each["settings"]["rounds"] for each in results if "settings" in each})
     count = f"{rounds[0]} rounds" if len(rounds) == 1 else "the rounds"
     lines += ["```", "", f"Figures are medians of {count}, least and most in brackets."]
+    if not all(each.get("complete", True) for each in results):
+        lines += ["", "**The run was interrupted**: what is missing below was not measured."]
     skipped: dict[str, None] = {}
     for each in results:
         for name, why in {**each.get("skipped", {}), **each.get("failed", {})}.items():

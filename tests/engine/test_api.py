@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from proxy_engine_core import core, log_batch
 from proxy_engine_core.core import DEFAULTS, Engine
-from tests.engine.harness import serving, wait_until
+from tests.engine.harness import PATIENCE, serving, wait_until
 
 
 def fd_count() -> int:
@@ -211,6 +212,26 @@ def test_event_fd_is_readable_when_there_is_news() -> None:
         server.engine.auth_reply(ticket, b"HTTP/1.1 401 No\r\n\r\n", accept=False)
         server.engine.drain(1000)
         assert server.event(core.EVENT_DRAINED) == (core.EVENT_DRAINED,)
+
+
+def test_python_is_woken_for_the_log_less_often_while_it_is_busy() -> None:
+    with serving(1) as server:
+        visitor = server.visitor()
+
+        def seconds_to_wake(requests: int) -> float:
+            began = time.monotonic()
+            for _ in range(requests):
+                visitor.get(f"/{'x' * 900}")
+                assert visitor.response().status == 404
+            assert select.select([server.engine.event_fd], [], [], PATIENCE)[0]
+            took = time.monotonic() - began
+            server.engine.poll()  # takes the signal away
+            server.engine.poll_log_batch(1 << 20)
+            return took
+
+        seconds_to_wake(40)  # some 40 KB of records: so the next may wait longer
+        assert seconds_to_wake(1) >= 0.19
+        assert min(seconds_to_wake(1) for _ in range(20)) < 0.19
 
 
 def test_polling_in_small_bites_keeps_the_order() -> None:

@@ -466,6 +466,29 @@ def test_a_slow_visitor_is_granted_exactly_what_it_took(carrier: Carrier) -> Non
         wait_until(lambda: server.stat("buffer_bytes") == 0)
 
 
+def test_who_asks_for_no_more_is_closed_at_once_and_others_are_waited_for() -> None:
+    with serving(linger_timeout_ms=60_000, keepalive_timeout_ms=60_000) as server:
+        device = server.device()
+        patient = server.visitor()
+        patient.get(fields="Connection: close\r\n")
+        stream, _ = device.request()
+        device.data(stream, OK_HELLO)
+        # Its side stays open, and ours is gone all the same.
+        server.wait_stat("connections_closed", 1)
+        assert patient.response().body == b"hello"
+        assert patient.rest() == b""
+        # Here something is left to be read off, or a reset would overtake the answer.
+        hasty = server.visitor()
+        hasty.send(b"GET / HTTP/1.1\r\nHost: web.test\r\nConnection: close\r\n\r\nmore")
+        device.request(stream=stream)
+        device.data(stream, OK_HELLO)
+        assert hasty.response().body == b"hello"
+        assert hasty.rest() == b""
+        assert server.stat("connections_closed") == 1
+        hasty.close()
+        server.wait_stat("connections_closed", 2)
+
+
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
 def test_a_slow_reader_gets_all_of_it_whatever_the_idle_time(close: bool) -> None:
     # The response is complete for the engine long before its reader has it.

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from proxy_engine_core.core import Engine
 from tests.engine.harness import Wire, dialling, serving, wait_until
 from tests.engine.test_direct import ACCEPTED, Direct
 from tests.engine.test_direct_agent import Direct as AgentDirect
@@ -70,6 +71,21 @@ def test_silent_visitors_and_direct_connections_are_asked_whether_they_live(
     _, wires = direct.stocked()
     visitor = direct.connect()
     assert [keepalive(wire.sock) for wire in (visitor, *wires)] == [KEEPALIVE] * (1 + len(wires))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_what_is_accepted_sends_at_once_and_is_not_paced_on_loopback(host: str) -> None:
+    engine = Engine("server")
+    port = engine.listen(host, 0)
+    engine.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as visitor, peer_of(visitor) as ours:
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
+            name = ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            assert name.rstrip(b"\0") == b"reno"
+    finally:
+        engine.stop()
 
 
 def test_silent_targets_and_direct_connections_are_asked_whether_they_live() -> None:

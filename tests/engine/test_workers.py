@@ -285,6 +285,22 @@ def test_a_visitor_moves_at_every_change_of_tunnel(workers: int) -> None:
         assert server.stat("visitor_moves_exhausted") == 0
 
 
+def test_a_moved_request_that_is_refused_at_once_took_no_longer_than_that() -> None:
+    # The clock of the worker it comes from may be ahead of the other's, which is read once a turn.
+    with serving(2, device_requests_max=1) as server:
+        device = server.device(worker=1)
+        first = server.visitor()
+        first.get()
+        device.request()
+        visitors = [server.visitor() for _ in range(400)]
+        before = moved(server)
+        for visitor in visitors:
+            visitor.get()
+        assert {visitor.response().status for visitor in visitors} == {503}
+        assert moved(server) > before
+        assert max(server.log().total_us for _ in visitors) < 60_000_000
+
+
 def test_a_moved_request_keeps_what_it_was() -> None:
     with serving(2) as server:
         device = server.device(worker=1)

@@ -22,8 +22,8 @@ from proxy_engine_core.http1.rewrite cimport (
     response_head_bound, response_head_write,
 )
 from proxy_engine_core.http1.scan cimport (
-    CHAR_TARGET, CHAR_TEXT, char_classes, equals_lower, scan_class, scan_head_end,
-    scan_head_end_portable, scan_target, scan_text,
+    CHAR_NAME, CHAR_TARGET, CHAR_TEXT, char_classes, equals_lower, scan_class, scan_head_end,
+    scan_head_end_portable, scan_name, scan_target, scan_text,
 )
 from proxy_engine_core.http1.traceparent cimport (
     SPAN_ID_SIZE, TRACE_ID_SIZE, TRACEPARENT_SIZE, Trace, traceparent_read, traceparent_write,
@@ -250,6 +250,15 @@ def rewrite_response(
 
 
 # --- scan.h: the SIMD scan and the portable one side by side, as offsets ---
+
+def scan_name_both(bytes source):
+    cdef Block block = Block(source)
+    cdef const uint8_t *end = block.bytes + block.size
+    return (
+        scan_name(block.bytes, end) - block.bytes,
+        scan_class(block.bytes, end, CHAR_NAME) - block.bytes,
+    )
+
 
 def scan_text_both(bytes source):
     cdef Block block = Block(source)

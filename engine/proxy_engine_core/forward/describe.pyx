@@ -35,6 +35,7 @@ cdef void describe(Visitor *visitor, const Head *head) noexcept nogil:
     transaction.method = head.method
     transaction.minor_version = head.minor_version
     transaction.keep_alive = head.flags & HEAD_KEEP_ALIVE
+    transaction.is_last = not transaction.keep_alive
     if (
         worker.options.connection_requests_max
         and visitor.requests >= worker.options.connection_requests_max

@@ -177,6 +177,8 @@ cdef void arrive(Worker *worker, MoveMessage *message) noexcept nogil:
         lost(worker, message)
         return
     unpack(visitor.transaction, message)
+    # The clock of a worker is read once a turn: that of the one it comes from may be ahead of ours.
+    visitor.transaction.started_us = min(visitor.transaction.started_us, worker.now_us)
     if message.tunnel_size:
         transaction_set_tcp(visitor.transaction, message.tunnel, message.tunnel_size)
         visitor.state = VISITOR_TCP_OPENING

@@ -10,12 +10,25 @@ from proxy_engine_core.forward.route_stats cimport route_stats_drop
 
 
 cdef uint32_t hash_of(const uint8_t *key, uint32_t size) noexcept nogil:
-    # FNV-1a. Keys are chosen by the control plane, not by visitors, who can only miss.
-    cdef uint32_t value = 2166136261
-    cdef uint32_t index
-    for index in range(size):
-        value = (value ^ key[index]) * <uint32_t>16777619
-    return value
+    # Eight bytes a step, the last ones perhaps twice. Keys are chosen by the control plane, not
+    # by visitors, who can only miss.
+    cdef uint64_t value = size
+    cdef uint64_t word = 0
+    cdef uint32_t at = 0
+    if size < 8:
+        memcpy(&word, key, size)
+        return <uint32_t>mix(value, word)
+    while at + 8 < size:
+        memcpy(&word, key + at, 8)
+        value = mix(value, word)
+        at += 8
+    memcpy(&word, key + size - 8, 8)
+    return <uint32_t>mix(value, word)
+
+
+cdef inline uint64_t mix(uint64_t value, uint64_t word) noexcept nogil:
+    value = (value ^ word) * <uint64_t>0x9E3779B97F4A7C15
+    return value ^ (value >> 32)
 
 
 cdef Route *route_new(

@@ -140,6 +140,7 @@ cdef struct Transaction:
     bint wants_upgrade
     bint accepts_html
     bint keep_alive                       # the visitor's connection outlives this request
+    bint is_last                          # the visitor said that it asks for no more
     bint is_tcp                           # no request: a TCP tunnel's connection
     bint is_https                         # how the visitor came; only told where `policy` is held
     bint is_waiting                       # for a stream or room in the link: open_timeout_ms runs

@@ -129,6 +129,7 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil:
     cdef HttpStream *http = transaction.http
     cdef Worker *worker = visitor.conn.worker
     cdef bint keep_alive = transaction.keep_alive and transaction.request_done
+    cdef bint is_last = transaction.is_last and transaction.request_done
     transaction.response_state = RESPONSE_DONE
     gather_flush(worker)
     transaction.http = NULL
@@ -151,8 +152,19 @@ cdef void transaction_finish(Visitor *visitor) noexcept nogil:
     transaction_free(visitor)
     if keep_alive and not worker.is_draining:
         next_request(visitor)
+    elif is_last and has_all(visitor):
+        visitor_close(visitor)
     else:
         visitor_finish(visitor)
+
+
+cdef inline bint has_all(const Visitor *visitor) noexcept nogil:
+    # Our answer is with the kernel, and nothing of the visitor's is left to be read: closing
+    # sends no RST that could overtake it, so there is nothing to linger for.
+    return (
+        conn_owed(&visitor.conn) == 0 and buffer_size(&visitor.input) == 0
+        and visitor.conn.tls == NULL and not visitor.conn.flags & (CONN_READABLE | CONN_BROKEN)
+    )
 
 
 cdef void transaction_fail(

@@ -42,7 +42,7 @@ from proxy_engine_core.io.handshake cimport (
 )
 from proxy_engine_core.io.parting cimport parting_init_worker
 from proxy_engine_core.io.socket cimport (
-    Address, address_port, address_text, socket_close, socket_reset_on_close, socket_tune,
+    Address, address_port, address_text, socket_close, socket_reset_on_close,
 )
 from proxy_engine_core.io.tls_openssl cimport TlsContext
 from proxy_engine_core.io.worker cimport (
@@ -92,7 +92,6 @@ cdef void visitor_accept(
         return
     visitor.address_size = <uint8_t>address_text(peer, visitor.address)
     visitor.port = address_port(peer)
-    socket_tune(fd, peer)
     if conn_attach(worker, &visitor.conn, fd, CONN_VISITOR) < 0:
         free(visitor)
         return

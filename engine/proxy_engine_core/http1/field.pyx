@@ -29,7 +29,7 @@ from proxy_engine_core.http1.head cimport (
     HEAD_ERROR_TOO_LARGE, HEAD_FIELDS_MAX, Field, Head,
 )
 from proxy_engine_core.http1.scan cimport (
-    CHAR_NAME, CHAR_TOKEN, equals_lower, scan_class, scan_text,
+    CHAR_TOKEN, equals_lower, scan_class, scan_name, scan_text,
 )
 
 
@@ -158,7 +158,7 @@ cdef int field_section_parse(Head *head, uint32_t start, bint is_request) noexce
     while cursor[0] != CR:
         if field == fields_end:
             return HEAD_ERROR_TOO_LARGE
-        colon = scan_class(cursor, end, CHAR_NAME)
+        colon = scan_name(cursor, end)
         field.is_dropped = False
         field.id = FIELD_OTHER
         field.name.start = <uint32_t>(cursor - bytes)
@@ -233,15 +233,23 @@ cdef int32_t keep_alive_timeout(const uint8_t *value, uint32_t size) noexcept no
     return -1
 
 
-cdef int connection_option(const uint8_t *option, uint32_t size) noexcept nogil:
-    if scan_class(option, option + size, CHAR_TOKEN) != option + size:
-        return HEAD_ERROR_BAD_FIELD
+cdef inline int known_option(const uint8_t *option, uint32_t size) noexcept nogil:
+    # 0: another one.
     if size == 5 and equals_lower(option, b"close", 5):
         return CONNECTION_CLOSE
     if size == 10 and equals_lower(option, b"keep-alive", 10):
         return CONNECTION_KEEP_ALIVE
     if size == 7 and equals_lower(option, b"upgrade", 7):
         return CONNECTION_UPGRADE
+    return 0
+
+
+cdef int connection_option(const uint8_t *option, uint32_t size) noexcept nogil:
+    cdef int known = known_option(option, size)
+    if known:
+        return known
+    if scan_class(option, option + size, CHAR_TOKEN) != option + size:
+        return HEAD_ERROR_BAD_FIELD
     return CONNECTION_NOMINATES
 
 
@@ -259,6 +267,10 @@ cdef int connection_options(const Head *head) noexcept nogil:
             continue
         cursor = head.bytes + field.value.start
         end = cursor + field.value.size
+        option = known_option(cursor, field.value.size)
+        if option:                        # alone, as nearly always
+            options |= option
+            continue
         while list_next(&cursor, end, &element, &size):
             option = connection_option(element, size)
             if option < 0:

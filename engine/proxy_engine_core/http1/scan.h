@@ -66,6 +66,9 @@ static inline scan_block scan_less(scan_block block, uint8_t byte) {
     /* No unsigned compare in SSE2: block < byte exactly if min(block, byte - 1) == block. */
     return _mm_cmpeq_epi8(_mm_min_epu8(block, _mm_set1_epi8((char)(byte - 1))), block);
 }
+static inline scan_block scan_fold(scan_block block) {
+    return _mm_or_si128(block, _mm_set1_epi8(0x20));
+}
 static inline scan_block scan_or(scan_block a, scan_block b) { return _mm_or_si128(a, b); }
 static inline scan_block scan_and(scan_block a, scan_block b) { return _mm_and_si128(a, b); }
 static inline scan_block scan_without(scan_block a, scan_block b) {
@@ -87,6 +90,7 @@ static inline scan_block scan_equal(scan_block block, uint8_t byte) {
 static inline scan_block scan_less(scan_block block, uint8_t byte) {
     return vcltq_u8(block, vdupq_n_u8(byte));
 }
+static inline scan_block scan_fold(scan_block block) { return vorrq_u8(block, vdupq_n_u8(0x20)); }
 static inline scan_block scan_or(scan_block a, scan_block b) { return vorrq_u8(a, b); }
 static inline scan_block scan_and(scan_block a, scan_block b) { return vandq_u8(a, b); }
 static inline scan_block scan_without(scan_block a, scan_block b) { return vbicq_u8(a, b); }
@@ -100,6 +104,22 @@ static inline const uint8_t *scan_class(const uint8_t *from, const uint8_t *end,
     while (from < end && (char_classes[*from] & class))
         from++;
     return from;
+}
+
+/* Field names: CHAR_NAME. Letters, digits and "-" at once, whatever else may be in one singly. */
+static inline const uint8_t *scan_name(const uint8_t *from, const uint8_t *end) {
+#ifdef SCAN_SIMD
+    if (end - from >= SCAN_STEP) {
+        scan_block block = scan_load(from);
+        scan_block lower = scan_fold(block);
+        scan_block letter = scan_without(scan_less(lower, 'z' + 1), scan_less(lower, 'a'));
+        scan_block digit = scan_without(scan_less(block, '9' + 1), scan_less(block, '0'));
+        scan_block usual = scan_or(scan_or(letter, digit), scan_equal(block, '-'));
+        uint64_t mask = scan_mask(usual) ^ SCAN_MASK_ALL;
+        from += mask ? __builtin_ctzll(mask) >> SCAN_MASK_SHIFT : SCAN_STEP;
+    }
+#endif
+    return scan_class(from, end, CHAR_NAME);
 }
 
 /* Field values and reason phrases: CHAR_TEXT. */
@@ -141,8 +161,12 @@ static inline const uint8_t *scan_head_end_portable(const uint8_t *from, const u
 
 static inline const uint8_t *scan_head_end(const uint8_t *from, const uint8_t *end) {
 #ifdef SCAN_SIMD
-    /* Two LF at a distance of two are rare enough to be verified one by one. */
-    for (; end - from >= SCAN_STEP + 3; from += SCAN_STEP) {
+    /* Two LF at a distance of two are rare enough to be verified one by one. The last step
+     * looks at some bytes again rather than at the rest one by one. */
+    const uint8_t *start = from;
+    for (; end - start >= SCAN_STEP + 3 && end - from >= 4; from += SCAN_STEP) {
+        if (end - from < SCAN_STEP + 3)
+            from = end - (SCAN_STEP + 3);
         uint64_t mask = scan_mask(scan_and(scan_equal(scan_load(from + 1), '\n'),
                                            scan_equal(scan_load(from + 3), '\n')));
         while (mask) {

@@ -14,6 +14,7 @@ cdef extern from "http1/scan.h" nogil:
         CHAR_REQUEST_ID
     const uint8_t char_classes[256]
     const uint8_t *scan_class(const uint8_t *start, const uint8_t *end, uint8_t kind) noexcept
+    const uint8_t *scan_name(const uint8_t *start, const uint8_t *end) noexcept
     const uint8_t *scan_text(const uint8_t *start, const uint8_t *end) noexcept
     const uint8_t *scan_target(const uint8_t *start, const uint8_t *end) noexcept
     const uint8_t *scan_head_end(const uint8_t *start, const uint8_t *end) noexcept

@@ -11,6 +11,7 @@ cdef struct Listener:
     Conn conn                             # must be first
     uint16_t port                         # of a TCP tunnel; 0: HTTP
     uint16_t tls_port                     # bound to, with TLS; 0: without
+    bint is_loopback                      # bound there: nobody else can be the peer
     TlsContext *tls_context               # a reference; NULL: without TLS
 
 cdef void listener_init_worker(Worker *worker) noexcept nogil

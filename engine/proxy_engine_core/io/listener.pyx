@@ -8,7 +8,9 @@ from proxy_engine_core.buffer cimport buffer_init
 from proxy_engine_core.counters cimport COUNT_ACCEPT_ERRORS, COUNT_ACCEPTED, count
 from proxy_engine_core.io.conn cimport conn_attach, conn_close, conn_deadline, conn_requeue
 from proxy_engine_core.io.pressure cimport pressure_accepted, pressure_stops_accept
-from proxy_engine_core.io.socket cimport Address, socket_accept
+from proxy_engine_core.io.socket cimport (
+    Address, address_is_loopback, socket_accept, socket_local_address, socket_tune_path,
+)
 from proxy_engine_core.io.sys cimport close
 from proxy_engine_core.io.tls_openssl cimport TlsContext, tls_context_drop, tls_context_hold
 from proxy_engine_core.io.worker cimport CONN_LISTENER, Conn, Worker
@@ -28,6 +30,7 @@ cdef int listener_open(
     Worker *worker, int fd, uint16_t port, uint16_t tls_port, TlsContext *tls
 ) noexcept nogil:
     cdef Listener *listener = <Listener *>calloc(1, sizeof(Listener))
+    cdef Address local
     cdef int error
     if listener == NULL:
         close(fd)
@@ -35,6 +38,7 @@ cdef int listener_open(
     listener.port = port
     listener.tls_port = tls_port
     listener.tls_context = tls_context_hold(tls)
+    listener.is_loopback = socket_local_address(fd, &local) == 0 and address_is_loopback(&local)
     buffer_init(&listener.conn.out, &worker.pool, 0)
     error = conn_attach(worker, &listener.conn, fd, CONN_LISTENER)
     if error < 0:
@@ -64,6 +68,8 @@ cdef void listener_ready(Conn *conn) noexcept nogil:
             return
         count(worker.counters, COUNT_ACCEPTED, 1)
         pressure_accepted(worker, fd)
+        if not listener.is_loopback:
+            socket_tune_path(fd, &peer)   # the rest it has from the listener
         worker.on_accept(worker, fd, &peer, listener.port, listener.tls_context)
     conn_requeue(conn)          # more may be waiting, and the edge will not come again
 

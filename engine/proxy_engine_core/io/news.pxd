@@ -8,7 +8,9 @@ from proxy_engine_core.io.worker cimport Worker
 
 cdef enum:
     LOG_WAKE_BYTES = 256 * 1024       # wake Python for logs at this much ...
-    LOG_WAKE_US = 50_000              # ... or this long after the first; a wake costs 30 us
+    LOG_WAKE_US = 50_000              # ... or this long after the first ...
+    LOG_WAKE_BUSY_US = 200_000        # ... or this long, if the last ones were many: nobody reads
+    LOG_BUSY_BYTES = 16 * 1024        # along that fast, and storing them is a transaction each time
 
 # A control event for Python; never lost.
 cdef void news_event(

@@ -86,12 +86,15 @@ cdef void news_tell(Worker *worker) noexcept nogil:
     # One eventfd write for all that this turn produced: control events at once, logs when
     # they are worth a wake-up.
     cdef uint64_t one = 1
+    cdef bint is_busy
     if worker.overflow_first != NULL:
         move_overflow(worker)
     if worker.log_news_since_us and (
         worker.log_news_bytes >= LOG_WAKE_BYTES
-        or worker.now_us - worker.log_news_since_us >= LOG_WAKE_US
+        or worker.now_us - worker.log_news_since_us >= worker.log_wake_us
     ):
+        is_busy = worker.log_news_bytes >= LOG_BUSY_BYTES
+        worker.log_wake_us = LOG_WAKE_BUSY_US if is_busy else LOG_WAKE_US
         worker.control_news = True
     if worker.control_news:
         worker.control_news = False

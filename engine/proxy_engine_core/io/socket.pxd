@@ -49,6 +49,8 @@ cdef int socket_open(const Address *address, uint64_t keepalive_ms) noexcept nog
 cdef int socket_connect(int fd, const Address *address) noexcept nogil
 cdef int socket_error(int fd) noexcept nogil                      # the pending SO_ERROR, negative
 cdef void socket_tune(int fd, const Address *peer) noexcept nogil
+# The part of it that depends on the peer.
+cdef void socket_tune_path(int fd, const Address *peer) noexcept nogil
 # Ask a silent peer whether it is there: after so long, then three times within as long again.
 # Without an answer the connection is broken. 0: never.
 cdef void socket_keep_alive(int fd, uint64_t after_ms) noexcept nogil

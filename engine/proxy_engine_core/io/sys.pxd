@@ -214,5 +214,9 @@ cdef extern from "<pthread.h>" nogil:
     )
     int pthread_join(pthread_t thread, void **result)
     pthread_t pthread_self()
+    int pthread_setcancelstate(int state, int *previous)
+    int pthread_setcanceltype(int kind, int *previous)
+    int PTHREAD_CANCEL_DISABLE
+    int PTHREAD_CANCEL_ASYNCHRONOUS
     int pthread_setname_np(pthread_t thread, const char *name)
     int pthread_getcpuclockid(pthread_t thread, clockid_t *clock)

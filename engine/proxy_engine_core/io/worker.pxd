@@ -209,6 +209,7 @@ cdef struct Worker:
     bint control_news                     # Python must be woken at the end of this turn
     uint64_t log_news_since_us            # 0: Python knows of everything in the log ring
     uint64_t log_news_bytes
+    uint32_t log_wake_us                  # how long records may wait now: see news.pxd
     uint64_t handshake_turn               # of handshake_steps
     uint32_t handshake_steps
     uint32_t handshakes                   # of accepted connections, under way

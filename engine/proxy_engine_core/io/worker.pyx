@@ -16,11 +16,12 @@ from proxy_engine_core.io.news cimport LOG_WAKE_US, news_event, news_free, news_
 from proxy_engine_core.io.pressure cimport pressure_init, pressure_look
 from proxy_engine_core.io.sampler cimport sampler_signal_number, sampler_thread_id
 from proxy_engine_core.io.sys cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT,
-    EPOLLRDHUP, SIG_SETMASK, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, clock_gettime, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, getrandom, pthread_create,
-    pthread_getcpuclockid, pthread_join, pthread_self, pthread_setname_np, pthread_sigmask,
-    sigdelset, sigfillset, sigset_t, timespec,
+    CLOCK_MONOTONIC, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD, PTHREAD_CANCEL_ASYNCHRONOUS, PTHREAD_CANCEL_DISABLE, SIGABRT, SIGBUS,
+    SIGFPE, SIGILL, SIGSEGV, SIG_SETMASK, clock_gettime, close, epoll_create1, epoll_ctl,
+    epoll_event, epoll_wait, getrandom, pthread_create, pthread_getcpuclockid, pthread_join,
+    pthread_self, pthread_setcancelstate, pthread_setcanceltype, pthread_setname_np,
+    pthread_sigmask, sigdelset, sigfillset, sigset_t, timespec,
 )
 from proxy_engine_core.io.timer cimport (
     Timer, timer_wheel_expire, timer_wheel_init, timer_wheel_wait_ms,
@@ -76,6 +77,7 @@ cdef Worker *worker_new(
         return NULL
     buffer_pool_init(&worker.pool)
     pressure_init(worker)
+    worker.log_wake_us = LOG_WAKE_US
     read_clock(worker)
     timer_wheel_init(&worker.wheel, worker.now_ms)
     return worker
@@ -128,6 +130,10 @@ cdef void *thread_main(void *argument) noexcept nogil:
     snprintf(name, sizeof(name), "engine-%u", (<Worker *>argument).index)
     pthread_setname_np(pthread_self(), name)      # what top, perf and gdb show
     gauge_set(&(<Worker *>argument).thread_id, sampler_thread_id())
+    # Nobody cancels a worker. glibc (2.36) makes a thread cancellable around each recv(), send()
+    # and epoll_wait(), by two compare-and-swaps, unless it is already.
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL)
+    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL)
     worker_run(<Worker *>argument)
     return NULL
 
@@ -336,10 +342,11 @@ cdef void run_mailbox(Worker *worker) noexcept nogil:
 cdef int sleep_ms(Worker *worker) noexcept nogil:
     # How long epoll_wait may block: 0 when there is work, -1 for ever.
     cdef int wait = timer_wheel_wait_ms(&worker.wheel, worker.now_ms)
+    cdef int log_wait = <int>worker.log_wake_us // 1000
     if worker.ready_first != NULL or worker.new_first != NULL or not mailbox_arm(&worker.mailbox):
         return 0
-    if worker.log_news_since_us and (wait < 0 or wait > LOG_WAKE_US // 1000):
-        wait = LOG_WAKE_US // 1000
+    if worker.log_news_since_us and (wait < 0 or wait > log_wait):
+        wait = log_wait
     if (worker.overflow_first != NULL or worker.is_draining) and (wait < 0 or wait > 10):
         wait = 10
     return wait

@@ -28,7 +28,12 @@ def test_byte_class_holds_exactly_its_bytes(bit: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scan", "members"), [(http1.scan_text_both, CLASSES[4]), (http1.scan_target_both, CLASSES[8])]
+    ("scan", "members"),
+    [
+        (http1.scan_name_both, CLASSES[2]),
+        (http1.scan_text_both, CLASSES[4]),
+        (http1.scan_target_both, CLASSES[8]),
+    ],
 )
 def test_scan_stops_at_the_first_byte_outside_its_class(
     scan: Callable[[bytes], tuple[int, int]], members: set[int]
