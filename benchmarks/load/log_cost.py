@@ -126,10 +126,6 @@ def main() -> int:
         pairs = zip(prices[mode], shares[mode], strict=True)
         rounds = [{"cost": price, "of_ends": share} for price, share in pairs]
         emit(chosen.json, "request-log", mode, rounds)
-    beyond = statistics.median(
-        own - none for own, none in zip(prices["stored"], prices["refused"], strict=True)
-    )
-    emit(chosen.json, "request-log", "stored-beyond-refused", [{"us": beyond}])
     figures = {"ns": each, "share_of_request": each / 1000 / statistics.median(prices["refused"])}
     emit(chosen.json, "request-log", "a-record-through-the-ring", [figures])
     per_second = 1e9 / each

@@ -71,7 +71,13 @@ def expected_seconds(scenario: Scenario | Program, options: Options, *, is_quick
     if isinstance(scenario, Program):
         return scenario.seconds[0 if is_quick and scenario.quick is not None else 1]
     sample = options.seconds * scenario.seconds + OVERHEAD_SECONDS
-    return len(scenario.subjects) * (WARM_UP_SECONDS + OVERHEAD_SECONDS + options.rounds * sample)
+    count = sum(is_asked_for(each, options) for each in scenario.subjects)
+    warm_up = WARM_UP_SECONDS * scenario.seconds
+    return count * (warm_up + OVERHEAD_SECONDS + options.rounds * sample)
+
+
+def is_asked_for(subject: str, options: Options) -> bool:
+    return subject not in OPTIONAL or getattr(options, subject) is not None
 
 
 def missing(scenario: Scenario | Program) -> str | None:
@@ -155,8 +161,7 @@ def _run_on_stage(
             wanted = [
                 each
                 for each in scenario.subjects
-                if (subjects is None or each in subjects)
-                and (each not in OPTIONAL or getattr(options, each) is not None)
+                if (subjects is None or each in subjects) and is_asked_for(each, options)
             ]
             if time.monotonic() > deadline:
                 outcome.skipped[scenario.name] = "out of time"

@@ -110,6 +110,7 @@ LOG_TCP: Final = 32         # a connection to a TCP tunnel: method "TCP", host "
 LOG_UDP: Final = 128        # a visitor of a UDP tunnel, from its first datagram to its last: method
 #   "UDP", host ":PORT", bytes of payload; the times as of TCP
 LOG_OPEN: Final = 64        # not finished: in a list of what is under way
+LOG_HTTP10: Final = 256     # the visitor spoke HTTP/1.0, not 1.1
 
 # Flags of a target.
 TARGET_TCP: Final = 1           # of a TCP tunnel: what ends by a reset is reset

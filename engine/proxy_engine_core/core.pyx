@@ -68,8 +68,8 @@ from proxy_engine_core.records import (
     EVENT_AUTH, EVENT_CONTROL, EVENT_DIAL_FAILED, EVENT_DRAINED, EVENT_DUMP,  # no-cython-lint
     EVENT_LINK_DOWN, EVENT_LINK_LOAD, EVENT_LINK_SPENT, EVENT_LINK_UP,  # no-cython-lint
     EVENT_PRESSURE, EVENT_REQUESTS_OPEN, EVENT_SLOW_TURN, EVENT_TARGET_FAILED,  # no-cython-lint
-    LOG_ABORTED, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED, LOG_TCP, LOG_TUNNEL,  # no-cython-lint
-    LOG_UDP,  # no-cython-lint
+    LOG_ABORTED, LOG_HTTP10, LOG_LOCAL, LOG_OPEN, LOG_RETRIED, LOG_REUSED,  # no-cython-lint
+    LOG_TCP, LOG_TUNNEL, LOG_UDP,  # no-cython-lint
     LogRecord,  # no-cython-lint
 )
 from proxy_engine_core.route_stats_table import (

@@ -39,6 +39,7 @@ LOG_LOCAL = 16
 LOG_TCP = 32
 LOG_OPEN = 64
 LOG_UDP = 128
+LOG_HTTP10 = 256
 
 LogFields = namedtuple("LogFields", (
     "time_us", "route", "device", "request_id", "visitor", "method", "host", "path", "status",

@@ -110,15 +110,15 @@ class Subscriber:
         self._dropped += count
         self._wake.set()
 
-    async def get(self) -> bytes:
-        """The next event, as JSON."""
+    async def get(self, most: int = 1) -> list[bytes]:
+        """The next events, as JSON, once there is one."""
         while not self._queue and not self._dropped:
             self._wake.clear()
             await self._wake.wait()
         if self._queue:
-            return self._queue.popleft()
+            return [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
         event, self._dropped = DroppedEvent(count=self._dropped), 0
-        return msgspec.json.encode(event)
+        return [msgspec.json.encode(event)]
 
 
 class LiveEvents:

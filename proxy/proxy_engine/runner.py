@@ -64,7 +64,10 @@ def make_engine(role: str, settings: Settings) -> Engine:
             for network in settings.trusted_proxy:
                 engine.trust(network)
             return engine
-        return Engine("agent", workers=settings.workers or 1, **settings.engine)
+        options = settings.engine
+        if settings.agent_admin is not None:
+            options = engine_options(settings) | options
+        return Engine("agent", workers=settings.workers or 1, **options)
     except ValueError as error:
         raise UsageError(str(error)) from None
     except OSError as error:

@@ -14,6 +14,9 @@ from tests.e2e.site import Site
 
 # Which cursors and names there are no schema can say, so "valid" data may be refused.
 LEFT_OUT = "positive_data_acceptance"
+# Two that take away the token it comes with, and all behind them would answer 401 and nothing else;
+# one that takes as long as it is asked to.
+APART = ("rotate_token", "revoke_token", "read_cpu_profile")
 EXAMPLES = 15  # for each operation
 SECONDS = 120
 
@@ -33,24 +36,35 @@ def test_what_is_no_http_is_a_problem_too(tmp_path: Path) -> None:
         site.close()
 
 
-@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.timeout(2 * SECONDS + 60)
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     # It tries wrong tokens all the time.
-    site = Site(tmp_path / "data", server_args=("--login-failures", "0"))
+    site = Site(tmp_path / "data", server_args=("--login-failures", "0", "--debug"))
     try:
         site.make_token("pi")
-        result = subprocess.run(
-            [
-                sys.executable, "-m", "schemathesis.cli", "run",
-                f"http://127.0.0.1:{site.admin_port}/openapi.json",
-                "--header", f"Authorization: Bearer {site.admin_token}",
-                "--checks", "all", "--exclude-checks", LEFT_OUT,
-                "--max-examples", str(EXAMPLES), "--seed", "1",
-                "--generation-database", "none", "--no-color",
-            ],
-            cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS + 30,
-        )  # fmt: skip
-        assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
-        assert "internal_error" not in result.stdout
+        others = [flag for name in APART for flag in ("--exclude-operation-id", name)]
+        assert "Authentication failed" not in schemathesis(site, *others)
+        for name in APART:
+            token = site.make_token(name, "--kind", "admin")
+            mode = "negative" if name == "read_cpu_profile" else "all"
+            schemathesis(site, "--include-operation-id", name, "--mode", mode, token=token)
     finally:
         site.close()
+
+
+def schemathesis(site: Site, *chosen: str, token: str = "") -> str:
+    """What it says when it found nothing."""
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "schemathesis.cli", "run",
+            f"http://127.0.0.1:{site.admin_port}/openapi.json",
+            "--header", f"Authorization: Bearer {token or site.admin_token}",
+            "--checks", "all", "--exclude-checks", LEFT_OUT,
+            "--max-examples", str(EXAMPLES), "--seed", "1",
+            "--generation-database", "none", "--no-color", *chosen,
+        ],
+        cwd=site.data_dir, capture_output=True, text=True, timeout=SECONDS + 30,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert "internal_error" not in result.stdout
+    return result.stdout

@@ -5,13 +5,15 @@ from __future__ import annotations
 import http.server
 import json
 import signal
+import sqlite3
 import threading
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from proxy_engine.storage.sqlite import database_path
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import run
+from tests.e2e.processes import Process, run
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 
@@ -98,6 +100,28 @@ def test_sighup_takes_over_what_can_change_and_keeps_the_last_good(tmp_path: Pat
         assert site.server.popen.poll() is None
     finally:
         site.close()
+
+
+def test_sighup_while_it_starts_is_answered_when_it_has(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    Site(data).close()
+    other = sqlite3.connect(database_path(data), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # for which the start waits
+    server = Process(
+        "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
+        "--data-dir", str(data),
+    )  # fmt: skip
+    try:
+        files = Path(f"/proc/{server.popen.pid}/fd")
+        wait_until(lambda: any(file.resolve() == database_path(data) for file in files.iterdir()))
+        server.signal(signal.SIGHUP)
+        other.execute("ROLLBACK")
+        server.log("listening")
+        assert server.log("settings reloaded")["changed"] == "nothing"
+        assert server.popen.poll() is None
+    finally:
+        server.end()
+        other.close()
 
 
 def test_what_changes_live_is_used_at_once(tmp_path: Path) -> None:

@@ -704,7 +704,9 @@ def test_a_response_body_that_stops_coming_is_cut_off() -> None:
         device.data(stream, b"HTTP/1.1 200 OK\r\n\r\nhalf")
         visitor.take_head()
         assert visitor.is_cut_off(), "an end without a length must not look like one"
-        assert server.log().reason == "body_timeout"
+        record = server.log()
+        assert record.reason == "body_timeout"
+        assert record.flags & core.LOG_HTTP10
 
 
 def test_a_tunnel_that_is_silent_is_closed() -> None:

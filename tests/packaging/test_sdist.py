@@ -7,6 +7,7 @@ earlier builds in it and hide what a fresh clone lacks.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -204,6 +205,9 @@ def test_wheel_carries_its_licence_its_command_and_its_fixtures(wheel: Path) -> 
         entries = archive.read(names["entry_points.txt"]).decode()
         assert "proxy-engine = proxy_engine.cli:main" in entries
         assert "[pytest11]\nproxy_engine.testing = proxy_engine.testing" in entries
+        about = archive.read(names["METADATA"]).decode()
+        assert "Provides-Extra: otlp\n" in about
+        assert re.search(r"^Requires-Dist: opentelemetry-proto.*; extra == .otlp.$", about, re.M)
 
 
 def test_every_extension_imports_from_a_clean_venv(installed: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("garbage", [b"this is not a database at all\n" * 100, b"x" * 4096])
 async def test_a_corrupt_database_is_one_clear_line(tmp_path: Path, garbage: bytes) -> None:
     (tmp_path / "db").write_bytes(garbage)
-    with pytest.raises(StorageError, match="not a database") as caught:
+    with pytest.raises(StorageError, match=r"not a database; put a backup in its place") as caught:
         await SqliteStore.open(tmp_path / "db")
     assert "\n" not in str(caught.value)
     assert (tmp_path / "db").read_bytes() == garbage
@@ -121,7 +121,7 @@ async def test_a_database_with_a_torn_page_is_reported_not_raised_raw(tmp_path: 
     data = bytearray((tmp_path / "db").read_bytes())
     data[PAGE_SIZE:] = b"\xff" * (len(data) - PAGE_SIZE)
     (tmp_path / "db").write_bytes(data)
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError, match="malformed; put a backup in its place"):
         opened = await SqliteStore.open(tmp_path / "db")
         try:
             await opened.tokens()

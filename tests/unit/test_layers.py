@@ -39,6 +39,7 @@ CONTROL_PLANE = {
         *(*COMPOSED, "api", "metrics", "agent", "links", "requests", "storage", "cache"),
         *("tunnels", "tls"),
     ),
+    "agent_admin": (*COMPOSED, "api", "links", "requests", "storage", "cache"),
     "api": ("cli", "demo", "library", "testing", "agent", "apps"),
     "diagnosis": (*COMPOSED, "api", "metrics", "agent", "links", "requests", "cache", "tunnels"),
     "metrics": (*COMPOSED, "api", "agent"),

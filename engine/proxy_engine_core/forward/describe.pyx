@@ -8,7 +8,8 @@ from proxy_engine_core.forward.client cimport CLIENT_KEY_TRUSTED, find_client
 from proxy_engine_core.forward.request_id cimport REQUEST_ID_SIZE, request_id_write
 from proxy_engine_core.forward.trace cimport trace_note
 from proxy_engine_core.forward.transaction cimport (
-    LOG_HOST_SIZE_MAX, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, Transaction, Visitor, server_of,
+    LOG_HOST_SIZE_MAX, LOG_HTTP10, LOG_METHOD_SIZE_MAX, LOG_PATH_SIZE_MAX, Transaction, Visitor,
+    server_of,
 )
 from proxy_engine_core.http1.head cimport (
     HEAD_ACCEPTS_HTML, HEAD_KEEP_ALIVE, HEAD_TRACEPARENT, Head, Span,
@@ -34,6 +35,8 @@ cdef void describe(Visitor *visitor, const Head *head) noexcept nogil:
     cdef Worker *worker = visitor.conn.worker
     transaction.method = head.method
     transaction.minor_version = head.minor_version
+    if head.minor_version == 0:
+        transaction.log_flags |= LOG_HTTP10
     transaction.keep_alive = head.flags & HEAD_KEEP_ALIVE
     transaction.is_last = not transaction.keep_alive
     if (

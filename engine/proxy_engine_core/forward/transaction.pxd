@@ -73,6 +73,7 @@ cdef enum LogFlag:                        # core.pyi LOG_*
     LOG_TCP = 32
     LOG_OPEN = 64                         # not finished: in a list of what is under way
     LOG_UDP = 128
+    LOG_HTTP10 = 256                      # the visitor spoke HTTP/1.0
 
 cdef enum:
     LOG_METHOD_SIZE_MAX = 24

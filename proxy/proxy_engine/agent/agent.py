@@ -163,8 +163,22 @@ class Agent:
         self.ended = asyncio.Event()
 
     @property
-    def _authority(self) -> str:
+    def authority(self) -> str:
+        """Of the server that it has links to, or tries next."""
         return self._servers.server.authority
+
+    @property
+    def links_serving(self) -> int:
+        return sum(keeper.is_serving for keeper in self._keepers)
+
+    @property
+    def public(self) -> list[control.PublicTunnel]:
+        """Its tunnels, as the server last said."""
+        return self._public or []
+
+    @property
+    def is_ending(self) -> bool:
+        return self._is_ending
 
     @property
     def _has_tcp(self) -> bool:
@@ -250,7 +264,7 @@ class Agent:
         self._offered = max(1, min(links, self._links_max))
 
     def link_registered(self, keeper: LinkKeeper, record: control.Registered, version: int) -> str:
-        serving = sum(other.is_serving for other in self._keepers)
+        serving = self.links_serving
         if self._announced.tunnels and not record.tunnels:
             if record.refused and all(item.code in PASSING for item in record.refused):
                 return record.refused[0].code
@@ -265,9 +279,9 @@ class Agent:
                 if tunnel.disabled:
                     _log.warning("tunnel is disabled by the server", tunnel=tunnel.name)
             what = "tunnels changed" if keeper.has_answer else "connected"
-            _log.info(what, server=self._authority, tunnels=len(record.tunnels))
+            _log.info(what, server=self.authority, tunnels=len(record.tunnels))
         elif not keeper.has_answer:
-            _log.info("one more link", server=self._authority, links=serving)
+            _log.info("one more link", server=self.authority, links=serving)
         if record.tunnels != self._public:
             self._public = record.tunnels
             self._announce(record.tunnels)
@@ -335,10 +349,10 @@ class Agent:
     def report(self, keeper: LinkKeeper, failure: ConnectError) -> None:
         if self._is_serving():
             what = "a link is down, the others serve"
-            _log.warning(what, server=self._authority, link=keeper.number, reason=failure)
+            _log.warning(what, server=self.authority, link=keeper.number, reason=failure)
         else:
             what = "not connected, trying again"
-            _log.warning(what, server=self._authority, reason=failure)
+            _log.warning(what, server=self.authority, reason=failure)
             self._watch.trying(failure)
 
     def fail(self, *errors: ConnectError | TunnelError) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from proxy_engine.settings.config import Settings
     from proxy_engine.settings.tunnel_config import TunnelConfig
     from proxy_engine.values import Address
+    from proxy_engine_core.core import Event
 
 _log = logs.get("tls")
 
@@ -82,7 +83,13 @@ class ComposedAgent:
             links_max=settings.links,
             is_configurable=settings.allow_remote_config,
         )
-        self._runner = EngineRunner(self.engine, self.agent.on_event)
+        self.on_event: Callable[[Event], None] | None = None  # told of the engine's events, too
+        self._runner = EngineRunner(self.engine, self._event)
+
+    def _event(self, event: Event) -> None:
+        self.agent.on_event(event)
+        if self.on_event is not None:
+            self.on_event(event)
 
     def start(self) -> None:
         self._runner.start()

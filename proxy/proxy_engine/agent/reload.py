@@ -38,7 +38,8 @@ RESTART = frozenset(
     {
         *("server", "proxy", "token", "token_file", "device", "transport", "links", "pool"),
         *("ca", "crl", "pin", "server_name", "cert", "key", "tls_min_version"),
-        *("workers", "engine"),
+        *("workers", "engine", "debug", "watchdog"),
+        *("agent_admin", "agent_admin_token", "agent_admin_token_file"),
     }
 )
 LEAVE_SECONDS = 2.0  # that the target of a tunnel that went is kept: visitors are on their way

@@ -17,6 +17,7 @@ from proxy_engine.storage import DeviceEvent
 from proxy_engine.tls.certificate_names import NAMES_MAX, check_names
 
 routes = Routes("devices", "The machines behind the tunnels.")
+SETTLED = ("labels", "is_blocked", "certificate_names")  # the rest moves with its links
 MISSING = {404: "there is no such device"}
 TAKEN = {409: "a device has this name"}
 BOUND = {409: "a device has this name, or this name of a certificate"}
@@ -138,13 +139,13 @@ async def create_device(call: Call, body: NewDevice) -> Device:
     return _device(call, device, {})
 
 
-@routes.get("/api/v1/devices/{name}", problems=MISSING, etag=True)
+@routes.get("/api/v1/devices/{name}", problems=MISSING, etag=True, settled=SETTLED)
 async def read_device(call: Call, path: Named) -> Device:
     """One device."""
     return _device(call, await _find(call, path.name), await _owners(call))
 
 
-@routes.patch("/api/v1/devices/{name}", problems={**MISSING, **BOUND})
+@routes.patch("/api/v1/devices/{name}", problems={**MISSING, **BOUND}, etag=True, settled=SETTLED)
 async def change_device(call: Call, path: Named, body: DeviceChange) -> Device:
     """Rename, label, block or unblock a device, or bind names of certificates to it.
 
@@ -175,7 +176,7 @@ async def kick_device(call: Call, path: Named) -> Device:
     return await _changed(call, changed)
 
 
-@routes.delete("/api/v1/devices/{name}", problems=MISSING)
+@routes.delete("/api/v1/devices/{name}", problems=MISSING, etag=True)
 async def delete_device(call: Call, path: Named) -> None:
     """Delete a device with its tunnels, its history and the tokens that are for it alone."""
     if not await call.service.store.device_delete(path.name):

@@ -77,29 +77,22 @@ class Dispatcher:
 
     async def _checked(self, route: Route, ask: Ask) -> Answer:
         try:
+            arguments = _arguments(route, ask)  # RFC 9110, 13.2.1: what is wrong anyway comes first
             wanted = ask.headers.get("if-match")
             tagged = self._tagged.get(route.path)
             if wanted is None or tagged is None or tagged is route:
-                return await self._run(route, ask)
+                return await self._run(route, ask, arguments)
             async with self._changing:
-                now = await self._run(tagged, ask._replace(headers={}, query=(), body=b""))
-                if now.status == 200 and not _is_among(now.headers["ETag"], wanted):
+                reading = ask._replace(headers={}, query=(), body=b"")
+                now = await self._run(tagged, reading, _arguments(tagged, reading))
+                if now.status == 200 and not _is_same_state(now.headers["ETag"], wanted):
                     raise Problem(412, "changed_meanwhile", "it is not what If-Match names")
-                return await self._run(route, ask)
+                return await self._run(route, ask, arguments)
         except Exception as error:
             return problem_answer(problem_of(error, f"{route.method} {route.path}"))
 
-    async def _run(self, route: Route, ask: Ask) -> Answer:
+    async def _run(self, route: Route, ask: Ask, arguments: dict[str, Any]) -> Answer:
         call = Call(self._service, ask.actor, ask.peer, ask.headers)
-        arguments: dict[str, Any] = {}
-        if route.path_type is not None:
-            arguments["path"] = _texts(route.path_type, list(ask.path.items()), "bad_path")
-        if route.query_type is not None:
-            arguments["query"] = _texts(route.query_type, ask.query, "bad_query")
-        elif ask.query:
-            raise Problem(400, "bad_query", f'there is no parameter "{ask.query[0][0]}" here')
-        if route.body_type is not None:
-            arguments["body"] = _body(route.body_type, ask)
         if route.scope == "write":
             result = await self._write(route, call, arguments)
         else:
@@ -127,6 +120,20 @@ class Dispatcher:
 def problem_answer(problem: Problem) -> Answer:
     kind = {"Content-Type": "application/problem+json"}
     return Answer(problem.status, {**HEADERS, **kind, **problem.headers}, problem.body())
+
+
+def _arguments(route: Route, ask: Ask) -> dict[str, Any]:
+    """Of the route's handler. Raises Problem."""
+    arguments: dict[str, Any] = {}
+    if route.path_type is not None:
+        arguments["path"] = _texts(route.path_type, list(ask.path.items()), "bad_path")
+    if route.query_type is not None:
+        arguments["query"] = _texts(route.query_type, ask.query, "bad_query")
+    elif ask.query:
+        raise Problem(400, "bad_query", f'there is no parameter "{ask.query[0][0]}" here')
+    if route.body_type is not None:
+        arguments["body"] = _body(route.body_type, ask)
+    return arguments
 
 
 _hints = functools.cache(get_type_hints)  # of a route's structs; they take longer than the rest
@@ -179,12 +186,30 @@ def _encode(route: Route, call: Call, result: Any, known: str | None) -> Answer:
     body = msgspec.json.encode(result) + b"\n"
     headers["Content-Type"] = "application/json"
     if route.has_etag and status == 200:
-        headers["ETag"] = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-        headers["Cache-Control"] = "no-cache"  # kept by who asks, and asked for each time
-        if known is not None and _is_among(headers["ETag"], known):
-            del headers["Content-Type"]
-            return Answer(304, headers)
+        headers["ETag"] = _etag(route, result, body)
+        if route.method == "GET":
+            headers["Cache-Control"] = "no-cache"  # kept by who asks, and asked for each time
+            if known is not None and _is_among(headers["ETag"], known):
+                del headers["Content-Type"]
+                return Answer(304, headers)
     return Answer(status, headers, body)
+
+
+def _etag(route: Route, result: Any, body: bytes) -> str:
+    """Of all there is to see and, behind a hyphen, of what only changes change."""
+    parts = [body]
+    if route.settled:
+        parts.append(msgspec.json.encode([getattr(result, name) for name in route.settled]))
+    return '"' + "-".join(hashlib.blake2b(part, digest_size=12).hexdigest() for part in parts) + '"'
+
+
+def _is_same_state(etag: str, listed: str) -> bool:
+    """Whether nobody has changed it meanwhile: counts and times may have moved on."""
+    return _is_among(_state(etag), ",".join(map(_state, listed.split(","))))
+
+
+def _state(etag: str) -> str:
+    return etag.strip().removeprefix("W/").strip('"').rpartition("-")[2]
 
 
 def _is_among(etag: str, listed: str) -> bool:

@@ -9,6 +9,7 @@ new token holds its secret: they do not outlive the process.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 KEEP = 24 * 3600.0  # seconds an answer is remembered
 KEYS_MAX = 4096  # remembered at once; the oldest goes first
 KEY_LENGTH_MAX = 255
+_KEY = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 T = TypeVar("T")
 
 
@@ -53,8 +55,8 @@ class Idempotency(Generic[T]):
             is_final: whether an answer is to be remembered; a failure may be tried again.
         Raises: Problem.
         """
-        if not 1 <= len(key) <= KEY_LENGTH_MAX or not key.isascii() or not key.isprintable():
-            length = f"1 to {KEY_LENGTH_MAX} printable ASCII characters"
+        if not _KEY.fullmatch(key):
+            length = f"1 to {KEY_LENGTH_MAX} visible ASCII characters"
             raise Problem(400, "bad_idempotency_key", f"an idempotency key is {length}")
         now = self._clock()
         self._expire(now)

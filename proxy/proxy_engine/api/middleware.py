@@ -26,6 +26,10 @@ ACTOR: web.RequestKey[Token] = web.RequestKey("actor", Token)
 ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 TOKEN_SUBPROTOCOL = "bearer."
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_DETAILS = {  # of what the router says by itself
+    404: "there is nothing at {0.path}",
+    405: "{0.method} is not for {0.path}; Allow says what is",
+}
 
 
 REQUEST_ID = "X-Request-Id"
@@ -42,8 +46,9 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
         return await handler(request)
 
 
-async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+async def name_answer(request: web.Request, response: web.StreamResponse) -> None:
     """As an answer begins."""
+    response.headers["Server"] = "proxy-engine"  # and not what it is made of
     if ID in request:
         response.headers[REQUEST_ID] = request[ID]
 
@@ -55,7 +60,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         code = (error.reason or "error").lower().replace(" ", "_")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        problem = Problem(error.status, code, error.text or "", headers)
+        detail = _DETAILS.get(error.status, error.text or code).format(request)
+        problem = Problem(error.status, code, detail, headers)
     except Exception as error:
         problem = problem_of(error, f"{request.method} {request.path}")
     answer = problem_answer(problem)
@@ -95,19 +101,20 @@ async def admin_only(request: web.Request, handler: Handler) -> web.StreamRespon
     secret = tokens.bearer(request.headers.get("Authorization")) or _token_of(request)
     if secret is None:
         raise Problem(401, "no_token", "send Authorization: Bearer ADMIN_TOKEN", CHALLENGE)
-    service, peer, now = request.app[SERVER], request.remote or "", time.time()
+    service, peer = request.app[SERVER], request.remote or ""
     if not service.cache.is_familiar(tokens.digest(secret)):
-        wait = service.guard.wait(peer, now)
+        wait = service.guard.wait(peer, time.monotonic())
         if wait:
             retry = {"Retry-After": str(math.ceil(wait))}
             raise Problem(429, "too_many_logins", "too many failed logins from here", retry)
     token = await tokens.find(service.cache, secret)
-    code = tokens.refusal(token, now)
+    code = tokens.refusal(token, time.time())
     if code is not None or token is None:
-        service.guard.fail(peer, now)
+        service.guard.fail(peer, time.monotonic())
         raise Problem(401, code or "unknown_token", "this token opens nothing", CHALLENGE)
     if token.kind != "admin":
         raise Problem(403, "wrong_kind", "this is a device token; the API needs an admin token")
+    service.links.registry.token_used(token.id)
     request[ACTOR] = token
     return await handler(request)
 

@@ -42,6 +42,21 @@ _IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "description": "change it only if nobody has since it had this ETag",
+    "schema": {"type": "string"},
+}
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "answer 304 if it still has this ETag",
+    "schema": {"type": "string"},
+}
+
 
 def document(topics: Sequence[Routes] = TOPICS) -> dict[str, Any]:
     routes = [route for topic in topics for route in topic]
@@ -109,10 +124,12 @@ def _operation(route: Route, schemas: dict[str, Any], components: dict[str, Any]
             parameters += _parameters(place, components[kind.__name__])
     if route.method == "POST":
         parameters.append(_IDEMPOTENCY_KEY)
+    if route.has_etag:
+        parameters.append(_IF_NONE_MATCH if route.method == "GET" else _IF_MATCH)
     answers: dict[str, Any] = {}
     for status, when in {route.status: "", **route.also}.items():
         answers[str(status)] = _answer(route, when or HTTPStatus(status).phrase, schemas)
-    if route.has_etag:
+    if route.has_etag and route.method == "GET":
         answers["304"] = {"description": "still as If-None-Match has it"}
     for status, when in sorted(statuses(route).items()):
         answers.setdefault(
@@ -152,7 +169,7 @@ def _answer(route: Route, description: str, schemas: dict[str, Any]) -> dict[str
         answer["x-messages"] = schemas[repr(route.messages)]
     elif route.result_type is not None:
         answer["content"] = {"application/json": {"schema": schemas[repr(route.result_type)]}}
-    if route.has_etag:
+    if route.has_etag and route.result_type is not None:
         answer["headers"] = {"ETag": {"schema": {"type": "string"}}}
     return answer
 

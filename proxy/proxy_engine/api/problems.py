@@ -64,7 +64,7 @@ def problem_of(error: Exception, where: str) -> Problem:
         wait = {"Retry-After": STORE_RETRY_AFTER}
         return Problem(503, "store_failed", "the store can not be used now", wait)
     if isinstance(error, NameTaken):
-        return Problem(409, "name_taken", str(error) or "this name is in use already")
+        return Problem(409, "name_taken", str(error))
     if isinstance(error, ProxyEngineError):
         return Problem(422, "bad_value", str(error))
     failures.bug(_log, "api", "handler failed", error, request=where)

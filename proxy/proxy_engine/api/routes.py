@@ -65,6 +65,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     problems: Mapping[int, str]  # beside those that every route has
     also: Mapping[int, str]  # statuses that answer with result_type too
     has_etag: bool
+    settled: tuple[str, ...]  # fields that If-Match is about; none: all
 
     @property
     def name(self) -> str:
@@ -107,6 +108,7 @@ class Routes(list[Route]):
         media_types: tuple[str, ...] = (),
         messages: Any = None,
         etag: bool = False,
+        settled: tuple[str, ...] = (),
     ) -> Callable[[_Handler], _Handler]:
         """Options of a route.
 
@@ -118,6 +120,8 @@ class Routes(list[Route]):
             media_types: of the Stream it returns.
             messages: structs that are sent after the Upgrade it returns, as JSON.
             etag: the answer has an ETag, and changes of the same path heed If-Match.
+            settled: fields of the answer that only a change changes; whatever the others say
+                meanwhile, If-Match holds. None: all are.
         """
 
         def add(handler: _Handler) -> _Handler:
@@ -143,6 +147,7 @@ class Routes(list[Route]):
                     problems=problems or {},
                     also=also or {},
                     has_etag=etag,
+                    settled=settled,
                 )
             )
             return handler

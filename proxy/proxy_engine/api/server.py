@@ -19,10 +19,10 @@ from proxy_engine.api.dispatch import BODY_MAX, Answer, Ask, Dispatcher, problem
 from proxy_engine.api.middleware import (
     ACTOR,
     SERVER,
-    add_request_id,
     admin_only,
     errors,
     known_hosts,
+    name_answer,
     request_ids,
 )
 from proxy_engine.api.pages import add_pages
@@ -49,7 +49,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def create_app(service: Service) -> web.Application:
     around = [request_ids, errors, known_hosts, admin_only]
     app = web.Application(middlewares=around, client_max_size=BODY_MAX)
-    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.append(name_answer)
     app[SERVER] = service
     app[SOCKETS] = set()
     app.on_shutdown.append(close_all)

@@ -16,7 +16,7 @@ from proxy_engine.api.routes import Call, Routes
 from proxy_engine.errors import UsageError
 from proxy_engine.grants import Port
 from proxy_engine.links.pushes import NotPushed
-from proxy_engine.storage import DomainTaken, NameTaken, PortTaken
+from proxy_engine.storage import DomainTaken, PortTaken
 from proxy_engine.tunnels.changes import NewOptions, ShownOptions, changed, shown
 from proxy_engine.tunnels.options import (
     DOMAINS_MAX,
@@ -35,6 +35,8 @@ from proxy_engine.values import parse_address
 routes = Routes("tunnels", "The public names, who serves them, and what is to happen there.")
 MISSING = {404: "there is no such tunnel"}
 CHANGED = {412: "it is not what If-Match names any more"}
+# What operators change; the rest moves with the agent.
+SETTLED = ("domains", "is_enabled", "maintenance", "target", "options")
 TAKEN = {409: "another tunnel has this name, port or domain"}
 CHANGE_TRIES = 4  # when somebody else changes it at the same moment
 Domains = Annotated[list[DomainName], msgspec.Meta(max_length=DOMAINS_MAX)]
@@ -166,8 +168,6 @@ async def create_tunnel(call: Call, body: NewTunnel) -> Tunnel:
     )
     try:
         tunnel = await call.service.store.tunnel_add(wanted)
-    except NameTaken:
-        raise Problem(409, "name_taken", f'there is a tunnel "{body.name}" already') from None
     except PortTaken as error:
         raise Problem(409, "port_taken", f"another tunnel has the port {error}") from None
     except DomainTaken as error:
@@ -177,13 +177,13 @@ async def create_tunnel(call: Call, body: NewTunnel) -> Tunnel:
     return _shown(call, tunnel, names)
 
 
-@routes.get("/api/v1/tunnels/{name}", problems=MISSING, etag=True)
+@routes.get("/api/v1/tunnels/{name}", problems=MISSING, etag=True, settled=SETTLED)
 async def read_tunnel(call: Call, path: TunnelPath) -> Tunnel:
     """One tunnel."""
     return _shown(call, await _find(call, path.name), await _device_names(call))
 
 
-@routes.patch("/api/v1/tunnels/{name}", problems={**MISSING, **TAKEN, **CHANGED})
+@routes.patch("/api/v1/tunnels/{name}", problems={**MISSING, **TAKEN}, etag=True, settled=SETTLED)
 async def change_tunnel(call: Call, path: TunnelPath, body: TunnelChange) -> Tunnel:
     """Change options, domains, maintenance, or whether it is enabled.
 
@@ -275,7 +275,7 @@ async def set_target(call: Call, path: TunnelPath, body: NewTarget) -> Tunnel:
     )
 
 
-@routes.delete("/api/v1/tunnels/{name}", problems={**MISSING, **CHANGED})
+@routes.delete("/api/v1/tunnels/{name}", problems=MISSING, etag=True)
 async def delete_tunnel(call: Call, path: TunnelPath) -> None:
     """Delete a tunnel, its options and its domains.
 

@@ -50,11 +50,13 @@ class SharedLogins:
         publish: Callable[[bytes], None],
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sealer = sealer
         self._guard = guard
         self._publish = publish
         self._clock = clock
+        self._monotonic = monotonic
         self._name = sealer.channel("logins")
         self._node = secrets.token_bytes(8)
         self._number = 0
@@ -88,8 +90,7 @@ class SharedLogins:
         if data is None:
             return
         message = self._decoder.decode(data)
-        now = self._clock()
-        if message.node == self._node or abs(now - message.at) > OLD:
+        if message.node == self._node or abs(self._clock() - message.at) > OLD:
             return
         if message.number <= self._last.get(message.node, 0):
             return
@@ -97,6 +98,7 @@ class SharedLogins:
         self._last.move_to_end(message.node)
         if len(self._last) > NODES_MAX:
             self._last.popitem(last=False)
+        now = self._monotonic()
         for key, count in message.failures.items():
             self._guard.failed_elsewhere(key, count, now)
 

@@ -18,6 +18,7 @@ from proxy_engine.cli.parser import (
 
 if TYPE_CHECKING:
     from proxy_engine.agent.tunnels import AgentTunnel
+    from proxy_engine.cli.signals import Hangups
     from proxy_engine.control import PublicTunnel
     from proxy_engine.settings.config import Settings
 
@@ -102,6 +103,26 @@ def add_parser(verbs: Any) -> None:
     add_setting(
         parser, "pool", metavar="N", help="direct connections for TCP kept ready, 0: none [64]"
     )
+    add_setting(
+        parser,
+        "agent_admin",
+        flag="--admin",
+        metavar="HOST:PORT",
+        help="serve /livez, /readyz, /health and /metrics of this agent here [nowhere]",
+    )
+    add_setting(
+        parser,
+        "agent_admin_token_file",
+        flag="--admin-token-file",
+        metavar="FILE",
+        help="... to who has this token; needed where others can reach it",
+    )
+    add_setting(
+        parser,
+        "debug",
+        action=argparse.BooleanOptionalAction,
+        help="serve /debug/ there: profiles, dumps, what was slow",
+    )
     add_process(parser, "agent")
     add_common(parser, run)
 
@@ -130,6 +151,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from proxy_engine.cli.signals import Hangups
+
+    hangups = Hangups()
     chosen = settings(args)
     from proxy_engine.agent.reload import check_services
     from proxy_engine.errors import UsageError
@@ -141,11 +165,12 @@ def run(args: argparse.Namespace) -> int:
     from proxy_engine.runner import run_async
 
     with process(chosen.log_format, chosen.log_level):
-        return run_async(_connect(chosen, lambda: settings(args)))
+        return run_async(_connect(chosen, lambda: settings(args), hangups))
 
 
-async def _connect(chosen: Settings, load: Callable[[], Settings]) -> int:
+async def _connect(chosen: Settings, load: Callable[[], Settings], hangups: Hangups) -> int:
     import asyncio
+    from contextlib import AsyncExitStack
 
     from proxy_engine.agent.composed import ComposedAgent
     from proxy_engine.agent.reload import Reloader
@@ -158,9 +183,15 @@ async def _connect(chosen: Settings, load: Callable[[], Settings]) -> int:
         chosen, announce=lambda public: _announce(composed.settings, composed.tunnels, public)
     )
     reloader = Reloader(composed, load)
-    signals.on_hangup(reloader.reload)
-    composed.start()
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(composed.close)
+        stack.push_async_callback(reloader.close)
+        if chosen.agent_admin is not None:
+            from proxy_engine.agent_admin.server import AgentAdmin
+
+            await stack.enter_async_context(AgentAdmin(composed).running())
+        composed.start()
+        hangups.answer(reloader.reload)
         agent = composed.agent
         stop = asyncio.create_task(signals.first())
         ended = asyncio.create_task(agent.ended.wait())
@@ -172,9 +203,6 @@ async def _connect(chosen: Settings, load: Callable[[], Settings]) -> int:
         # Even an agent that was replaced has requests under way that can still be answered.
         code = await signals.finish(composed.drain(composed.settings.grace))
         return EXIT_OK if code == EXIT_OK and not agent.failure else EXIT_FAILURE
-    finally:
-        await reloader.close()
-        await composed.close()
 
 
 def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicTunnel]) -> None:

@@ -12,6 +12,7 @@ from proxy_engine.cli.parser import add_common, add_process, add_setting, add_st
 
 if TYPE_CHECKING:
     from proxy_engine.app import Server
+    from proxy_engine.cli.signals import Hangups
     from proxy_engine.settings.config import Loaded
     from proxy_engine.tokens import FirstRun
 
@@ -238,15 +239,18 @@ def _add_otlp(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from proxy_engine.cli.signals import Hangups
+
+    hangups = Hangups()
     chosen = loaded(args, standard=True)
     from proxy_engine.cli.output import process
     from proxy_engine.runner import run_async
 
     with process(chosen.settings.log_format, chosen.settings.log_level):
-        return run_async(_serve(chosen, lambda: loaded(args, standard=True)))
+        return run_async(_serve(chosen, lambda: loaded(args, standard=True), hangups))
 
 
-async def _serve(chosen: Loaded, load: Callable[[], Loaded]) -> int:
+async def _serve(chosen: Loaded, load: Callable[[], Loaded], hangups: Hangups) -> int:
     from proxy_engine import logs
     from proxy_engine.app import Server
     from proxy_engine.cli.signals import Signals
@@ -255,7 +259,7 @@ async def _serve(chosen: Loaded, load: Callable[[], Loaded]) -> int:
     async with Server(chosen.settings, sources=chosen.sources, load=load) as server:
         if server.first_run is not None:
             _show_first_run(server, server.first_run)
-        signals.on_hangup(server.reload_or_log)
+        hangups.answer(server.reload_or_log)
         await signals.first()
         code = await signals.finish(server.drain(server.settings.grace))
     logs.get("server").info("stopped")

@@ -13,6 +13,24 @@ from proxy_engine.errors import EXIT_FAILURE, EXIT_OK
 _log = logs.get("cli")
 
 
+class Hangups:
+    """SIGHUP, from the first moment of a program on: whoever tells it to reload while it starts
+    must not end it, and is not forgotten."""
+
+    def __init__(self) -> None:
+        self._is_one_waiting = False
+        signal.signal(signal.SIGHUP, self._wait)
+
+    def _wait(self, *_: object) -> None:
+        self._is_one_waiting = True
+
+    def answer(self, reload: Callable[[], object]) -> None:
+        """From now on, in the running loop."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        if self._is_one_waiting:
+            reload()
+
+
 class Signals:
     def __init__(self) -> None:
         self._first = asyncio.Event()
@@ -23,10 +41,6 @@ class Signals:
 
     def _on_signal(self) -> None:
         (self._second if self._first.is_set() else self._first).set()
-
-    @staticmethod
-    def on_hangup(reload: Callable[[], object]) -> None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
     async def first(self) -> None:
         await self._first.wait()

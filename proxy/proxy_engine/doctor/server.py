@@ -19,6 +19,7 @@ from proxy_engine.doctor import machine, names
 from proxy_engine.doctor.certificates import certificates
 from proxy_engine.doctor.finding import Finding, Findings, error, ok, skipped, warning
 from proxy_engine.errors import ProxyEngineError, StorageError, UsageError, error_text
+from proxy_engine.otlp.service import urls as otlp_urls
 from proxy_engine.runner import usable_cores
 from proxy_engine.settings.config import secret
 from proxy_engine.storage.opening import open_store
@@ -45,6 +46,7 @@ def check(settings: Settings) -> Findings:
     yield store(settings)
     yield machine.disk(settings.data_dir)
     yield from redis(settings)
+    yield from collector(settings)
     yield from certificates(settings, time.time())
 
 
@@ -209,3 +211,20 @@ def redis(settings: Settings) -> Findings:
             f"{where}: {error_text(problem)}",
             "the server works without it, and asks the store instead: docs/redis.md",
         )
+
+
+def collector(settings: Settings) -> Findings:
+    """Of OpenTelemetry."""
+    parts = [urlsplit(url) for url in otlp_urls(settings).values()]
+    ports = {"http": 80, "https": 443}
+    for host, port in sorted({(x.hostname or "", x.port or ports[x.scheme]) for x in parts}):
+        where = f"{host}:{port}"
+        try:
+            socket.create_connection((host, port), TIMEOUT).close()
+            yield ok("otlp", f"{where} can be reached")
+        except OSError as problem:
+            yield warning(
+                "otlp",
+                f"{where}: {error_text(problem)}",
+                "the server works without it, metrics and spans are lost: docs/otlp.md",
+            )

@@ -202,7 +202,8 @@ class Server:
                 raise UsageError(f'"{topic}" is no topic: {", ".join(live_events.TOPICS)}')
         with self._running().events.subscribe(frozenset(chosen)) as subscriber:
             while True:
-                yield _event.decode(await subscriber.get())
+                for event in await subscriber.get():
+                    yield _event.decode(event)
 
     # Tokens
 
@@ -243,8 +244,8 @@ class Server:
                 scopes=grants.parse_scopes(scopes),
                 limits=grants.parse_limits(limits),
             )
-        except NameTaken:
-            raise UsageError(f'there is a token "{name}" already', reason="name_taken") from None
+        except NameTaken as error:
+            raise UsageError(str(error), reason="name_taken") from None
         except ValueError as error:
             raise UsageError(f"expires_in: {error}") from None
         await server.access_changed()

@@ -75,6 +75,7 @@ class Admission:
         joined: Joined,
         hooks: Manager,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         needs_certificate: Callable[[], bool] = lambda: False,
     ) -> None:
         """Args:
@@ -92,6 +93,7 @@ class Admission:
         self._joined = joined
         self._hooks = hooks
         self._clock = clock
+        self._monotonic = monotonic
         self._asking: list[Ask] = []  # not looked at yet
         self._is_answering = False
         self._unknown: list[tuple[Ask, _Request]] = []  # the store has to be asked about them
@@ -211,7 +213,7 @@ class Admission:
         if secret is None:
             raise Refusal(401, "no_token", "send Authorization: Bearer TOKEN", CHALLENGE)
         if not self._cache.is_familiar(tokens.digest(secret)):
-            wait = self._guard.wait(ask.peer, self._clock())
+            wait = self._guard.wait(ask.peer, self._monotonic())
             if wait:
                 message = "too many failed logins from this address"
                 retry = {"Retry-After": str(math.ceil(wait))}
@@ -244,7 +246,7 @@ class Admission:
                 "expired_token": "the token has expired",
                 "revoked_token": "the token was revoked",
             }.get(code or "", "the token is not known here")
-            self._guard.fail(ask.peer, self._clock())
+            self._guard.fail(ask.peer, self._monotonic())
             raise Refusal(401, code or "unknown_token", message, CHALLENGE)
         return token
 

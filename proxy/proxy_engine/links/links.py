@@ -120,6 +120,7 @@ class Links:
             joined=self._joined,
             hooks=hooks,
             clock=clock,
+            monotonic=monotonic,
             needs_certificate=needs_certificate,
         )
         self._ports = ports or Ports(engine, table)

@@ -4,7 +4,7 @@ A 256-bit token is never guessed, but guesses cost work. Of an address that has 
 no unknown token is looked up any more for a while; who is known already (cache/) comes
 in all the same, so that one broken device does not lock out the others behind its NAT.
 
-Pure: the time is passed in.
+Pure: the time is passed in, monotonic: a wall clock that is set back would make addresses wait.
 """
 
 from __future__ import annotations

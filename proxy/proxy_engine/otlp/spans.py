@@ -12,6 +12,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2 as proto
 from proxy_engine.otlp.attributes import SCOPE, Value, put
 from proxy_engine_core.core import (
     LOG_ABORTED,
+    LOG_HTTP10,
     LOG_LOCAL,
     LOG_RETRIED,
     LOG_TCP,
@@ -94,7 +95,7 @@ class SpanEncoder:
             yield "http.response.status_code", record.status
             yield "proxy_engine.answered_by", "proxy" if record.flags & LOG_LOCAL else "target"
         yield "network.protocol.name", "http"
-        yield "network.protocol.version", "1.1"
+        yield "network.protocol.version", "1.0" if record.flags & LOG_HTTP10 else "1.1"
         yield from _server(record.host)
         yield "http.request.size", record.bytes_in
         yield "http.response.size", record.bytes_out

@@ -43,6 +43,7 @@ MEMORY_BYTES_MAX = 32 << 20  # queued and waiting: more is dropped
 RETRY_INTERVAL = 2.0  # seconds, after the store failed
 CLOSE_SECONDS = 5.0  # for the store, when the program ends
 TRIM_EVERY_ROWS = 10_000
+TRIM_EVERY_SECONDS = 300.0  # ... and what is too old though nothing new comes
 
 _T = TypeVar("_T")
 _log = logs.get("request_log")
@@ -87,6 +88,7 @@ class RequestLog:
         self._closing = asyncio.Event()
         self._last = asyncio.Event()  # ... and nothing more will be ready
         self._tasks: list[asyncio.Task[None]] = []
+        self._ageing: asyncio.Task[None] | None = None
         self._is_unsure = False  # the next batch may be in the store already
         self._since_trim = TRIM_EVERY_ROWS  # trim at the first write too
         self.written = 0
@@ -127,6 +129,8 @@ class RequestLog:
             asyncio.create_task(self._write_out(), name="request-log-out"),
         ]
 
+        self._ageing = asyncio.create_task(self._trim_old(), name="request-log-age")
+
     def put(self, batch: bytes) -> None:
         """Queue packed records, all of them or, when memory is full, none."""
         if self._queue_bytes + self._ready_bytes + len(batch) > self._memory_max:
@@ -141,6 +145,8 @@ class RequestLog:
     async def close(self) -> None:
         """Write what is queued, to the store or, if that fails or takes too long, to the
         journal, where the next run finds it."""
+        if self._ageing is not None:
+            self._ageing.cancel()
         self._closing.set()
         self._wake.set()
         self._full.set()
@@ -310,12 +316,21 @@ class RequestLog:
         self._since_trim += rows
         if self._since_trim >= TRIM_EVERY_ROWS:
             self._since_trim = 0
-            try:
-                await self._store.requests_trim(self.keep, time.time())
-            except StorageError as error:
-                failures.warning(
-                    _log, "store", "retention", "old requests can not be deleted", error=error
-                )
+            await self._trim_now()
+
+    async def _trim_old(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_EVERY_SECONDS)
+            if self.keep.age:
+                await self._trim_now()
+
+    async def _trim_now(self) -> None:
+        try:
+            await self._store.requests_trim(self.keep, time.time())
+        except StorageError as error:
+            failures.warning(
+                _log, "store", "retention", "old requests can not be deleted", error=error
+            )
 
 
 async def _within(seconds: float | None, event: asyncio.Event) -> None:

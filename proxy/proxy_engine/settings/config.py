@@ -144,6 +144,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_target: tuple[Rule, ...] = ()  # what targets may be; (): anything
     allow_remote_config: bool = False  # the server may change targets, among those
     links: int = 0  # links to the server at most; 0: as many as it offers
+    agent_admin: Address | None = None  # probes, metrics and /debug/ of the agent; None: nowhere
+    agent_admin_token: str = ""  # that it asks for
+    agent_admin_token_file: str = ""
     ca: str = ""  # authorities of the server's certificate; "": the system's
     crl: str = ""  # what those have revoked
     pin: tuple[str, ...] = ()  # public keys, of which its certificate has to have one
@@ -250,6 +253,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "proxy_protocol": parse.to_names,
     "transport": parse.to_choice("auto", "ws", "tcp"),
     "links": parse.to_integer(0, LINKS_MAX),
+    "agent_admin": parse.to_address,
+    "agent_admin_token": parse.to_text,
+    "agent_admin_token_file": parse.to_text,
     "ca": parse.to_text,
     "crl": parse.to_text,
     "pin": parse.to_pins,
@@ -281,6 +287,7 @@ CLIENT_KEYS = frozenset(
         *("ca", "crl", "pin", "server_name", "cert", "key"),
         *("target_ca", "target_server_name", "target_insecure"),
         *("admin_url", "admin_token", "admin_token_file"),
+        *("agent_admin", "agent_admin_token", "agent_admin_token_file"),
     }
 )
 # Never shown; each may be in a file of its own.
@@ -317,6 +324,8 @@ def plain(settings: Settings, key: str) -> Any:
         }
     if key == "proxy":
         return re.sub(r"//[^/]*@", f"//{REDACTED}@", value)
+    if value is None:
+        return ""
     if isinstance(value, (Address, Path)):
         return str(value)
     if key == "tunnels":
@@ -458,7 +467,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
             continue
         # Others set variables with our prefix too (Kubernetes does for a service of
         # this name), so only what is nearly one of ours counts as a typing error.
-        if key != "config" and suggestion(key, [*KEYS, "config"], cutoff=0.85):
+        if key != "config" and suggestion(key, [*KEYS, "config"], cutoff=0.8):
             known = [ENV_PREFIX + other.upper() for other in (*KEYS, "config")]
             raise UsageError(f"unknown setting {name}{suggestion(name, known)}")
     return layer

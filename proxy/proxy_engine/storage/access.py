@@ -66,7 +66,14 @@ class Sighting(msgspec.Struct, kw_only=True):
 
 
 class NameTaken(Exception):
-    """A unique name is in use already."""
+    """A unique name is in use already.
+
+    Args:
+        what: is called so: "token".
+    """
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f'there is a {what} named "{name}" already')
 
 
 class AccessStore(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -86,6 +86,13 @@ class RequestPage(msgspec.Struct, frozen=True):
     next: int | None  # `before` of the page behind it; None: this is the last one
 
 
+class PathCount(NamedTuple):
+    """A path without its query, and how many requests had it."""
+
+    path: str
+    requests: int
+
+
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What many requests have in common. Durations are right to 3 %."""
 
@@ -94,7 +101,7 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     bytes_out: int
     statuses: dict[int, int]
     states: dict[str, int]
-    paths: list[tuple[str, int]]  # the most frequent, without their queries
+    paths: list[PathCount]  # the most frequent
     percentiles_us: dict[str, int]  # of total_us: "50", "90", "95", "99"
     max_us: int
     is_partial: bool  # there were more than could be looked at in time: these are the newest

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import targets
 from benchmarks.counted.count import COUNTS, differences, totals
-from benchmarks.gate import MICRO, SHORT
+from benchmarks.gate import MICRO, SHORT, attempts, in_order
+from benchmarks.load.stage import Options
 from benchmarks.parts.samples import Sample
 from benchmarks.scenarios import BY_NAME, Program, Scenario
 from benchmarks.targets import Attempt, Target, judge
@@ -81,6 +82,18 @@ def test_slower_than_the_baseline_by_more_than_fifteen_percent_is_a_miss() -> No
 def test_what_is_informational_never_fails() -> None:
     verdict = judge(target(informational=True), [Attempt(99.0)], {})
     assert (verdict.word, verdict.is_miss) == ("not met (informational)", False)
+
+
+def test_what_is_informational_is_measured_last_and_where_there_is_time() -> None:
+    groups = {
+        "told": [target(scenario="told", informational=True)],
+        "mixed": [target(scenario="mixed"), target(name="u", informational=True)],
+        "instructions": [target(scenario="instructions")],
+    }
+    assert [name for name, _ in in_order(groups)] == ["instructions", "mixed", "told"]
+    said: list[str] = []
+    values, unmeasured = attempts(groups["told"], Options(say=said.append), ROOT, deadline=0.0)
+    assert (values, unmeasured, said) == ({"t": []}, {"told": "no time"}, ["told: no time"])
 
 
 def test_what_is_not_measured_is_named_and_does_not_fail() -> None:

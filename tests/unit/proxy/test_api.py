@@ -99,6 +99,28 @@ async def test_an_address_that_fails_too_often_is_answered_429(
     assert (stats["logins_failed"], stats["logins_limited"]) == (5, 2)
 
 
+async def test_a_clock_that_is_set_back_makes_nobody_wait(
+    client: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"Authorization": "Bearer " + tokens.new_secret()}
+    assert (await client.get("/api/v1/stats", headers=wrong)).status == 401
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    assert (await client.get("/api/v1/stats", headers=wrong)).status == 401
+
+
+async def test_what_is_not_there_is_named_and_what_we_are_made_of_is_not(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    answer = await client.get("/api/v1/nothing", headers=admin)
+    assert (await answer.json())["detail"] == "there is nothing at /api/v1/nothing"
+    assert answer.headers["Server"] == "proxy-engine"
+    answer = await client.delete("/api/v1/stats", headers=admin)
+    problem = await answer.json()
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+    assert problem["detail"] == "DELETE is not for /api/v1/stats; Allow says what is"
+
+
 async def test_every_counter_is_documented(
     client: TestClient[Any, Any], admin: dict[str, str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +50,47 @@ async def test_a_device_is_made_changed_and_deleted(call: Caller, service: Servi
     assert (await call("DELETE", "/devices/po")) == (204, None)
     assert (await call("DELETE", "/devices/po"))[1]["code"] == "unknown_device"
     assert service.rechecks == 3
+
+
+async def test_a_device_under_way_is_changed_by_who_has_seen_its_state(
+    client: TestClient[Any, Any], admin: dict[str, str], store: SqliteStore
+) -> None:
+    path = f"{API}/devices/pi"
+    device = await store.device_add("pi", {}, 1.0)
+    seen = (await client.get(path, headers=admin)).headers["ETag"]
+    await store.seen({}, {device.id: Sighting(at=2.0, requests=7)})
+    again = await client.get(path, headers={**admin, "If-None-Match": seen})
+    assert (again.status, (await again.json())["requests_total"]) == (200, 7)
+    first = {**admin, "If-Match": seen}
+    answer = await client.patch(path, headers=first, json={"labels": {"site": "a"}})
+    assert answer.status == 200
+    assert (await client.delete(path, headers=first)).status == 412  # not what was seen any more
+    then = {**admin, "If-Match": answer.headers["ETag"], "If-None-Match": "*"}
+    answer = await client.patch(path, headers=then, json={"labels": {"site": "b"}})
+    assert (answer.status, (await answer.json())["labels"]) == (200, {"site": "b"})
+
+
+async def test_an_admin_token_is_known_to_be_used(
+    call: Caller, service: Service, store: SqliteStore
+) -> None:
+    assert (await call("GET", "/tokens/root"))[1]["last_used_at"] is None
+    await service.links.registry.write()
+    assert (await call("GET", "/tokens/root"))[1]["last_used_at"] == pytest.approx(
+        time.time(), abs=60
+    )
+
+
+async def test_a_name_that_is_taken_is_said_in_words(call: Caller) -> None:
+    await call("POST", "/devices", {"name": "pi"})
+    await call("POST", "/devices", {"name": "po"})
+    for method, path, body, what in (
+        ("POST", "/devices", {"name": "pi"}, 'device named "pi"'),
+        ("PATCH", "/devices/po", {"name": "pi"}, 'device named "pi"'),
+        ("POST", "/tokens", {"name": "root"}, 'token named "root"'),
+    ):
+        status, problem = await call(method, path, body)
+        assert (status, problem["code"]) == (409, "name_taken")
+        assert problem["detail"] == f"there is a {what} already"
 
 
 async def test_names_of_certificates_are_bound_to_one_device(call: Caller) -> None:

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
 
+from proxy_engine import tokens
 from proxy_engine.live_events import SUBSCRIBERS_MAX
 from proxy_engine.storage.sqlite import SqliteStore
 from tests.unit.proxy import test_api
@@ -69,6 +70,26 @@ async def test_others_may_not(
         for _ in range(SUBSCRIBERS_MAX):
             stack.enter_context(service.events.subscribe(frozenset()))
         assert await refusal(client, admin) == 429
+
+
+async def test_events_are_not_compressed_for_anybody(
+    client: TestClient[Any, Any], admin: dict[str, str]
+) -> None:
+    socket = await client.ws_connect(PATH, headers=admin, compress=15)
+    assert socket.compress == 0
+    await socket.close()
+
+
+async def test_a_secret_that_was_replaced_ends_it(
+    client: TestClient[Any, Any], admin: dict[str, str], store: SqliteStore, service: Any
+) -> None:
+    now = time.time()
+    await tokens.rotate(store, "root", now=now, overlap=1.5)
+    service.cache.clear()
+    socket = await connect(client, admin, "?topic=devices")
+    message = await socket.receive(timeout=10)
+    assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+    assert time.time() > now + 1.4
 
 
 async def test_a_token_that_is_taken_back_ends_it(

@@ -141,6 +141,9 @@ def test_every_setting_has_its_three_spellings(tmp_path: Path) -> None:
         "target_ca": "web=ca.pem",
         "target_server_name": "web=app.internal",
         "target_insecure": "web",
+        "agent_admin": "127.0.0.1:8082",
+        "agent_admin_token": "t",
+        "agent_admin_token_file": "f",
         "admin_url": "http://127.0.0.1:8081",
         "admin_token": "t",
         "admin_token_file": "f",
@@ -178,6 +181,8 @@ def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path) -> None:
 def test_a_mistyped_variable_is_refused_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match='did you mean "PROXY_ENGINE_LISTEN"'):
         config.load({}, {"PROXY_ENGINE_LISTN": "x"})
+    with pytest.raises(UsageError, match='DOMIAN, did you mean "PROXY_ENGINE_DOMAIN"'):
+        config.load({}, {"PROXY_ENGINE_DOMIAN": "example.com"})
 
 
 def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored() -> None:

@@ -73,7 +73,7 @@ async def add_thing(call: Call, body: NewThing) -> Thing:
     """Add."""
     await asyncio.sleep(0)
     if body.name in things:
-        raise NameTaken("this thing exists")
+        raise NameTaken("thing", "a")
     things[body.name] = body.size
     call.answer_headers["Location"] = f"/things/{body.name}"
     return Thing(body.name, body.size)
@@ -225,10 +225,16 @@ async def test_an_etag_saves_the_body_and_guards_changes(dispatcher: Dispatcher)
     stale = {**JSON, "if-match": '"stale"'}
     assert (await ask(dispatcher, "change_thing", headers=stale, **change))[0] == 412
     assert things["a"] == 1
+    # What is wrong anyway is said first.
+    assert (await ask(dispatcher, "change_thing", headers=stale, path="a", body=b"{}"))[0] == 422
+    # If-None-Match is for reading.
+    both = {**JSON, "if-match": etag, "if-none-match": "*"}
+    done = await answered(dispatcher, "change_thing", headers=both, path="a", body=b'{"name": "a"}')
+    assert (done.status, done.headers["ETag"]) == (200, etag)
     # Of two who saw the same, one comes first.
     seen = {**JSON, "if-match": etag}
-    both = [ask(dispatcher, "change_thing", headers=seen, **change) for _ in range(2)]
-    assert sorted(status for status, _ in await asyncio.gather(*both)) == [200, 412]
+    two = [ask(dispatcher, "change_thing", headers=seen, **change) for _ in range(2)]
+    assert sorted(status for status, _ in await asyncio.gather(*two)) == [200, 412]
 
 
 async def test_a_post_with_a_key_is_done_once(dispatcher: Dispatcher) -> None:
@@ -242,8 +248,9 @@ async def test_a_post_with_a_key_is_done_once(dispatcher: Dispatcher) -> None:
     )
     assert (await ask(dispatcher, "add_thing", headers=key, body=b'{"name": "b"}'))[0] == 422
     assert (await ask(dispatcher, "add_thing", body=body))[0] == 409  # without a key
-    bad = {**JSON, "idempotency-key": "ä"}
-    assert (await ask(dispatcher, "add_thing", headers=bad, body=body))[0] == 400
+    for text in ("ä", "a b", "", "a" * 256):
+        bad = {**JSON, "idempotency-key": text}
+        assert (await ask(dispatcher, "add_thing", headers=bad, body=body))[0] == 400
 
 
 async def test_keys_are_forgotten_and_failures_may_be_tried_again() -> None:
@@ -267,7 +274,7 @@ async def test_keys_are_forgotten_and_failures_may_be_tried_again() -> None:
     ("error", "status", "code"),
     [
         (StorageError("disk"), 503, "store_failed"),
-        (NameTaken(), 409, "name_taken"),
+        (NameTaken("thing", "a"), 409, "name_taken"),
         (UsageError("no"), 422, "bad_value"),
         (ZeroDivisionError("secret"), 500, "internal_error"),
     ],

@@ -208,3 +208,13 @@ def test_what_a_server_answers() -> None:
     assert answer("", refused) == {"server.answer": "ok", "token": "error"}
     for body in (b"", b"<html>", b"[]", b'"error"', b"{}", b"\xff"):
         assert answer("", body) == {"server.answer": "error"}
+
+
+def test_a_collector_that_is_away_is_no_error() -> None:
+    assert list(server.collector(Settings())) == []
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        [found] = server.collector(Settings(otlp_traces_endpoint=f"http://127.0.0.1:{port}/v1"))
+        assert (found.check, found.status) == ("otlp", "ok")
+    [found] = server.collector(Settings(otlp_endpoint="http://127.0.0.1:1"))
+    assert found.status == "warning"

@@ -13,7 +13,7 @@ import proxy_engine
 from tests.unit.test_layers import imported_modules, is_within
 
 PACKAGE = Path(proxy_engine.__file__).parent
-WITH_AIOHTTP = ("otlp", "api", "apps", "demo", "testing.py")
+WITH_AIOHTTP = ("agent_admin", "otlp", "api", "apps", "demo", "testing.py")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)

@@ -37,6 +37,7 @@ class Server:
         self.engine = engine
         self.store = store
         self.now = 1000.0
+        self.wall_jump = 0.0
         self.table = TunnelTable(domain="localhost", port=8080)
         fake: Any = engine
         self.needs_certificate = False
@@ -45,7 +46,7 @@ class Server:
         self.links = Links(
             fake, store, self.table, links_max=links_max, cache=self.cache, guard=self.guard,
             needs_certificate=lambda: self.needs_certificate,
-            hooks=hooks, clock=lambda: self.now, monotonic=lambda: self.now,
+            hooks=hooks, clock=lambda: self.now + self.wall_jump, monotonic=lambda: self.now,
         )  # fmt: skip
         self._ticket = 0
         self.certificate: tuple[str, ...] = ()  # names of the one that devices show
@@ -680,6 +681,14 @@ async def test_an_address_that_fails_too_often_waits_but_not_who_is_known(
     assert status(await server.ask(wrong, "1.2.3.5:1")) == 401
     server.now += 20
     assert status(await server.ask(wrong)) == 401
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_wait(server: Server, secret: str) -> None:
+    wrong = head(Authorization="Bearer pe_" + "a" * 43, **AGENT)
+    assert status(await server.ask(wrong)) == 401
+    server.wall_jump = -3600
+    assert status(await server.ask(wrong)) == 401
+    assert status(await server.ask(head(Authorization=f"Bearer {secret}", **AGENT))) == 101
 
 
 async def test_known_devices_come_in_while_the_store_fails(

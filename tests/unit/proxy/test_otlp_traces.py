@@ -23,6 +23,7 @@ from proxy_engine.settings.otlp import SAMPLERS
 from proxy_engine_core import log_batch
 from proxy_engine_core.core import (
     LOG_ABORTED,
+    LOG_HTTP10,
     LOG_LOCAL,
     LOG_RETRIED,
     LOG_TCP,
@@ -162,6 +163,11 @@ def test_methods_nobody_knows_do_not_name_spans() -> None:
     assert attributes["http.request.method_original"] == "BREW"
     assert attributes["proxy_engine.upgraded"] is True
     assert attributes["proxy_engine.retried"] is True
+
+
+def test_the_version_is_the_visitors() -> None:
+    attributes = plain(span(GOOD._replace(flags=LOG_HTTP10)).attributes)
+    assert attributes["network.protocol.version"] == "1.0"
 
 
 def test_a_connection_to_a_tcp_tunnel() -> None:

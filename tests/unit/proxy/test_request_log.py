@@ -324,6 +324,21 @@ async def test_old_rows_are_trimmed_now_and_then_not_at_every_batch(
     assert store.trims == [100, 100, 100]
 
 
+async def test_what_is_too_old_goes_though_nothing_new_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(request_log, "TRIM_EVERY_SECONDS", 0.01)
+    store = FakeStore()
+    log = make(store)
+    await log.start()
+    await asyncio.sleep(0.1)
+    assert store.trims == []  # nothing here is ever too old
+    log.keep = Retention(count=100, age=60.0)
+    while not store.trims:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await log.close()
+
+
 async def test_secrets_in_path_and_query_are_not_stored(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / "db")
     log = RequestLog(store, keep=Retention())

@@ -18,7 +18,9 @@ class Nodes:
         self.guards = [LoginGuard(4) for _ in range(count)]
         sealer = Sealer(bytes(32), b"")
         self.logins = [
-            SharedLogins(sealer, guard, self.said.append, clock=lambda: self.now)
+            SharedLogins(
+                sealer, guard, self.said.append, clock=lambda: self.now, monotonic=lambda: self.now
+            )
             for guard in self.guards
         ]
 

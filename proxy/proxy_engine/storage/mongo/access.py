@@ -26,7 +26,7 @@ class MongoAccess(Database):
         limits: Limits = UNLIMITED,
     ) -> Token:
         if await self._call(self._db.tokens.find_one({"name": name}, {"_id": 1})):
-            raise NameTaken(name)
+            raise NameTaken("token", name)
         owner = None
         if device is not None:
             owner = (await self._claim("devices", {device: _new_device(now)}))[device]
@@ -49,7 +49,7 @@ class MongoAccess(Database):
         try:
             await self._call(self._db.tokens.insert_one(made))
         except DuplicateKeyError:
-            raise NameTaken(name) from None
+            raise NameTaken("token", name) from None
         await self._wrote()
         return _token(made, owner)
 
@@ -132,7 +132,7 @@ class MongoAccess(Database):
         try:
             await self._call(self._db.devices.insert_one(made))
         except DuplicateKeyError:
-            raise NameTaken(name) from None
+            raise NameTaken("device", name) from None
         await self._wrote()
         return struct(Device, made)
 
@@ -163,7 +163,7 @@ class MongoAccess(Database):
                 )
             )
         except DuplicateKeyError:
-            raise NameTaken(new_name) from None
+            raise NameTaken("device", new_name or name) from None
         if found is None:
             return None
         await self._wrote()

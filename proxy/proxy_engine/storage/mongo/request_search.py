@@ -13,6 +13,7 @@ from proxy_engine.storage.mongo.database import Database
 from proxy_engine.storage.mongo.requests import PROJECTION, request_of
 from proxy_engine.storage.requests import (
     U63_MAX,
+    PathCount,
     RequestPage,
     RequestQuery,
     RequestSummary,
@@ -151,7 +152,7 @@ def _summary(found: Mapping[str, Any], paths: int) -> RequestSummary:
         bytes_out=totals["bytes_out"],
         statuses=times["statuses"],
         states={state: times["states"].get(state, 0) for state in STATES},
-        paths=list(times["paths"].items())[:paths],
+        paths=[PathCount(*each) for each in times["paths"].items()][:paths],
         percentiles_us={
             str(percent): _percentile(times["buckets"], percent, totals["max_us"])
             for percent in PERCENTILES

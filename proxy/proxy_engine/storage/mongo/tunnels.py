@@ -38,14 +38,14 @@ class MongoTunnels(Database):
 
     async def tunnel_add(self, tunnel: Tunnel) -> Tunnel:
         if await self._named("tunnels", [tunnel.name]):
-            raise NameTaken(tunnel.name)
+            raise NameTaken("tunnel", tunnel.name)
         [number] = await self._new_ids("tunnels")
         made = msgspec.structs.replace(tunnel, id=number, version=1)
         try:
             await self._call(self._db.tunnels.insert_one(_document(made)))
         except DuplicateKeyError:
             if await self._named("tunnels", [tunnel.name]):  # two at once
-                raise NameTaken(tunnel.name) from None
+                raise NameTaken("tunnel", tunnel.name) from None
             domain = await self._taken(made)
             raise (DomainTaken(domain) if domain else PortTaken(tunnel.port)) from None
         await self._wrote(access=False)

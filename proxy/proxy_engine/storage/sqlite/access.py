@@ -44,7 +44,7 @@ class SqliteAccess(Database):
     ) -> Token:
         def add(db: sqlite3.Connection) -> Token:
             if db.execute("SELECT 1 FROM tokens WHERE name = ?", (name,)).fetchone():
-                raise NameTaken(name)
+                raise NameTaken("token", name)
             device_id = None
             if device is not None:
                 db.execute(
@@ -138,7 +138,7 @@ class SqliteAccess(Database):
     async def device_add(self, name: str, labels: Mapping[str, str], now: float) -> Device:
         def add(db: sqlite3.Connection) -> Device:
             if db.execute("SELECT 1 FROM devices WHERE name = ?", (name,)).fetchone():
-                raise NameTaken(name)
+                raise NameTaken("device", name)
             insert = "INSERT INTO devices (name, labels, created_at) VALUES (?, ?, ?)"
             db.execute(insert, (name, _json(labels), now))
             return _device(db.execute(_DEVICE + "WHERE name = ?", (name,)).fetchone())
@@ -174,7 +174,7 @@ class SqliteAccess(Database):
                 try:
                     db.execute(query, (*changes.values(), *row))
                 except sqlite3.IntegrityError:
-                    raise NameTaken(new_name) from None
+                    raise NameTaken("device", new_name or name) from None
             return _device(db.execute(_DEVICE + "WHERE id = ?", row).fetchone())
 
         return await self._write(change)

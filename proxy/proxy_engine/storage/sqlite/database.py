@@ -34,6 +34,7 @@ PAGE_SIZE = 16384
 JOURNAL_SIZE_MAX = 64 << 20  # bytes of the -wal file that stay when a checkpoint has emptied it
 # Small, and nothing works without them: a database whose tables are damaged is not used.
 CHECKED_TABLES = ("devices", "tokens", "tunnels")
+DAMAGED = "put a backup in its place, or move it away to begin with an empty one"
 # Bytes of the file that searches read where they are: as many as SQLite allows. The newest
 # requests are at its end, and what is not mapped is copied, a page for each few bytes.
 SCAN_MAPPED = 0x7FFF0000
@@ -179,8 +180,7 @@ class Database:
             found: str = self._writer.execute(f"PRAGMA quick_check({table})").fetchone()[0]
             if found != "ok":
                 raise StorageError(
-                    f"database {self._path} is damaged: {found.splitlines()[-1]}; put a backup in "
-                    "its place, or move it away to begin with an empty one"
+                    f"database {self._path} is damaged: {found.splitlines()[-1]}; {DAMAGED}"
                 )
 
     async def close(self) -> None:
@@ -219,7 +219,8 @@ class Database:
         try:
             return await future
         except sqlite3.DatabaseError as error:
-            raise StorageError(f"database {self._path}: {error}") from error
+            what = f"{error}; {DAMAGED}" if _is_damage(error) else error
+            raise StorageError(f"database {self._path}: {what}") from error
 
     async def _read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         return await self._run(self._read_thread, lambda: work(self._reader))
@@ -268,6 +269,11 @@ class Database:
             return changed
 
         return await self._run(self._write_thread, look)
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what it says in detail
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def fields(kind: type[msgspec.Struct], row: tuple[object, ...]) -> dict[str, Any]:

@@ -14,7 +14,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from proxy_engine.errors import StorageError
-from proxy_engine.storage.requests import U63_MAX, RequestPage, RequestQuery, RequestSummary
+from proxy_engine.storage.requests import (
+    U63_MAX,
+    PathCount,
+    RequestPage,
+    RequestQuery,
+    RequestSummary,
+)
 from proxy_engine.storage.sqlite.database import Database
 from proxy_engine.storage.sqlite.requests import Numbered, with_names
 
@@ -81,7 +87,7 @@ def _summary(db: sqlite3.Connection, query: RequestQuery, paths: int) -> Request
         bytes_out=summary.bytes_out,
         statuses=summary.status_counts(),
         states=summary.states(),
-        paths=summary.top_paths(paths),
+        paths=[PathCount(*each) for each in summary.top_paths(paths)],
         percentiles_us={str(percent): summary.percentile(percent) for percent in PERCENTILES},
         max_us=summary.max_us,
         is_partial=is_partial,

@@ -51,7 +51,7 @@ class SqliteTunnels(Database):
     async def tunnel_add(self, tunnel: Tunnel) -> Tunnel:
         def add(db: sqlite3.Connection) -> Tunnel:
             if db.execute("SELECT 1 FROM tunnels WHERE name = ?", (tunnel.name,)).fetchone():
-                raise NameTaken(tunnel.name)
+                raise NameTaken("tunnel", tunnel.name)
             taken = "SELECT 1 FROM tunnels WHERE kind = ? AND port = ?"
             if db.execute(taken, (tunnel.kind, tunnel.port)).fetchone():
                 raise PortTaken(tunnel.port)
