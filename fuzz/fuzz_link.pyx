@@ -33,7 +33,7 @@ from proxy_engine_core.counters cimport (
 from proxy_engine_core.events cimport EVENT_CONTROL, EVENT_LINK_DOWN, EVENT_LINK_UP
 from proxy_engine_core.forward.route cimport Route, route_new, route_table_set
 from proxy_engine_core.forward.route_stats cimport (
-    RouteStatsBlock, route_stats_hold, route_stats_new, route_stats_of,
+    RouteStatsBlock, route_stats_hold, route_stats_new,
 )
 from proxy_engine_core.forward.server cimport server_init
 from proxy_engine_core.forward.transaction cimport server_of
@@ -98,7 +98,7 @@ cdef Options options
 cdef Crew server_crew
 cdef Crew agent_crew
 cdef Worker *server
-cdef RouteStatsBlock *stats
+cdef RouteStatsBlock *counts
 cdef Worker *agent
 cdef int target_fd = -1
 cdef Play play
@@ -112,7 +112,7 @@ cdef const char *UPGRADE = (
 
 cdef void set_up():
     """Once, at import."""
-    global server, agent, stats, server_turn, agent_turn, target_fd
+    global server, agent, counts, server_turn, agent_turn, target_fd
     cdef TargetEntry *entry
     cdef sockaddr_un *place
     options_read(&options, {})
@@ -121,7 +121,7 @@ cdef void set_up():
     crew_init(&server_crew, 1)
     crew_init(&agent_crew, 1)
     server = worker_new(&server_crew, 0, -1, &options)
-    stats = route_stats_new(1, 1)
+    counts = route_stats_new(1, 1)
     agent = worker_new(&agent_crew, 0, -1, &options)
     if server == NULL or agent == NULL or server_init(server) < 0 or agent_init(agent) < 0:
         raise MemoryError
@@ -254,8 +254,8 @@ cdef void link_up(Worker *worker) noexcept nogil:
     if worker == server:
         handle = conn_handle(conn)
         route = route_new(1, &handle, 1, b"web", 3, b"host:web.test", 13)
-        route.stats = route_stats_of(stats, 0)
-        route_stats_hold(route.stats)
+        route.counts = counts
+        route_stats_hold(counts)
         route_table_set(&server_of(worker).routes, route)
     memset(&setup, 0, sizeof(setup))
     setup.id = 0 if worker == server else 1

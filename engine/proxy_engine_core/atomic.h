@@ -70,6 +70,17 @@ static inline void *atomic_exchange_pointer(void **place, void *to)
     return __atomic_exchange_n(place, to, __ATOMIC_ACQ_REL);
 }
 
+/* Who loads it sees what was written before it was stored. */
+static inline void *atomic_load_pointer(void *const *place)
+{
+    return __atomic_load_n(place, __ATOMIC_ACQUIRE);
+}
+
+static inline void atomic_store_pointer(void **place, void *to)
+{
+    __atomic_store_n(place, to, __ATOMIC_RELEASE);
+}
+
 /* Set it to `to` if it is `*expected`, which otherwise becomes what it is. */
 static inline int atomic_compare_exchange(uint64_t *value, uint64_t *expected, uint64_t to)
 {

@@ -18,3 +18,5 @@ cdef extern from "atomic.h" nogil:
     void *atomic_stack_take_all(void **top)
     bint atomic_stack_is_empty(void **top)
     void *atomic_exchange_pointer(void **place, void *to)
+    void *atomic_load_pointer(void *const *place)
+    void atomic_store_pointer(void **place, void *to)

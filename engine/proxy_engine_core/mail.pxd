@@ -24,7 +24,7 @@ cdef int post_dump(
 ) except -1
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
-    dict options, RouteStatsBlock *stats
+    dict options, RouteStatsBlock *counts
 ) except -1
 cdef int post_route_delete(Crew *crew, uint64_t version, str key) except -1
 # Takes `fds`, one for each worker, over; also when it fails.

@@ -12,7 +12,7 @@ from proxy_engine_core.forward.route cimport (
     ROUTE_KEY_SIZE_MAX, ROUTE_LINKS_MAX, TUNNEL_NAME_SIZE_MAX, route_new,
 )
 from proxy_engine_core.forward.route_stats cimport (
-    RouteStatsBlock, route_stats_hold, route_stats_of,
+    RouteStatsBlock, route_stats_hold,
 )
 from proxy_engine_core.forward.server cimport server_discard
 from proxy_engine_core.io.crew cimport crew_add_link, crew_post
@@ -156,7 +156,7 @@ cdef int post_dump(
 
 cdef int post_route(
     Crew *crew, uint64_t version, str key, uint32_t route_id, list links, str tunnel,
-    dict options, RouteStatsBlock *stats
+    dict options, RouteStatsBlock *counts
 ) except -1:
     cdef bytes key_bytes = key.encode()
     cdef bytes packed = policy_pack(options, key.startswith(("tcp:", "udp:"))) if options else b""
@@ -182,8 +182,8 @@ cdef int post_route(
             <const uint8_t *>key_start, <uint32_t>len(key_bytes),
         )
         if change.route != NULL:
-            change.route.stats = route_stats_of(stats, index)
-            route_stats_hold(change.route.stats)
+            change.route.counts = counts
+            route_stats_hold(counts)
         if change.route != NULL and packed:
             change.route.policy = policy_new(packed_start, <uint32_t>len(packed))
         if change.route == NULL or packed and change.route.policy == NULL:

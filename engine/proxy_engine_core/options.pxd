@@ -52,6 +52,8 @@ cdef struct Options:
     uint64_t link_empty_frames_max    # ... frames without payload
     uint64_t link_records_max         # ... control records
     uint64_t link_surplus_max         # ... bytes for streams that are not there
+    uint64_t trace_mode               # forward/trace.pxd, TraceMode
+    uint64_t trace_sampled            # of 1000 traces that begin here, those with the sampled flag
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t slow_turn_ms             # a worker's turn that is told of; 0: none

@@ -8,7 +8,7 @@
 #                 until they are paid for, so each worker and each stream gets its turn
 #
 # Limits are read with every request and seldom written, the totals are written with every
-# request: each has a cache line of its own.
+# request: they are in different cache lines.
 #
 # Lifetime: it is freed by whoever lets go of it last, in any thread. `held` counts both
 # references (links, messages on their way, the control plane's table) and connections.
@@ -25,10 +25,10 @@ cdef struct Quota:
     uint64_t request_rate                 # per second; 0: no limit
     uint64_t byte_rate                    # per second; 0: no limit
     uint64_t is_ended                     # who was let in by it has to go
-    uint8_t padding_before[64]
+    Quota *next                           # quota_table.pxd
+    uint8_t padding[56]
     uint64_t held                         # references 32 | connections 32
     uint64_t requests_full_ns             # bucket.pxd
-    uint8_t padding_between[64]
     uint64_t bytes_full_ns
 
 # With one reference, the caller's, and no limits; NULL: no memory.

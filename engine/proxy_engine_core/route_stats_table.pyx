@@ -1,8 +1,8 @@
 # See route_stats_table.pxd.
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from proxy_engine_core.durations cimport DURATION_BUCKETS, duration_bounds_us
@@ -11,6 +11,7 @@ from proxy_engine_core.forward.route_stats cimport (
 )
 
 cdef enum:
+    BUCKETS_MIN = 64                      # a power of two
     TRIM_AT_MIN = 1024
     CLASSES_SHOWN = 6                     # from 600 on nothing is registered: as 5xx (RFC 9110, 15)
     FIELD_COUNT = 15 + DURATION_BUCKETS
@@ -48,49 +49,94 @@ cdef uint64_t *put(uint64_t *place, uint32_t route, const RouteStats *stats) noe
     return place + FIELD_COUNT
 
 
-@cython.no_gc_clear                       # __dealloc__ reads the dict
 cdef class RouteStatsTable:
     def __cinit__(self, uint32_t worker_count):
         self.worker_count = worker_count
-        self.addresses = {}
+        self.bucket_count = BUCKETS_MIN
         self.trim_at = TRIM_AT_MIN
+        self.buckets = <RouteStatsBlock **>calloc(BUCKETS_MIN, sizeof(RouteStatsBlock *))
+        if self.buckets == NULL:
+            raise MemoryError
 
     def __dealloc__(self):
-        for address in self.addresses.values():
-            route_stats_free(<RouteStatsBlock *><uintptr_t>address)
+        cdef RouteStatsBlock *block
+        cdef uint32_t index
+        if self.buckets == NULL:
+            return
+        for index in range(self.bucket_count):
+            while self.buckets[index] != NULL:
+                block = self.buckets[index]
+                self.buckets[index] = block.next
+                route_stats_free(block)
+        free(self.buckets)
 
     cdef RouteStatsBlock *get(self, uint32_t route) except NULL:
-        cdef RouteStatsBlock *block
-        address = self.addresses.get(route)
-        if address is not None:
-            return <RouteStatsBlock *><uintptr_t>address
-        if len(self.addresses) >= self.trim_at:
+        cdef RouteStatsBlock *block = self.buckets[route & (self.bucket_count - 1)]
+        cdef RouteStatsBlock **bucket
+        while block != NULL:
+            if block.route == route:
+                return block
+            block = block.next
+        if self.count >= self.trim_at:
             self.trim()
+        if self.count >= self.bucket_count:
+            self.grow()
         block = route_stats_new(route, self.worker_count)
         if block == NULL:
             raise MemoryError
-        self.addresses[route] = <uintptr_t>block
+        bucket = &self.buckets[route & (self.bucket_count - 1)]
+        block.next = bucket[0]
+        bucket[0] = block
+        self.count += 1
         return block
 
-    cdef int trim(self) except -1:
+    cdef int grow(self) except -1:
+        cdef uint32_t index, size = self.bucket_count * 2
         cdef RouteStatsBlock *block
-        for route, address in list(self.addresses.items()):
-            block = <RouteStatsBlock *><uintptr_t>address
-            if route_stats_is_over(block):
-                del self.addresses[route]
-                route_stats_free(block)
-        self.trim_at = max(TRIM_AT_MIN, 2 * len(self.addresses))
+        cdef RouteStatsBlock **buckets = <RouteStatsBlock **>calloc(
+            size, sizeof(RouteStatsBlock *)
+        )
+        if buckets == NULL:
+            raise MemoryError
+        for index in range(self.bucket_count):
+            while self.buckets[index] != NULL:
+                block = self.buckets[index]
+                self.buckets[index] = block.next
+                block.next = buckets[block.route & (size - 1)]
+                buckets[block.route & (size - 1)] = block
+        free(self.buckets)
+        self.buckets = buckets
+        self.bucket_count = size
         return 0
 
+    cdef void trim(self):
+        cdef RouteStatsBlock **place
+        cdef RouteStatsBlock *block
+        cdef uint32_t index
+        for index in range(self.bucket_count):
+            place = &self.buckets[index]
+            while place[0] != NULL:
+                block = place[0]
+                if route_stats_is_over(block):
+                    place[0] = block.next
+                    route_stats_free(block)
+                    self.count -= 1
+                else:
+                    place = &block.next
+        self.trim_at = max(TRIM_AT_MIN, 2 * self.count)
+
     cdef bytes pack(self, const RouteStats *unrouted):
-        cdef Py_ssize_t size = (len(self.addresses) + 1) * FIELD_COUNT * sizeof(uint64_t)
+        cdef Py_ssize_t size = (self.count + 1) * FIELD_COUNT * sizeof(uint64_t)
         cdef bytes packed = PyBytes_FromStringAndSize(NULL, size)
         cdef uint64_t *place = put(<uint64_t *>PyBytes_AS_STRING(packed), 0, unrouted)
         cdef RouteStatsBlock *block
         cdef RouteStats total
-        for address in self.addresses.values():
-            block = <RouteStatsBlock *><uintptr_t>address
-            memset(&total, 0, sizeof(RouteStats))
-            route_stats_sum(block, &total)
-            place = put(place, block.route, &total)
+        cdef uint32_t index
+        for index in range(self.bucket_count):
+            block = self.buckets[index]
+            while block != NULL:
+                memset(&total, 0, sizeof(RouteStats))
+                route_stats_sum(block, &total)
+                place = put(place, block.route, &total)
+                block = block.next
         return packed

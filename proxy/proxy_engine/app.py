@@ -183,20 +183,21 @@ class Server:
             scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
             default_profile=settings.default_profile,
+            default_timing=settings.default_server_timing,
             notify=feed.tunnel,
             closed=self.hooks.feed.tunnel_closed,
         )
         tunnels = await self.store.tunnels()
-        self.hooks.feed.load(tunnels)
+        self.hooks.feed.watch(self.table, feed.device_name)
         self.engine.routes_apply(self.table.load(tunnels))
         self.events = LiveEvents(
             redact=self._redactor(),
-            tunnel_names=feed.tunnel_names,
+            tunnel_name=feed.tunnel_name,
             device_name=feed.device_name,
         )
         self.access_log = AccessLog(
             redact=self._redactor(),
-            tunnel_names=feed.tunnel_names,
+            tunnel_name=feed.tunnel_name,
             device_name=feed.device_name,
         )
         self.guard = LoginGuard(settings.login_failures)

@@ -48,7 +48,7 @@ class EngineFeed:
         self._server.events.tunnel(change, tunnel)
         self._server.hooks.feed.tunnel(change, tunnel)
 
-    # --- names for those who know ids -------------------------------------------------------
+    # --- names for those who know ids; those of one from any thread -------------------------
 
     def tunnel_names(self) -> dict[int, str]:
         return {tunnel.id: tunnel.name for tunnel in self._server.table}
@@ -56,6 +56,9 @@ class EngineFeed:
     def device_names(self) -> dict[int, str]:
         return {link.device_id: link.device for link in self._server.links}
 
+    def tunnel_name(self, tunnel_id: int) -> str | None:
+        tunnel = self._server.table.by_id(tunnel_id)
+        return None if tunnel is None else tunnel.name
+
     def device_name(self, device_id: int) -> str | None:
-        links = self._server.links.of_device(device_id)
-        return links[-1].device if links else None
+        return self._server.links.device_name(device_id)

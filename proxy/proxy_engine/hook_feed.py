@@ -6,7 +6,7 @@ While no hook wants an event, nothing is made of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from proxy_engine.hooks.events import (
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from proxy_engine.hooks.manager import Manager
     from proxy_engine.links.table import Link
     from proxy_engine.storage import DeviceEvent, Tunnel
-    from proxy_engine.tunnels.routes import Change
+    from proxy_engine.tunnels.routes import Change, TunnelTable
+
+GONE_MAX = 1000  # devices whose names are kept, for what is told of them a little later
 
 
 class HookFeed:
@@ -43,30 +45,41 @@ class HookFeed:
     ) -> None:
         self._hooks = hooks
         self._clock = clock
-        self._tunnels: dict[int, Tunnel] = {}
-        self._tunnel_names: dict[int, str] = {}
-        self._devices: dict[int, str] = {}  # names of those that ever were online here
-        self._names = Names(self._tunnel_names, self._devices, redact)
-        self._online: set[int] = set()  # tunnels
+        self._started_at = clock()
+        self._tunnels: TunnelTable | None = None
+        self._present: Callable[[int], str | None] = lambda device_id: None
+        self._gone: dict[int, str] = {}  # devices that were online, the first to go first
+        self._names = Names(self._tunnel_name, self._device_name, redact)
         self._requests = 0  # ever
-        self._bytes: dict[int, tuple[int, int, float]] = {}  # by tunnel, and when they were told
+        self._bytes: dict[int, tuple[int, int, float]] = {}  # told of a tunnel, and when
 
-    def load(self, tunnels: Iterable[Tunnel]) -> None:
-        """The tunnels known from before."""
-        now = self._clock()
-        for tunnel in tunnels:
-            self._know(tunnel, now)
+    def watch(self, tunnels: TunnelTable, device_name: Callable[[int], str | None]) -> None:
+        """
+        Args:
+            tunnels: all there are.
+            device_name: of one that is online; called from the threads of hooks, too.
+        """
+        self._tunnels, self._present = tunnels, device_name
 
-    def _know(self, tunnel: Tunnel, now: float) -> None:
-        self._tunnels[tunnel.id] = tunnel
-        self._tunnel_names[tunnel.id] = tunnel.name
-        self._bytes.setdefault(tunnel.id, (0, 0, now))
+    def _tunnel(self, tunnel_id: int) -> Tunnel | None:
+        return None if self._tunnels is None else self._tunnels.by_id(tunnel_id)
+
+    def _tunnel_name(self, tunnel_id: int) -> str | None:
+        tunnel = self._tunnel(tunnel_id)
+        return None if tunnel is None else tunnel.name
+
+    def _device_name(self, device_id: int) -> str | None:
+        return self._present(device_id) or self._gone.get(device_id)
 
     # Devices
 
     def device(self, name: str, event: DeviceEvent) -> None:
         """It came or went, of which there is a record."""
-        self._devices[event.device_id] = name
+        self._gone.pop(event.device_id, None)
+        if event.kind == "offline":
+            self._gone[event.device_id] = name
+            if len(self._gone) > GONE_MAX:
+                del self._gone[next(iter(self._gone))]
         told = f"on_device_{event.kind}"
         if self._hooks.wants(told):
             self._hooks.tell(
@@ -111,17 +124,9 @@ class HookFeed:
 
     def tunnel(self, change: Change, tunnel: Tunnel) -> None:
         if change == "deleted":
-            self._tunnels.pop(tunnel.id, None)
-            self._tunnel_names.pop(tunnel.id, None)
             self._bytes.pop(tunnel.id, None)
-        else:
-            self._know(tunnel, self._clock())
-        if change == "online":
-            self._online.add(tunnel.id)
-            self._presence("on_tunnel_online", tunnel)
-        elif change in ("offline", "deleted") and tunnel.id in self._online:
-            self._online.discard(tunnel.id)
-            self._presence("on_tunnel_offline", tunnel)
+        elif change in ("online", "offline"):
+            self._presence(f"on_tunnel_{change}", tunnel)
 
     def _presence(self, told: str, tunnel: Tunnel) -> None:
         if self._hooks.wants(told):
@@ -147,7 +152,7 @@ class HookFeed:
                     tunnel=tunnel.name,
                     tunnel_id=tunnel.id,
                     kind=tunnel.kind,
-                    device=self._devices.get(tunnel.device_id, ""),
+                    device=self._device_name(tunnel.device_id) or "",
                     links=left,
                 ),
             )
@@ -180,11 +185,12 @@ class HookFeed:
         now = self._clock()
         told = []
         for tunnel_id, (total_in, total_out) in counts.items():
-            tunnel = self._tunnels.get(tunnel_id)
-            if tunnel is None:
-                continue
-            before_in, before_out, told_at = self._bytes[tunnel_id]
+            before = self._bytes.get(tunnel_id, (0, 0, self._started_at))
+            before_in, before_out, told_at = before
             if (total_in, total_out) == (before_in, before_out):
+                continue
+            tunnel = self._tunnel(tunnel_id)
+            if tunnel is None:
                 continue
             self._bytes[tunnel_id] = total_in, total_out, now
             told.append(

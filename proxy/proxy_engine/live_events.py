@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -126,18 +126,18 @@ class LiveEvents:
 
     Args:
         redact: a path and query as others may see it.
-        tunnel_names, device_name: of the ids in log records.
+        tunnel_name, device_name: of the ids in log records.
     """
 
     def __init__(
         self,
         *,
         redact: Callable[[str], str],
-        tunnel_names: Callable[[], Mapping[int, str]],
+        tunnel_name: Callable[[int], str | None],
         device_name: Callable[[int], str | None],
     ) -> None:
         self._redact = redact
-        self._tunnel_names = tunnel_names
+        self._tunnel_name = tunnel_name
         self._device_name = device_name
         self._subscribers: set[Subscriber] = set()
         self.dropped = 0  # of all subscribers, ever
@@ -166,7 +166,6 @@ class LiveEvents:
         if not self.wants("requests"):
             return
         records = log_batch.unpack(batch)
-        tunnels = self._tunnel_names()
         for record in records[:RECORDS_MAX]:
             event = RequestEvent(
                 time_us=record.time_us,
@@ -182,7 +181,7 @@ class LiveEvents:
                 total_us=record.total_us,
                 first_byte_us=record.first_byte_us,
                 target_us=record.target_us,
-                tunnel=tunnels.get(record.route),
+                tunnel=self._tunnel_name(record.route),
                 device=self._device_name(record.device),
                 proxy_us=record.proxy_us,
                 link_us=record.link_us,

@@ -9,6 +9,7 @@ from proxy_engine_core.forward.pace cimport pace_spend
 from proxy_engine_core.forward.pool cimport pool_take, pool_wait
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport Route
+from proxy_engine_core.forward.trace cimport trace_tell
 from proxy_engine_core.forward.transaction cimport (
     LOG_RETRIED, LOG_REUSED, VISITOR_ACTIVE, HttpStream, Transaction, Visitor, transaction_fail,
 )
@@ -57,7 +58,7 @@ cdef void request_no_memory(Visitor *visitor) noexcept nogil:
 
 
 cdef HttpStream *take_stream(
-    Visitor *visitor, Link *link, const Route *route, const Head *head, RequestRewrite *rewrite
+    Visitor *visitor, Link *link, const Route *route, Head *head, RequestRewrite *rewrite
 ) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef uint32_t idle_divisor = 1
@@ -65,6 +66,9 @@ cdef HttpStream *take_stream(
     rewrite.address_size = visitor.address_size
     rewrite.request_id = transaction.request_id
     rewrite.request_id_size = transaction.request_id_size
+    rewrite.trace_size = 0
+    if visitor.conn.worker.options.trace_mode:
+        trace_tell(visitor, head, rewrite)
     rewrite.is_tls = visitor.conn.tls != NULL
     rewrite.is_trusted = visitor.address_key == CLIENT_KEY_TRUSTED
     if transaction.log_flags & LOG_RETRIED:

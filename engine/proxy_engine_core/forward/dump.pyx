@@ -1,7 +1,7 @@
 # See dump.pxd.
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strncpy
 
 from proxy_engine_core.buffer cimport (
     BUFFER_CLASS_COUNT, BufferPool, buffer_size,
@@ -87,7 +87,7 @@ cdef void put_link(Piece *piece, Link *link) noexcept nogil:
     row.is_closing = link.is_closing
     row.is_spent = link.is_spent
     row.is_stock_peer = not link.has_preamble
-    memcpy(row.peer, link.peer, sizeof(row.peer))
+    strncpy(row.peer, link.peer, sizeof(row.peer) - 1)
     put(piece, DUMP_LINK, &row, sizeof(row))
 
 

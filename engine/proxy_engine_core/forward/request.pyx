@@ -229,7 +229,7 @@ cdef bint use_head(
             take_head_off(visitor, bytes, head_size, size)
         transaction_fail(visitor, 404, b"unknown_tunnel", b"There is no such tunnel here.")
         return True
-    transaction_routed(transaction, route)
+    transaction_routed(worker, transaction, route)
     rewrite.edit = NULL
     if route.policy != NULL:
         if not gate_passes(visitor, route.policy, head, &edit, &reply):

@@ -7,7 +7,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.policy cimport Policy
-from proxy_engine_core.forward.route_stats cimport RouteStats
+from proxy_engine_core.forward.route_stats cimport RouteStats, RouteStatsBlock
 from proxy_engine_core.io.profile cimport PROFILE_BALANCED, Profile, profile_get
 
 
@@ -20,13 +20,14 @@ cdef enum:
 cdef struct Route:                    # one block; its links, name and key stand behind it
     Route *next                       # hash chain
     Policy *policy                    # the tunnel's options; NULL: none
-    RouteStats *stats                 # held; the worker's
+    RouteStatsBlock *counts           # held
+    RouteStats *stats                 # of these, the worker's; NULL before the first visitor
     uint32_t link_count
     uint32_t id
     uint32_t hash
     uint16_t key_size
     uint8_t name_size
-    bint is_marked                    # recheck.pxd
+    uint8_t is_marked                 # recheck.pxd
 
 cdef struct RouteTable:
     Route **buckets                   # `first`, until they are too many
@@ -34,7 +35,7 @@ cdef struct RouteTable:
     uint32_t bucket_count
     uint32_t count
 
-# NULL: no memory. Sizes are within the limits above. It has no policy and no stats yet.
+# NULL: no memory. Sizes are within the limits above. It has no policy and no counts yet.
 cdef Route *route_new(
     uint32_t id, const uint64_t *links, uint32_t link_count, const uint8_t *name,
     uint32_t name_size, const uint8_t *key, uint32_t key_size

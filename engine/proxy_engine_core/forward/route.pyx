@@ -44,6 +44,7 @@ cdef Route *route_new(
     CHECK(name_size <= TUNNEL_NAME_SIZE_MAX and key_size <= ROUTE_KEY_SIZE_MAX)
     route.next = NULL
     route.policy = NULL
+    route.counts = NULL
     route.stats = NULL
     route.is_marked = False
     route.id = id
@@ -61,7 +62,7 @@ cdef Route *route_new(
 cdef void route_free(Route *route) noexcept nogil:
     if route != NULL:
         policy_release(route.policy)
-        route_stats_drop(route.stats)
+        route_stats_drop(route.counts)
         free(route)
 
 

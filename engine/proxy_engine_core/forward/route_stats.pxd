@@ -1,8 +1,10 @@
 # What the visitors of a tunnel did: counted by every worker for itself, read by anybody at any
 # time. Pure.
 #
-#   RouteStatsBlock   one route id: a RouteStats for each worker, cache lines apart
-#   Route.stats       this worker's; a worker's copy of a route is a holder of the block
+#   RouteStatsBlock   one route id; a worker's copy of a route is a holder of it
+#   RouteStats        what one worker counts of it, cache lines of its own. A worker makes it for
+#                     its first visitor of the route: most tunnels of a large server are idle
+#   Route.stats       this worker's, from then on
 #   Transaction.stats where its request is counted, from when it is routed to its end
 #
 # A request that is `begun` has not `ended` until the last of its writes is made, so a block that no
@@ -30,9 +32,9 @@ cdef struct RouteStats:                   # one writer; what every request touch
     uint64_t failed                       # ... 500 and above
     uint64_t aborted
     uint64_t connections                  # TCP, UDP visitors, after 101
-    uint64_t *holders                     # of its block
 
-cdef struct RouteStatsBlock:              # then the RouteStats of each worker
+cdef struct RouteStatsBlock:              # then a RouteStats * for each worker: NULL or published
+    RouteStatsBlock *next                 # route_stats_table.pxd
     uint64_t holders                      # routes in workers' tables, and on their way there
     uint32_t route
     uint32_t worker_count
@@ -41,6 +43,7 @@ cdef RouteStatsBlock *route_stats_new(
     uint32_t route, uint32_t worker_count
 ) noexcept nogil                          # NULL: no memory
 cdef void route_stats_free(RouteStatsBlock *block) noexcept nogil
+# Those of a worker, in its thread. NULL: no memory for the first time.
 cdef RouteStats *route_stats_of(RouteStatsBlock *block, uint32_t worker) noexcept nogil
 # Nobody writes to it any more, or ever will.
 cdef bint route_stats_is_over(RouteStatsBlock *block) noexcept nogil
@@ -48,12 +51,12 @@ cdef bint route_stats_is_over(RouteStatsBlock *block) noexcept nogil
 cdef void route_stats_sum(RouteStatsBlock *block, RouteStats *total) noexcept nogil
 cdef void route_stats_add(RouteStats *total, const RouteStats *stats) noexcept nogil
 
-cdef inline void route_stats_hold(RouteStats *stats) noexcept nogil:
-    atomic_add(stats.holders, 1)
+cdef inline void route_stats_hold(RouteStatsBlock *block) noexcept nogil:
+    atomic_add(&block.holders, 1)
 
-cdef inline void route_stats_drop(RouteStats *stats) noexcept nogil:
-    if stats != NULL:
-        atomic_subtract(stats.holders, 1)
+cdef inline void route_stats_drop(RouteStatsBlock *block) noexcept nogil:
+    if block != NULL:
+        atomic_subtract(&block.holders, 1)
 
 cdef inline void route_stats_begin(RouteStats *stats) noexcept nogil:
     counter_add(&stats.begun, 1)

@@ -1,10 +1,12 @@
 # See route_stats.pxd.
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from proxy_engine_core.atomic cimport atomic_load_acquire, atomic_load_relaxed
+from proxy_engine_core.atomic cimport (
+    atomic_load_acquire, atomic_load_pointer, atomic_load_relaxed, atomic_store_pointer,
+)
 from proxy_engine_core.durations cimport DURATION_BUCKETS
 
 cdef extern from "<stdlib.h>" nogil:
@@ -14,29 +16,39 @@ cdef enum:
     LINE_SIZE = 64                        # of a cache; two workers write to no common one
 
 
-cdef inline size_t stride() noexcept nogil:
-    return (sizeof(RouteStats) + LINE_SIZE - 1) // LINE_SIZE * LINE_SIZE
+cdef inline void **place_of(RouteStatsBlock *block, uint32_t worker) noexcept nogil:
+    return <void **>(block + 1) + worker
+
+
+cdef inline RouteStats *found(RouteStatsBlock *block, uint32_t worker) noexcept nogil:
+    return <RouteStats *>atomic_load_pointer(place_of(block, worker))
 
 
 cdef RouteStats *route_stats_of(RouteStatsBlock *block, uint32_t worker) noexcept nogil:
-    return <RouteStats *>(<uint8_t *>block + LINE_SIZE + worker * stride())
+    cdef size_t size = (sizeof(RouteStats) + LINE_SIZE - 1) // LINE_SIZE * LINE_SIZE
+    cdef RouteStats *stats = found(block, worker)
+    if stats == NULL:
+        stats = <RouteStats *>aligned_alloc(LINE_SIZE, size)
+        if stats != NULL:
+            memset(stats, 0, size)
+            atomic_store_pointer(place_of(block, worker), stats)
+    return stats
 
 
 cdef RouteStatsBlock *route_stats_new(uint32_t route, uint32_t worker_count) noexcept nogil:
-    cdef size_t size = LINE_SIZE + worker_count * stride()
-    cdef RouteStatsBlock *block = <RouteStatsBlock *>aligned_alloc(LINE_SIZE, size)
-    cdef uint32_t worker
-    if block == NULL:
-        return NULL
-    memset(block, 0, size)
-    block.route = route
-    block.worker_count = worker_count
-    for worker in range(worker_count):
-        route_stats_of(block, worker).holders = &block.holders
+    cdef RouteStatsBlock *block = <RouteStatsBlock *>calloc(
+        1, sizeof(RouteStatsBlock) + worker_count * sizeof(void *)
+    )
+    if block != NULL:
+        block.route = route
+        block.worker_count = worker_count
     return block
 
 
 cdef void route_stats_free(RouteStatsBlock *block) noexcept nogil:
+    cdef uint32_t worker
+    for worker in range(block.worker_count):
+        free(found(block, worker))
     free(block)
 
 
@@ -48,7 +60,9 @@ cdef bint route_stats_is_over(RouteStatsBlock *block) noexcept nogil:
     if atomic_load_acquire(&block.holders):
         return False
     for worker in range(block.worker_count):
-        stats = route_stats_of(block, worker)
+        stats = found(block, worker)
+        if stats == NULL:
+            continue
         ended = 0
         for index in range(STATUS_CLASSES):
             ended += atomic_load_acquire(&stats.ended[index])
@@ -58,9 +72,12 @@ cdef bint route_stats_is_over(RouteStatsBlock *block) noexcept nogil:
 
 
 cdef void route_stats_sum(RouteStatsBlock *block, RouteStats *total) noexcept nogil:
+    cdef RouteStats *stats
     cdef uint32_t worker
     for worker in range(block.worker_count):
-        route_stats_add(total, route_stats_of(block, worker))
+        stats = found(block, worker)
+        if stats != NULL:
+            route_stats_add(total, stats)
 
 
 cdef void route_stats_add(RouteStats *total, const RouteStats *stats) noexcept nogil:

@@ -194,7 +194,7 @@ cdef void tcp_open(Visitor *visitor) noexcept nogil:
     if route == NULL:
         refuse(visitor, b"unknown_tunnel")
         return
-    transaction_routed(transaction, route)
+    transaction_routed(worker, transaction, route)
     if route.policy != NULL:
         reason = gate_turns_away(visitor, route.policy)
         if reason != NULL:

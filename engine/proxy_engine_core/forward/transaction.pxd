@@ -249,15 +249,20 @@ cdef inline ServerRole *server_of(Worker *worker) noexcept nogil:
 # A transaction for the visitor's next request (kept over waiting and retry); NULL: no memory.
 cdef Transaction *transaction_begin(Visitor *visitor) noexcept nogil
 cdef Transaction *transaction_new(Visitor *visitor) noexcept nogil   # of a request begun elsewhere
+# Where visitors of a route are counted; with those of none if there is no memory for it.
+cdef RouteStats *stats_of(Worker *worker, Route *route) noexcept nogil
 # Its route has been found, perhaps not for the first time. From here on it is one of its requests.
-cdef inline void transaction_routed(Transaction *transaction, const Route *route) noexcept nogil:
+cdef inline void transaction_routed(
+    Worker *worker, Transaction *transaction, Route *route
+) noexcept nogil:
+    cdef RouteStats *stats = route.stats if route.stats != NULL else stats_of(worker, route)
     transaction.route = route.id
-    if transaction.stats == route.stats:
+    if transaction.stats == stats:
         return
     if transaction.stats != NULL:
         route_stats_leave(transaction.stats)
-    transaction.stats = route.stats
-    route_stats_begin(route.stats)
+    transaction.stats = stats
+    route_stats_begin(stats)
 
 # Count what has passed since the last time. Of what lasts, when something has; never of a request
 # that may be sent again, and so counts its bytes anew.

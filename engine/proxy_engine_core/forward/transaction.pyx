@@ -16,7 +16,7 @@ from proxy_engine_core.forward.pace cimport pace_spend, pace_stop
 from proxy_engine_core.forward.policy cimport policy_release
 from proxy_engine_core.forward.pool cimport http_stream_release, pool_put, pool_stop_waiting
 from proxy_engine_core.forward.reply cimport Reply, reply_write
-from proxy_engine_core.forward.route_stats cimport route_stats_leave
+from proxy_engine_core.forward.route_stats cimport route_stats_leave, route_stats_of
 from proxy_engine_core.http1.head cimport BODY_CLOSE, METHOD_HEAD
 from proxy_engine_core.http1.rewrite cimport REFRAME_CLOSE
 from proxy_engine_core.io.conn cimport (
@@ -83,6 +83,15 @@ cdef void transaction_set_tcp(
     transaction.host_size = <uint8_t>size
     memcpy(transaction.host, tunnel, size)
     transaction.path_size = 0
+
+
+cdef RouteStats *stats_of(Worker *worker, Route *route) noexcept nogil:
+    if route.stats == NULL:
+        route.stats = route_stats_of(route.counts, worker.index)
+    if route.stats == NULL:
+        count(worker.counters, COUNT_MEMORY_ERRORS, 1)
+        return &server_of(worker).unrouted
+    return route.stats
 
 
 cdef void transaction_free(Visitor *visitor) noexcept nogil:

@@ -25,7 +25,7 @@ from proxy_engine_core.forward.route_stats cimport (
 )
 from proxy_engine_core.forward.routing cimport live_link
 from proxy_engine_core.forward.transaction cimport (
-    LOG_ABORTED, LOG_TUNNEL, LOG_UDP, ServerRole, server_of,
+    LOG_ABORTED, LOG_TUNNEL, LOG_UDP, ServerRole, server_of, stats_of,
 )
 from proxy_engine_core.forward.udp_table cimport (
     UdpListener, UdpVisitor, udp_table_add, udp_table_remove,
@@ -105,7 +105,7 @@ cdef UdpVisitor *udp_visitor_open(
     visitor.link = link
     visitor.device = link.device
     visitor.route = route.id
-    visitor.stats = route.stats
+    visitor.stats = stats_of(worker, route)
     route_stats_begin(visitor.stats)
     counter_add(&visitor.stats.connections, 1)
     listener.route = route.id

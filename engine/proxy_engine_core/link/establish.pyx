@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc
-from libc.string cimport strlen, strncpy
+from libc.string cimport memcpy, strlen
 
 from proxy_engine_core.buffer cimport BUFFER_HEADROOM_MAX, buffer_init
 from proxy_engine_core.counters cimport COUNT_LINKS_OPENED, COUNT_MEMORY_ERRORS, count
@@ -17,7 +17,7 @@ from proxy_engine_core.link.end cimport link_fail, link_flush, link_release
 from proxy_engine_core.link.input cimport link_ready, link_receive
 from proxy_engine_core.link.keepalive cimport keepalive_start, link_timeout
 from proxy_engine_core.link.link cimport (
-    CARRIER_WEBSOCKET, OWNER_CONTROL, Link, LinkHost, link_host,
+    CARRIER_WEBSOCKET, OWNER_CONTROL, Link, LinkHost, LinkWebSocket, link_host,
 )
 from proxy_engine_core.quota cimport quota_hold
 from proxy_engine_core.websocket.frame cimport ws_reader_init
@@ -53,7 +53,9 @@ cdef Link *link_establish(
     uint8_t *early, uint32_t early_size
 ) noexcept nogil:
     cdef Worker *worker = conn.worker
-    cdef Link *link = <Link *>calloc(1, sizeof(Link))
+    cdef size_t websocket_size = sizeof(LinkWebSocket) * (setup.carrier == CARRIER_WEBSOCKET)
+    cdef size_t peer_size = strlen(peer)
+    cdef Link *link = <Link *>calloc(1, sizeof(Link) + websocket_size + peer_size + 1)
     if link == NULL:
         count(worker.counters, COUNT_MEMORY_ERRORS, 1)
         crew_drop_link(worker.crew, worker.index)
@@ -81,7 +83,11 @@ cdef Link *link_establish(
     link.flood.since_ms = worker.now_ms
     link.input_ms = worker.now_ms
     link.progress_ms = worker.now_ms
-    strncpy(link.peer, peer, sizeof(link.peer) - 1)
+    if websocket_size:
+        link.websocket = <LinkWebSocket *>(link + 1)
+        ws_reader_init(&link.websocket.reader, not setup.is_client, False, 0)
+    link.peer = <char *>(link + 1) + websocket_size
+    memcpy(link.peer, peer, peer_size)
     # Our own limit on streams the device opens: the control stream, nothing else.
     yamux_session_init(
         &link.session, setup.is_client, &link.conn.out, &link.urgent, setup.window,
@@ -91,12 +97,10 @@ cdef Link *link_establish(
         &link.session, &link_host(worker).windows,
         <uint32_t>worker.options.window_start if setup.has_preamble else 0,
     )
-    if setup.carrier == CARRIER_WEBSOCKET:
-        ws_reader_init(&link.websocket, not setup.is_client, False, 0)
     count(worker.counters, COUNT_LINKS_OPENED, 1)
     news_event(
         worker, EVENT_LINK_UP, link.id, link.device, 0, 0, 0,
-        link.peer, <uint32_t>strlen(link.peer), head, head_size,
+        link.peer, <uint32_t>peer_size, head, head_size,
     )
     if setup.is_client and setup.has_preamble and control_open(link) < 0:
         link_fail(link, b"no_memory")

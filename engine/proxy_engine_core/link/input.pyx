@@ -93,7 +93,7 @@ cdef void receive(Link *link, uint8_t *bytes, uint8_t *end) noexcept nogil:
         session_receive(link, bytes, end)
         return
     while not link.is_closing:
-        kind = ws_reader_next(&link.websocket, &cursor, end, &event)
+        kind = ws_reader_next(&link.websocket.reader, &cursor, end, &event)
         if kind == WS_EVENT_NEED_MORE:
             return
         if kind == WS_EVENT_DATA:
@@ -101,8 +101,8 @@ cdef void receive(Link *link, uint8_t *bytes, uint8_t *end) noexcept nogil:
         elif kind == WS_EVENT_PING:
             link.websocket_pings += 1
             # Only the latest ping needs an answer (RFC 6455 section 5.5.3).
-            memcpy(link.pong, event.data, event.size)
-            link.pong_size = <uint32_t>event.size
+            memcpy(link.websocket.pong, event.data, event.size)
+            link.websocket.pong_size = <uint32_t>event.size
             link.pong_due = True
         elif kind == WS_EVENT_CLOSE:
             link_say_goodbye(link)

@@ -19,7 +19,7 @@ from proxy_engine_core.durations cimport Durations
 from proxy_engine_core.flood cimport Flood
 from proxy_engine_core.io.worker cimport Conn, WaitList, Worker
 from proxy_engine_core.quota cimport Quota
-from proxy_engine_core.websocket.frame cimport WsReader
+from proxy_engine_core.websocket.frame cimport WS_CONTROL_SIZE_MAX, WsReader
 from proxy_engine_core.yamux.session cimport WindowBudget, YamuxSession, YamuxStream
 
 
@@ -66,10 +66,15 @@ cdef struct LinkHost:                     # first member of a worker's role
     WindowBudget windows                  # of all links of this worker
     Durations round_trips                 # of pings
 
-cdef struct Link:
+cdef struct LinkWebSocket:                # what only a link in WebSocket has
+    WsReader reader
+    uint32_t pong_size
+    uint8_t pong[WS_CONTROL_SIZE_MAX]     # answer to the last ping
+
+cdef struct Link:                         # one block with its LinkWebSocket and its peer's text
     Conn conn
     YamuxSession session
-    WsReader websocket
+    LinkWebSocket *websocket              # NULL: raw
     Buffer control_in                     # a control record not complete yet
     Buffer control_out                    # control bytes waiting for window
     YamuxStream *control
@@ -106,19 +111,17 @@ cdef struct Link:
     uint32_t streams_max                  # live streams the peer stands
     uint32_t sealed                       # bytes of conn.out that nothing passes any more
     uint32_t urgent_sealed                # ... of urgent
-    uint32_t pong_size
-    uint8_t pong[125]                     # answer to the last WebSocket ping
     uint8_t ping_misses
-    uint8_t carrier
-    bint pong_due
-    bint is_congested                     # the socket is full, and has been since the last rest
-    bint is_client
-    bint has_preamble                     # our agent: streams start with a PROXY v2 header
-    bint is_closing
-    bint is_spent                         # many streams were opened: Python knows
-    bint is_draining                      # server: no new requests, no idle streams
-    bint closes_when_idle                 # ... and the last one that ends takes the link along
-    char peer[64]                         # "ip:port"
+    uint8_t carrier                       # and flags, a byte each: every device has a Link
+    uint8_t pong_due
+    uint8_t is_congested                  # the socket is full, and has been since the last rest
+    uint8_t is_client
+    uint8_t has_preamble                  # our agent: streams start with a PROXY v2 header
+    uint8_t is_closing
+    uint8_t is_spent                      # many streams were opened: Python knows
+    uint8_t is_draining                   # server: no new requests, no idle streams
+    uint8_t closes_when_idle              # ... and the last one that ends takes the link along
+    char *peer                            # "ip:port"
 
 cdef inline LinkHost *link_host(Worker *worker) noexcept nogil:
     return <LinkHost *>worker.role

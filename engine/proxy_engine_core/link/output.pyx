@@ -12,9 +12,12 @@ from proxy_engine_core.counters cimport (
 )
 from proxy_engine_core.io.conn cimport conn_send, conn_wake_first
 from proxy_engine_core.io.worker cimport CONN_WRITABLE, Conn, worker_random
-from proxy_engine_core.link.link cimport CARRIER_RAW, CARRIER_WEBSOCKET, Link
+from proxy_engine_core.link.link cimport (
+    CARRIER_RAW, CARRIER_WEBSOCKET, Link, LinkWebSocket,
+)
 from proxy_engine_core.websocket.frame cimport (
-    WS_BINARY, WS_CLOSE, WS_HEADER_SIZE_MAX, WS_PONG, ws_header_encode, ws_header_size, ws_mask,
+    WS_BINARY, WS_CLOSE, WS_CONTROL_SIZE_MAX, WS_HEADER_SIZE_MAX, WS_PONG, ws_header_encode,
+    ws_header_size, ws_mask,
 )
 from proxy_engine_core.wire cimport store_be16, store_be32
 from proxy_engine_core.yamux.send cimport YAMUX_FRAME_PAYLOAD_MAX, yamux_frames_size
@@ -109,17 +112,18 @@ cdef void unseal(Link *link, uint32_t sent) noexcept nogil:
 
 cdef uint32_t seal_pong(Link *link) noexcept nogil:
     """The WebSocket pong that is due, behind what is urgent; its bytes."""
+    cdef LinkWebSocket *websocket = link.websocket
     cdef uint8_t key[4]
-    cdef uint8_t frame[WS_HEADER_SIZE_MAX + 125]
+    cdef uint8_t frame[WS_HEADER_SIZE_MAX + WS_CONTROL_SIZE_MAX]
     cdef int size
     if not link.pong_due:
         return 0
     link.pong_due = False
-    size = ws_header_encode(frame, WS_PONG, True, link.pong_size, new_key(link, key))
-    memcpy(frame + size, link.pong, link.pong_size)
+    size = ws_header_encode(frame, WS_PONG, True, websocket.pong_size, new_key(link, key))
+    memcpy(frame + size, websocket.pong, websocket.pong_size)
     if link.is_client:
-        ws_mask(frame + size, link.pong_size, key, 0)
-    size += link.pong_size
+        ws_mask(frame + size, websocket.pong_size, key, 0)
+    size += websocket.pong_size
     if buffer_append(&link.urgent, frame, size) < 0:
         count(link.conn.worker.counters, COUNT_MEMORY_ERRORS, 1)
         return 0

@@ -9,7 +9,7 @@ from proxy_engine_core.yamux.session cimport YamuxSession, YamuxStream
 
 
 cdef enum:
-    TABLE_BUCKETS_MIN = 8            # 64 bytes
+    TABLE_BUCKETS_MIN = 2            # an idle link has its control stream and no other
 
 
 cdef int table_resize(YamuxSession *session, uint32_t bucket_count) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 from proxy_engine.hooks.events import Request
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Names(NamedTuple):
     """What the ids in records are called. Read from the threads of hooks too."""
 
-    tunnels: Mapping[int, str]
-    devices: Mapping[int, str]
+    tunnel: Callable[[int], str | None]
+    device: Callable[[int], str | None]
     redact: Callable[[str], str]  # a path and query as others may see it
 
 
@@ -63,8 +63,8 @@ def _request(record: LogRecord, names: Names) -> Request:
     return Request(
         at=record.time_us / 1e6,
         request_id=record.request_id,
-        tunnel=names.tunnels.get(record.route),
-        device=names.devices.get(record.device),
+        tunnel=names.tunnel(record.route),
+        device=names.device(record.device),
         visitor=record.visitor,
         method=record.method,
         host=record.host,

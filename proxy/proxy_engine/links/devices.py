@@ -55,14 +55,14 @@ class Registry:
         self._store = store
         self._clock = clock
         self._notify = notify
-        self._online: dict[int, tuple[str, float]] = {}  # name and since when, by id
+        self._online: dict[int, float] = {}  # since when, by id
         self._sightings: dict[int, Sighting] = {}  # not written yet, like the following
         self._tokens_used: dict[int, float] = {}
         self._events: deque[DeviceEvent] = deque()
         self.events_dropped = 0
 
     def online_since(self, device_id: int) -> float | None:
-        return self._online[device_id][1] if device_id in self._online else None
+        return self._online.get(device_id)
 
     # What is seen
 
@@ -73,7 +73,7 @@ class Registry:
         seen = self._seen(link)
         seen.links += 1
         if link.device_id not in self._online:
-            self._online[link.device_id] = link.device, self._clock()
+            self._online[link.device_id] = link.since
             self._record(link.device_id, link.device, "online", _address(link.peer))
 
     def registered(self, link: Link) -> None:
@@ -113,9 +113,14 @@ class Registry:
             for _ in range(min(len(events), len(self._events))):
                 self._events.popleft()
 
-    async def close(self) -> None:
-        """The server ends, and every device with it is offline."""
-        for device_id, (name, _) in self._online.items():
+    async def close(self, names: Mapping[int, str]) -> None:
+        """The server ends, and every device with it is offline.
+
+        Args:
+            names: of those that are online.
+        """
+        for device_id in self._online:
+            name = names.get(device_id, str(device_id))
             self._record(device_id, name, "offline", "", "server_stopped")
         self._online.clear()
         await self.write()

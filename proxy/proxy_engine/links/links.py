@@ -148,6 +148,10 @@ class Links:
     def __iter__(self) -> Iterator[Link]:
         return iter(self._links)
 
+    def device_name(self, device_id: int) -> str | None:
+        """Of one that has a link. Any thread."""
+        return self._links.device_name(device_id)
+
     def of_device(self, device_id: int) -> list[Link]:
         """In the order they came up."""
         return self._links.of_device(device_id)
@@ -183,7 +187,7 @@ class Links:
     async def close(self) -> None:
         await self._tasks.close()
         try:
-            await self.registry.close()
+            await self.registry.close({link.device_id: link.device for link in self._links})
         except StorageError as error:
             failures.error(
                 _log, "store", "devices", "what was seen of devices is lost", error=error
@@ -302,12 +306,13 @@ class Links:
         bytes_out: int,
         seconds: float,
     ) -> None:
-        link = self._links.down(link_id)
+        link = self._links.get(link_id)
         if link is not None:
             self.pushes.failed(link, "device_offline", "the link to the agent has ended")
         self._engine.routes_apply(self._table.withdraw(link_id))
         if link is None:
             return
+        self._links.down(link_id)
         _log.info(
             "link down",
             device=link.device,
@@ -388,8 +393,8 @@ class Links:
             self._close(link, "bad_record", message)
             return
         # One too many is kept, for the answer to the last record.
-        tunnels = (link.registering + record.tunnels)[: control.TUNNELS_MAX + 1]
-        link.registering = tunnels if record.more else []
+        tunnels = [*(link.registering or ()), *record.tunnels][: control.TUNNELS_MAX + 1]
+        link.registering = tunnels if record.more else None
         if not record.more:
             link.registering_size = 0
             self._registration.put(link, msgspec.structs.replace(record, tunnels=tunnels))

@@ -30,7 +30,7 @@ RETRY_AFTER = "10"  # seconds; links lost without a word are found by their ping
 SPARE_LINKS = 2  # lost links of a device that may still look alive
 
 
-class Link(msgspec.Struct, kw_only=True, eq=False):
+class Link(msgspec.Struct, kw_only=True, eq=False, gc=False):
     device_id: int
     device: str
     peer: str
@@ -55,7 +55,7 @@ class Link(msgspec.Struct, kw_only=True, eq=False):
     is_draining: bool = False  # its agent wants no new requests; closed after the last one
     is_spent: bool = False  # another is to take its place
     ends_at: float | None = None  # ... and has: closed then at the latest
-    registering: list[TunnelSpec] = []  # of a "register" in several records, so far
+    registering: list[TunnelSpec] | None = None  # of a "register" in several records, so far
     registering_size: int = 0  # bytes of these records
 
     @property
@@ -75,7 +75,7 @@ class LinkTable:
         self._loads = [0] * workers  # links up and accepted
         self._links: dict[int, Link] = {}
         self._accepted: dict[tuple[int, str], Link] = {}  # not up yet, by device and peer
-        self._by_device: dict[int, list[Link]] = {}  # up and accepted, newest last
+        self._by_device: dict[int, tuple[Link, ...]] = {}  # up and accepted, newest last
 
     def __len__(self) -> int:
         return len(self._links)
@@ -89,6 +89,11 @@ class LinkTable:
     def of_device(self, device_id: int) -> list[Link]:
         """Those that are up, in the order they came up."""
         return [link for link in self._by_device.get(device_id, ()) if link.id >= 0]
+
+    def device_name(self, device_id: int) -> str | None:
+        """Of one that has a link. Any thread."""
+        links = self._by_device.get(device_id)
+        return links[-1].device if links else None
 
     def of_run(self, device_id: int, run: str | int) -> list[Link]:
         """Those of a run that serve, or are about to."""
@@ -137,7 +142,7 @@ class LinkTable:
         if never_came is not None:
             self._forget(never_came)
         self._accepted[device_id, peer] = link
-        self._by_device.setdefault(device_id, []).append(link)
+        self._by_device[device_id] = (*self._by_device.get(device_id, ()), link)
         return link
 
     def _place(self, present: list[Link], offer: Offer) -> int:
@@ -160,9 +165,8 @@ class LinkTable:
         link = self._accepted.pop((device_id, peer), None)
         if link is None:
             return None
-        siblings = self._by_device[device_id]
-        siblings.remove(link)
-        siblings.append(link)
+        others = [other for other in self._by_device[device_id] if other is not link]
+        self._by_device[device_id] = (*others, link)
         link.id, link.since = link_id, now
         self._links[link_id] = link
         return link
@@ -195,7 +199,8 @@ class LinkTable:
 
     def _forget(self, link: Link) -> None:
         self._loads[link.worker] -= 1
-        siblings = self._by_device[link.device_id]
-        siblings.remove(link)
-        if not siblings:
+        others = [other for other in self._by_device[link.device_id] if other is not link]
+        if others:
+            self._by_device[link.device_id] = tuple(others)
+        else:
             del self._by_device[link.device_id]

@@ -8,7 +8,7 @@ the queue of the log is dropped, and its lines are counted with the others that 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -42,29 +42,29 @@ class AccessLog:
     """
     Args:
         redact: a path and query as they may be written down; called in another thread.
-        tunnel_names, device_name: of the ids in log records. The latter is called there too.
+        tunnel_name, device_name: of the ids in log records; called there too.
     """
 
     def __init__(
         self,
         *,
         redact: Callable[[str], str],
-        tunnel_names: Callable[[], Mapping[int, str]],
+        tunnel_name: Callable[[int], str | None],
         device_name: Callable[[int], str | None],
     ) -> None:
         self._redact = redact
-        self._tunnel_names = tunnel_names
+        self._tunnel_name = tunnel_name
         self._device_name = device_name
         self.dropped = 0  # lines that another program's logging was spared
 
     def put(self, batch: bytes) -> None:
         """Packed records of requests that ended (proxy_engine_core.log_batch)."""
-        tunnels, handler = self._tunnel_names(), logs.queue_handler()
+        handler = logs.queue_handler()
         if handler is None:  # embedded: the application's logging decides
             if logging.getLogger(f"{ROOT}.{COMPONENT}").isEnabledFor(logging.INFO):
                 records = self._records(batch)
                 for record in records[:RECORDS_MAX]:
-                    _log.info(MESSAGE, **self._fields(record, tunnels))
+                    _log.info(MESSAGE, **self._fields(record))
                 left = len(records) - RECORDS_MAX
                 if left > 0:
                     self.dropped += left
@@ -72,29 +72,26 @@ class AccessLog:
             return
         lines = _json_lines if handler.log_format == "json" else _text_lines
         handler.writer.put_bulk(
-            partial(self._lines, lines, batch, tunnels),
+            partial(self._lines, lines, batch),
             size=len(batch),
             lines=log_batch.count(batch),
         )
 
     def _lines(
-        self,
-        lines: Callable[[list[tuple[float, dict[str, Any]]]], str],
-        batch: bytes,
-        tunnels: Mapping[int, str],
+        self, lines: Callable[[list[tuple[float, dict[str, Any]]]], str], batch: bytes
     ) -> bytes:
         records = self._records(batch)
-        found = [(record.time_us / 1e6, self._fields(record, tunnels)) for record in records]
+        found = [(record.time_us / 1e6, self._fields(record)) for record in records]
         return scrub(lines(found)).encode(errors="backslashreplace")
 
     def _records(self, batch: bytes) -> list[LogRecord]:
         return log_batch.unpack(log_batch.rewrite_paths(batch, MARKS, self._redact))
 
-    def _fields(self, record: LogRecord, tunnels: Mapping[int, str]) -> dict[str, Any]:
+    def _fields(self, record: LogRecord) -> dict[str, Any]:
         fields = dict(zip(FIELDS, _VALUES(record), strict=True))
         if record.trace_id:
             fields.update(zip(TRACE_FIELDS, _TRACE_VALUES(record), strict=True))
-        fields["tunnel"] = tunnels.get(record.route)
+        fields["tunnel"] = self._tunnel_name(record.route)
         fields["device"] = self._device_name(record.device)
         return fields
 

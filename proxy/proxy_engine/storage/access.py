@@ -10,7 +10,7 @@ import msgspec
 from proxy_engine.grants import ANY, UNLIMITED, Limits, Scopes
 
 
-class Token(msgspec.Struct, frozen=True, kw_only=True):
+class Token(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A secret's digest and what it allows. The secret itself is never kept."""
 
     id: int
@@ -31,7 +31,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     certificate_names: tuple[str, ...] = ()  # the device's
 
 
-class Device(msgspec.Struct, frozen=True, kw_only=True):
+class Device(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     id: int
     name: str
     created_at: float
@@ -51,7 +51,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     certificate_names: tuple[str, ...] = ()  # its certificate has one of them; (): its own name
 
 
-class Sighting(msgspec.Struct, kw_only=True):
+class Sighting(msgspec.Struct, kw_only=True, gc=False):
     """What became known of a device since the last one. Texts that are empty change nothing,
     numbers are added to what there was."""
 

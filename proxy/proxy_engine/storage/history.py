@@ -13,7 +13,7 @@ AUDIT_MAX = 100_000  # records kept
 Presence = Literal["online", "offline"]
 
 
-class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The first link of a device came up, or its last one went."""
 
     device_id: int

@@ -10,7 +10,7 @@ import msgspec
 from proxy_engine.tunnels.options import NONE, Domain, Maintenance, Options
 
 
-class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
+class Tunnel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A public name. It belongs to the device that registered it first."""
 
     id: int

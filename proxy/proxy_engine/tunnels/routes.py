@@ -7,7 +7,6 @@ once, so live traffic follows, and who watches is told.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,7 @@ import msgspec
 
 from proxy_engine.listeners import origin
 from proxy_engine.storage import Tunnel
+from proxy_engine.tunnels.held import Held
 from proxy_engine.tunnels.options import NONE, Options, merged, policy_of
 from proxy_engine.values import DEFAULT_PROFILE, LABEL, Profile
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("http", "tcp", "udp")
 PORT_KINDS = ("tcp", "udp")  # those that have public ports
+_NO_POLICY: RoutePolicy = {}
 Change = Literal["created", "changed", "deleted", "online", "offline"]
 
 
@@ -35,9 +36,9 @@ def name_refusal(name: str, kind: str) -> tuple[str, str] | None:
     return None
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, gc=False):
     tunnel: Tunnel
-    policy: RoutePolicy
+    policy: RoutePolicy  # _NO_POLICY: most have none, and share it
     links: tuple[int, ...] = ()
     options: Options = NONE  # the agent's, of when a link last registered it
 
@@ -59,6 +60,7 @@ class TunnelTable:
         scheme: str = "http",
         default_tunnel: str = "",
         default_profile: Profile = DEFAULT_PROFILE,
+        default_timing: bool = False,
         notify: Callable[[Change, Tunnel], None] = lambda change, tunnel: None,
         closed: Callable[[Tunnel, int], None] = lambda tunnel, left: None,
     ) -> None:
@@ -67,13 +69,15 @@ class TunnelTable:
         self._scheme = scheme
         self._default_tunnel = default_tunnel
         self._default_profile = default_profile
+        self._default_timing = default_timing
         self._notify = notify
         self._closed = closed
         self._entries: dict[str, _Entry] = {}  # by name
+        self._by_id: dict[int, _Entry] = {}
         self._ports: dict[tuple[str, int], str] = {}  # names, by kind and port
         self._served: dict[int, tuple[str, ...]] = {}  # by link
         self._holders: dict[int, int] = {}  # tokens, by link
-        self._held: dict[int, Counter[str]] = {}  # links that serve a name, by token
+        self._held = Held()
         self._dropped: set[int] = set()  # ids; what the store said before may come in late
 
     @property
@@ -89,6 +93,11 @@ class TunnelTable:
 
     def get(self, name: str) -> Tunnel | None:
         entry = self._entries.get(name)
+        return None if entry is None else entry.tunnel
+
+    def by_id(self, tunnel_id: int) -> Tunnel | None:
+        """Any thread."""
+        entry = self._by_id.get(tunnel_id)
         return None if entry is None else entry.tunnel
 
     def agent_options(self, name: str) -> Options:
@@ -110,7 +119,8 @@ class TunnelTable:
                 self._notify("created", tunnel)
 
     def _add(self, tunnel: Tunnel) -> _Entry:
-        entry = self._entries[tunnel.name] = _Entry(tunnel, self._policy(tunnel, NONE))
+        entry = _Entry(tunnel, self._policy(tunnel, NONE))
+        self._entries[tunnel.name] = self._by_id[tunnel.id] = entry
         if tunnel.port is not None:
             self._ports.setdefault((tunnel.kind, tunnel.port), tunnel.name)
         return entry
@@ -136,11 +146,13 @@ class TunnelTable:
         entry = self._entries.get(tunnel.name)
         if entry is None or entry.tunnel.id != tunnel.id:
             return []
-        del self._entries[tunnel.name]
+        del self._entries[tunnel.name], self._by_id[tunnel.id]
         self._dropped.add(tunnel.id)
         self._leave_port(entry.tunnel)
         for left in reversed(range(len(entry.links))):
             self._closed(entry.tunnel, left)
+        if entry.links:
+            self._notify("offline", entry.tunnel)
         self._notify("deleted", entry.tunnel)
         return [("delete", key) for key in self._keys(entry.tunnel)]
 
@@ -196,6 +208,14 @@ class TunnelTable:
     def set_default_profile(self, profile: Profile) -> list[RouteOp]:
         """From now on connections have this profile where nobody has named one."""
         self._default_profile = profile
+        return self._all_ops()
+
+    def set_default_timing(self, timing: bool) -> list[RouteOp]:
+        """From now on responses have a Server-Timing, or not, where nobody has said."""
+        self._default_timing = timing
+        return self._all_ops()
+
+    def _all_ops(self) -> list[RouteOp]:
         for entry in self._entries.values():
             entry.policy = self._policy(entry.tunnel, entry.options)
         return [op for entry in self._entries.values() for op in self._ops(entry)]
@@ -220,7 +240,7 @@ class TunnelTable:
         ops = self.withdraw(link, keep=names)
         self._served[link] = names
         self._holders[link] = token
-        self._held.setdefault(token, Counter()).update(names)
+        self._held.add(token, names)
         for tunnel in tunnels:
             entry = self._entries.get(tunnel.name) or self._add(tunnel)
             links = tuple(other for other in entry.links if other not in instead_of)
@@ -241,7 +261,7 @@ class TunnelTable:
         """This link serves nothing any more, or only the tunnels to keep."""
         ops: list[RouteOp] = []
         names = self._served.pop(link, ())
-        self._drop(self._holders.pop(link, 0), names)
+        self._held.drop(self._holders.pop(link, 0), names)
         for name in names:
             entry = self._entries.get(name)
             if entry is None or name in keep:
@@ -257,32 +277,20 @@ class TunnelTable:
 
     def held(self, token: int, without: Iterable[int]) -> set[str]:
         """The names that links of this token serve, leaving out some links of it."""
-        rest = Counter(self._held.get(token, ()))
-        for link in without:
-            if self._holders.get(link) == token:
-                rest.subtract(self._served[link])
-        return {name for name, count in rest.items() if count > 0}
-
-    def _drop(self, token: int, names: Iterable[str]) -> None:
-        held = self._held.get(token)
-        if held is None:
-            return
-        for name in names:
-            held[name] -= 1
-            if not held[name]:
-                del held[name]
-        if not held:
-            del self._held[token]
+        links = [link for link in without if self._holders.get(link) == token]
+        return self._held.names(token, [self._served[link] for link in links])
 
     def _policy(self, tunnel: Tunnel, options: Options) -> RoutePolicy:
-        return policy_of(
+        found = policy_of(
             merged(tunnel.options, options),
             name=tunnel.name,
             kind=tunnel.kind,
             is_enabled=tunnel.is_enabled,
             maintenance=tunnel.maintenance,
             default_profile=self._default_profile,
+            default_timing=self._default_timing,
         )
+        return found or _NO_POLICY
 
     def links(self, tunnel: Tunnel) -> tuple[int, ...]:
         """Those that serve it; () while its device is away."""

@@ -19,7 +19,7 @@ def test_an_embedding_program_gets_lines_and_is_told_of_those_left_out(
     caplog.set_level(logging.INFO, "proxy_engine")
     log = AccessLog(
         redact=lambda path: path.replace("secret", "***"),
-        tunnel_names=lambda: {1: "web"},
+        tunnel_name={1: "web"}.get,
         device_name={2: "pi"}.get,
     )
     log.put(log_batch.pack([RECORD] * (RECORDS_MAX + 3)))

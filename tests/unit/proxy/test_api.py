@@ -55,7 +55,7 @@ class Service:
         self.rechecks = 0
         self.request_log = RequestLog(store, keep=Retention())
         self.events = LiveEvents(
-            redact=str, tunnel_names=lambda: {1: "web"}, device_name=lambda number: None
+            redact=str, tunnel_name={1: "web"}.get, device_name=lambda number: None
         )
 
     async def access_changed(self) -> None:

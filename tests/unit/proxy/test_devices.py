@@ -110,7 +110,7 @@ async def test_only_so_many_events_wait_for_the_store(
 
 async def test_when_the_server_ends_all_are_offline(site: Site) -> None:
     site.registry.link_up(site.link(1))
-    await site.registry.close()
+    await site.registry.close({1: "pi"})
     newest = (await site.store.device_events(1, 10))[0]
     assert (newest.kind, newest.reason) == ("offline", "server_stopped")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from proxy_engine.hook_feed import HookFeed
+import msgspec
+
+from proxy_engine.hook_feed import GONE_MAX, HookFeed
 from proxy_engine.hooks import (
     DeviceDisconnect,
     DevicePresence,
@@ -81,6 +83,8 @@ class Site:
         self.table = TunnelTable(
             domain="localhost", port=80, notify=self.feed.tunnel, closed=self.feed.tunnel_closed
         )
+        self.online = {3: "pi"}
+        self.feed.watch(self.table, self.online.get)
 
 
 def test_a_tunnel_that_comes_and_goes_is_told_once_and_closed_by_each_link() -> None:
@@ -117,13 +121,13 @@ def test_a_tunnel_that_is_deleted_while_it_is_served_goes_offline() -> None:
     site.table.drop(WEB)
     site.table.withdraw(1)
     assert site.seen.events[1:] == [
-        ("close", "web", "", 1), ("close", "web", "", 0), ("tunnel offline", "web"),
+        ("close", "web", "pi", 1), ("close", "web", "pi", 0), ("tunnel offline", "web"),
     ]  # fmt: skip
 
 
 def test_requests_have_names_and_seconds_and_no_secrets() -> None:
     site = Site()
-    site.feed.load([WEB])
+    site.table.load([WEB])
     site.feed.device("pi", DeviceEvent(device_id=3, at=1, kind="online", address="", reason=""))
     site.feed.requests(log_batch.pack([record(1)]))
     assert site.seen.requests == [
@@ -146,6 +150,32 @@ def test_requests_have_names_and_seconds_and_no_secrets() -> None:
             flags=4,
         )
     ]
+
+
+def test_a_device_that_went_is_named_a_little_longer() -> None:
+    site = Site()
+    for device in range(3, 3 + GONE_MAX + 1):
+        site.online.pop(device, None)
+        went = DeviceEvent(device_id=device, at=1, kind="offline", address="", reason="")
+        site.feed.device(f"d{device}", went)
+        if device == 3:
+            site.feed.requests(log_batch.pack([record(1)]))
+    site.feed.requests(log_batch.pack([record(2)]))
+    site.online[3] = "pi"
+    site.feed.requests(log_batch.pack([record(3)]))
+    assert [request.device for request in site.seen.requests] == ["d3", None, "pi"]
+
+
+def test_nothing_is_kept_of_a_tunnel_that_moved_nothing_or_is_gone() -> None:
+    site = Site()
+    api = msgspec.structs.replace(WEB, id=8, name="api")
+    site.table.load([WEB, api])
+    site.feed.data({7: (1, 1), 8: (0, 0)})
+    assert vars(site.feed)["_bytes"].keys() == {7}
+    site.table.drop(WEB)
+    site.feed.data({7: (2, 2), 8: (0, 0)})
+    assert not vars(site.feed)["_bytes"]
+    assert [each.tunnel for each in site.seen.data] == ["web"]
 
 
 def test_one_request_in_so_many_is_told_whatever_the_batches() -> None:
@@ -184,7 +214,7 @@ async def test_hooks_share_what_is_unpacked_once_and_only_if_somebody_looks() ->
 
 def test_bytes_are_told_since_the_last_time_and_only_where_there_are_any() -> None:
     site = Site()
-    site.feed.load([WEB])
+    site.table.load([WEB])
     site.now = 105.0
     site.feed.data({7: (10, 20), 99: (1, 1)})
     site.now = 110.0

@@ -108,11 +108,10 @@ class SqliteAccess(Database):
         return await self._write(lambda db: db.execute(query, (now, name)).rowcount > 0)
 
     async def seen(self, tokens: Mapping[int, float], devices: Mapping[int, Sighting]) -> None:
-        used = [(at, row_id) for row_id, at in tokens.items()]
-        sighted = [(*msgspec.structs.astuple(seen), row_id) for row_id, seen in devices.items()]
-
         def update(db: sqlite3.Connection) -> None:
+            used = ((at, row_id) for row_id, at in tokens.items())
             db.executemany("UPDATE tokens SET last_used_at = ? WHERE id = ?", used)
+            sighted = ((*msgspec.structs.astuple(seen), row_id) for row_id, seen in devices.items())
             db.executemany(_SIGHTED, sighted)
 
         await self._write(update)

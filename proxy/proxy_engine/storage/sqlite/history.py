@@ -18,20 +18,24 @@ _TRIM_EVENTS = """
 
 class SqliteHistory(Database):
     async def device_events_add(self, events: Sequence[DeviceEvent]) -> None:
-        rows = [(each.at, each.kind, each.address, each.reason, each.device_id) for each in events]
-        devices = [
-            {"device": device, "keep": DEVICE_EVENTS_MAX}
-            for device in {each.device_id for each in events}
-        ]
-
-        # A device may have been deleted meanwhile.
+        # Rows are made one by one: thousands of devices may have come at once. A device may have
+        # been deleted meanwhile.
         insert = (
             "INSERT INTO device_events (at, kind, address, reason, device_id)"
             " SELECT ?, ?, ?, ?, id FROM devices WHERE id = ?"
         )
-        await self._write(
-            lambda db: (db.executemany(insert, rows), db.executemany(_TRIM_EVENTS, devices))
-        )
+
+        def add(db: sqlite3.Connection) -> None:
+            db.executemany(
+                insert, ((e.at, e.kind, e.address, e.reason, e.device_id) for e in events)
+            )
+            devices = {each.device_id for each in events}
+            db.executemany(
+                _TRIM_EVENTS,
+                ({"device": device, "keep": DEVICE_EVENTS_MAX} for device in devices),
+            )
+
+        await self._write(add)
 
     async def device_events(
         self, device_id: int, limit: int, before: int | None = None

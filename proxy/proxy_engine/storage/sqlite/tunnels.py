@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,6 +137,7 @@ def _tunnel(row: tuple[object, ...]) -> Tunnel:
     return Tunnel(
         **{
             **found,
+            "kind": sys.intern(str(found["kind"])),
             "is_enabled": bool(found["is_enabled"]),
             "maintenance": maintenance and msgspec.json.decode(maintenance, type=Maintenance),
             "options": NONE if options == "{}" else msgspec.json.decode(options, type=Options),
