@@ -118,6 +118,7 @@ cdef void check_request(uint8_t *bytes, uint32_t size, uint8_t choice) noexcept 
     rewrite.address_size = 11
     rewrite.request_id = ADDRESS
     rewrite.request_id_size = 0
+    rewrite.trace_size = 0
     rewrite.is_tls = False
     rewrite.is_trusted = (choice & 2) != 0
     rewrite.edit = &edit

@@ -87,6 +87,7 @@ cdef uint8_t *write_request(const Head *head, bint is_trusted, uint32_t *size) n
     rewrite.address_size = 11
     rewrite.request_id = REQUEST_ID
     rewrite.request_id_size = 16
+    rewrite.trace_size = 0
     rewrite.is_tls = False
     rewrite.is_trusted = is_trusted
     rewrite.edit = NULL

@@ -147,6 +147,7 @@ class RoutePolicy(TypedDict, total=False):
     allow: Sequence[str]                        # ... wins; no allow: all. 1024 together
     maintenance: Maintenance                    # 503 maintenance
     basic_auth: BasicAuth                       # 401 unauthorized
+    server_timing: bool                         # responses tell where the time went
     strip_prefix: str                           # "/api": taken off the path; 404 outside_prefix
     host: str                                   # the Host that the target sees: "app.internal:8080"
     profile: Literal["balanced", "throughput", "latency"]      # of connections from now on

@@ -8,6 +8,7 @@ cdef struct Options:
     uint64_t head_timeout_ms          # first byte of a request to the end of its head
     uint64_t keepalive_timeout_ms     # idle visitor connection between requests
     uint64_t open_timeout_ms          # waiting for a stream, or for the device's ACK -> 504
+    uint64_t open_queue_max           # visitors waiting for a stream of one link; more -> 503
     uint64_t response_timeout_ms      # request sent to response head -> 504
     uint64_t body_timeout_ms          # no byte of a body either way
     uint64_t tunnel_timeout_ms        # no byte either way after 101
@@ -51,6 +52,8 @@ cdef struct Options:
     uint64_t link_empty_frames_max    # ... frames without payload
     uint64_t link_records_max         # ... control records
     uint64_t link_surplus_max         # ... bytes for streams that are not there
+    uint64_t trace_mode               # forward/trace.pxd, TraceMode
+    uint64_t trace_sampled            # of 1000 traces that begin here, those with the sampled flag
     uint64_t body_size_max            # bytes of a request body; 0: no limit -> 413
     uint64_t log_ring_size            # bytes of a worker's log ring; a power of two
     uint64_t slow_turn_ms             # a worker's turn that is told of; 0: none

@@ -8,6 +8,8 @@ cdef dict TABLE = {
     "head_timeout_ms": (10_000, 1, 3_600_000),
     "keepalive_timeout_ms": (60_000, 1, 3_600_000),
     "open_timeout_ms": (10_000, 1, 3_600_000),
+    # 256 streams are opened in a round trip: at 150 ms these have theirs within the time above.
+    "open_queue_max": (16_384, 0, 1 << 20),
     "response_timeout_ms": (60_000, 1, 86_400_000),
     "body_timeout_ms": (60_000, 1, 86_400_000),
     "tunnel_timeout_ms": (3_600_000, 1, 7 * 86_400_000),
@@ -55,6 +57,9 @@ cdef dict TABLE = {
     "link_empty_frames_max": (200_000, 1, 1 << 30),
     "link_records_max": (1_000, 1, 1 << 30),
     "link_surplus_max": (1 << 20, 0, 1 << 40),
+    "trace_mode": (0, 0, 2),
+    # Less would turn off what targets with the usual sampler record now.
+    "trace_sampled": (1_000, 0, 1_000),
     "body_size_max": (0, 0, 2**62),
     "log_ring_size": (4 << 20, 64 << 10, 1 << 30),
     "slow_turn_ms": (0, 0, 3_600_000),

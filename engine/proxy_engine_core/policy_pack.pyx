@@ -8,7 +8,7 @@ from proxy_engine_core.forward.policy cimport (
     POLICY_AUTH, POLICY_DIGEST_SIZE, POLICY_DIGESTS_MAX, POLICY_DISABLED, POLICY_EDITS_REQUEST,
     POLICY_EDITS_RESPONSE, POLICY_LINES_SIZE_MAX, POLICY_MAINTENANCE, POLICY_NETWORKS_MAX,
     POLICY_PAGE_SIZE_MAX, POLICY_PREFIX_SIZE_MAX, POLICY_REALM_SIZE_MAX, POLICY_RETRY_AFTER_MAX,
-    POLICY_RULES_MAX, POLICY_SALT_SIZE_MAX, Policy, PolicyEdit,
+    POLICY_RULES_MAX, POLICY_SALT_SIZE_MAX, POLICY_SERVER_TIMING, Policy, PolicyEdit,
 )
 from proxy_engine_core.http1.edit cimport EDIT_NAME_SIZE_MAX
 from proxy_engine_core.http1.field cimport field_name_id
@@ -25,7 +25,8 @@ from proxy_engine_core.networks cimport Network, network_parse
 
 cdef frozenset TCP_OPTIONS = frozenset({"disabled", "allow", "deny", "profile"})
 cdef frozenset HTTP_OPTIONS = TCP_OPTIONS | {
-    "basic_auth", "host", "maintenance", "request_headers", "response_headers", "strip_prefix",
+    "basic_auth", "host", "maintenance", "request_headers", "response_headers", "server_timing",
+    "strip_prefix",
 }
 cdef dict PROFILES = {
     "balanced": PROFILE_BALANCED, "throughput": PROFILE_THROUGHPUT, "latency": PROFILE_LATENCY,
@@ -76,6 +77,8 @@ cdef bytes policy_pack(dict options, bint is_tcp):
         or policy.prefix.size
     ):
         policy.flags |= POLICY_EDITS_RESPONSE
+    if options.get("server_timing"):
+        policy.flags |= POLICY_SERVER_TIMING | POLICY_EDITS_RESPONSE
     policy.size = <uint32_t>(sizeof(Policy) + len(tail))
     return (<const uint8_t *>&policy)[:sizeof(Policy)] + bytes(tail)
 

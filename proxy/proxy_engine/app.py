@@ -183,6 +183,7 @@ class Server:
             scheme=public.scheme,
             default_tunnel=settings.default_tunnel,
             default_profile=settings.default_profile,
+            default_timing=settings.default_server_timing,
             notify=feed.tunnel,
             closed=self.hooks.feed.tunnel_closed,
         )

@@ -35,6 +35,11 @@ def _default_profile(server: Server) -> None:
     server.engine.routes_apply(server.table.set_default_profile(server.settings.default_profile))
 
 
+def _default_server_timing(server: Server) -> None:
+    timing = server.settings.default_server_timing
+    server.engine.routes_apply(server.table.set_default_timing(timing))
+
+
 def _log(server: Server) -> None:
     logs.adjust(server.settings.log_format, server.settings.log_level)
 
@@ -69,6 +74,7 @@ LIVE: dict[str, Callable[[Server], None]] = {
     "access_log": _nothing,
     "admin_hosts": _nothing,
     "default_profile": _default_profile,
+    "default_server_timing": _default_server_timing,
     "default_tunnel": _default_tunnel,
     "grace": _nothing,
     **dict.fromkeys(("hooks", "hook_options", "hook_timeout", "hook_interval"), _nothing),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from proxy_engine import failures, logs
 from proxy_engine.diagnosis.service import engine_options
 from proxy_engine.errors import ProxyEngineError, UsageError, error_text, suggestion
+from proxy_engine.values import TRACES
 from proxy_engine_core.core import DEFAULTS, EVENT_DRAINED, EVENT_PRESSURE, WORKERS_MAX, Engine
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ def make_engine(role: str, settings: Settings) -> Engine:
     try:
         if role == "server":
             workers = settings.workers or usable_cores()
-            options = engine_options(settings) | settings.engine
+            options = engine_options(settings)
+            if settings.traces != "pass":
+                options["trace_mode"] = TRACES.index(settings.traces)
+                options["trace_sampled"] = round(1000 * settings.trace_sample)
+            options |= settings.engine
             engine = Engine("server", workers=workers, **options)
             for network in settings.trusted_proxy:
                 engine.trust(network)

@@ -18,6 +18,8 @@ POOL_MAX = 64  # idle direct connections of a link
 Profile = Literal["balanced", "throughput", "latency"]
 PROFILES: tuple[str, ...] = get_args(Profile)
 DEFAULT_PROFILE: Profile = "balanced"
+Traces = Literal["pass", "start", "join"]  # in the order of the engine's trace_mode
+TRACES: tuple[str, ...] = get_args(Traces)
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)?", re.ASCII)

@@ -204,6 +204,21 @@ def test_unanswered_opens_are_limited_and_acks_let_more_through() -> None:
         assert sorted(visitor.response().status for visitor in visitors) == [200] * 259 + [502]
 
 
+def test_who_comes_to_a_full_queue_is_refused_at_once() -> None:
+    with serving(open_queue_max=20) as server:
+        device = limited(server)
+        first = server.visitor()
+        first.get()
+        device.request()
+        visitors = queue(server, 20)
+        late = server.visitor()
+        late.get()
+        assert late.response().status == 503
+        assert server.stat("requests_queued") == 20
+        device.close()
+        assert {visitor.response().status for visitor in visitors} == {503}
+
+
 def test_a_link_that_goes_away_is_given_nothing_new() -> None:
     with serving() as server:
         device = limited(server)

@@ -211,6 +211,7 @@ def rewrite_request(
     rewrite.address_size = <uint32_t>len(address)
     rewrite.request_id = request_id
     rewrite.request_id_size = <uint32_t>len(request_id)
+    rewrite.trace_size = 0
     rewrite.is_tls = is_tls
     rewrite.is_trusted = is_trusted
     rewrite.edit = NULL
@@ -336,6 +337,7 @@ def bench_rewrite_request(bytes source, int rounds):
     rewrite.address_size = 9
     rewrite.request_id = request_id
     rewrite.request_id_size = 32
+    rewrite.trace_size = 0
     rewrite.is_tls = True
     rewrite.is_trusted = False
     rewrite.edit = NULL

@@ -65,6 +65,7 @@ def edit_request(dict options, bytes source, *, bint is_trusted=False):
     rewrite.address_size = 9
     rewrite.request_id = b"id-1"
     rewrite.request_id_size = 4
+    rewrite.trace_size = 0
     rewrite.is_tls = False
     rewrite.is_trusted = is_trusted
     rewrite.edit = &edit

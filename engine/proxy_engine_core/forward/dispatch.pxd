@@ -18,7 +18,7 @@ cdef void request_no_memory(Visitor *visitor) noexcept nogil
 # A stream with room for the head as `rewrite` makes it: filled in here, but for its edit. NULL:
 # none now.
 cdef HttpStream *take_stream(
-    Visitor *visitor, Link *link, const Route *route, const Head *head, RequestRewrite *rewrite
+    Visitor *visitor, Link *link, const Route *route, Head *head, RequestRewrite *rewrite
 ) noexcept nogil
 # Put the rewritten head on the stream; False: no memory, the transaction has ended.
 cdef bint forward_head(

@@ -9,6 +9,7 @@ from proxy_engine_core.forward.pace cimport pace_spend
 from proxy_engine_core.forward.pool cimport pool_take, pool_wait
 from proxy_engine_core.forward.retry cimport is_idempotent, retry_keep_head
 from proxy_engine_core.forward.route cimport Route
+from proxy_engine_core.forward.trace cimport trace_tell
 from proxy_engine_core.forward.transaction cimport (
     LOG_RETRIED, LOG_REUSED, VISITOR_ACTIVE, HttpStream, Transaction, Visitor, transaction_fail,
 )
@@ -22,15 +23,12 @@ from proxy_engine_core.link.output cimport link_touch
 from proxy_engine_core.yamux.send cimport yamux_stream_commit, yamux_stream_reserve
 
 cdef enum:
-    # Visitors waiting for a stream of one link. 256 are opened in a round trip, so at 150 ms this
-    # many have theirs within open_timeout_ms; whoever comes then is refused at once.
-    OPENING_MAX = 16_384
     IDLE_UNSAFE_DIVISOR = 2               # unsafe methods avoid streams idle half the limit
 
 
 cdef bint wait_for_stream(Visitor *visitor, Link *link) noexcept nogil:
     if visitor.opening_link == NULL:
-        if link.opening_count >= OPENING_MAX:
+        if link.opening_count >= visitor.conn.worker.options.open_queue_max:
             return False
         pool_wait(link, visitor)
         count(visitor.conn.worker.counters, COUNT_REQUESTS_QUEUED, 1)
@@ -60,7 +58,7 @@ cdef void request_no_memory(Visitor *visitor) noexcept nogil:
 
 
 cdef HttpStream *take_stream(
-    Visitor *visitor, Link *link, const Route *route, const Head *head, RequestRewrite *rewrite
+    Visitor *visitor, Link *link, const Route *route, Head *head, RequestRewrite *rewrite
 ) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef uint32_t idle_divisor = 1
@@ -68,6 +66,9 @@ cdef HttpStream *take_stream(
     rewrite.address_size = visitor.address_size
     rewrite.request_id = transaction.request_id
     rewrite.request_id_size = transaction.request_id_size
+    rewrite.trace_size = 0
+    if visitor.conn.worker.options.trace_mode:
+        trace_tell(visitor, head, rewrite)
     rewrite.is_tls = visitor.conn.tls != NULL
     rewrite.is_trusted = visitor.address_key == CLIENT_KEY_TRUSTED
     if transaction.log_flags & LOG_RETRIED:

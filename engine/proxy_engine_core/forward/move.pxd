@@ -15,6 +15,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from proxy_engine_core.forward.route cimport TUNNEL_NAME_SIZE_MAX
 from proxy_engine_core.forward.transaction cimport REQUEST_ID_MAX, ServerRole, Visitor
+from proxy_engine_core.http1.traceparent cimport Trace
 from proxy_engine_core.io.mailbox cimport MailboxNode
 from proxy_engine_core.io.socket cimport ADDRESS_TEXT_SIZE
 from proxy_engine_core.io.worker cimport Tls, Worker
@@ -41,6 +42,8 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     uint32_t size
     uint16_t port
     uint16_t request_id_size
+    uint8_t trace_size
+    uint8_t trace_flags
     uint8_t moves
     uint8_t flags                         # CONN_READABLE ...
     uint8_t address_size
@@ -52,6 +55,7 @@ cdef struct MoveMessage:                  # then `size` unread bytes
     uint8_t tunnel[TUNNEL_NAME_SIZE_MAX]
     char address[ADDRESS_TEXT_SIZE]
     uint8_t request_id[REQUEST_ID_MAX]
+    Trace trace
 
 # Send a visitor with a parsed but unused head among its `size` unread bytes to another
 # worker. False: no memory, nothing has happened.

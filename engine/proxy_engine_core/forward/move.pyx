@@ -78,6 +78,10 @@ cdef bint visitor_move(
     message.moves = transaction.moves + 1
     message.request_id_size = transaction.request_id_size
     memcpy(message.request_id, transaction.request_id, transaction.request_id_size)
+    message.trace_size = transaction.trace_size
+    message.trace_flags = transaction.trace_flags
+    if transaction.trace_size:
+        message.trace = transaction.trace
     if transaction.is_tcp:
         CHECK(0 < transaction.host_size <= TUNNEL_NAME_SIZE_MAX)
         message.tunnel_size = transaction.host_size
@@ -198,6 +202,9 @@ cdef void unpack(Transaction *transaction, const MoveMessage *message) noexcept 
     transaction.moves = message.moves
     transaction.request_id_size = message.request_id_size
     memcpy(transaction.request_id, message.request_id, message.request_id_size)
+    transaction.trace_size = message.trace_size
+    transaction.trace_flags = message.trace_flags
+    transaction.trace = message.trace
 
 
 cdef void lost(Worker *worker, const MoveMessage *message) noexcept nogil:

@@ -29,6 +29,7 @@ cdef enum PolicyFlag:
     POLICY_AUTH = 4
     POLICY_EDITS_REQUEST = 8
     POLICY_EDITS_RESPONSE = 16
+    POLICY_SERVER_TIMING = 32             # with POLICY_EDITS_RESPONSE
 
 cdef struct PolicyEdit:                   # HeadEdit, before the block has its place
     Span names

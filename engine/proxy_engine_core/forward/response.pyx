@@ -13,13 +13,14 @@ from proxy_engine_core.counters cimport (
     COUNT_BAD_RESPONSES, COUNT_MEMORY_ERRORS, COUNT_STREAM_SURPLUS, COUNT_TUNNELS, count,
 )
 from proxy_engine_core.forward.clock cimport transaction_deadline
-from proxy_engine_core.forward.policy cimport policy_edit_response
+from proxy_engine_core.forward.policy cimport POLICY_SERVER_TIMING, policy_edit_response
 from proxy_engine_core.forward.pool cimport (
     http_stream_release, pool_idle_told, pool_stream_lost, pool_wake,
 )
 from proxy_engine_core.forward.retry cimport (
     RETRY_LINK_LOST, RETRY_REFUSED, RETRY_STREAM_FAILED, retry, retry_forget,
 )
+from proxy_engine_core.forward.timing cimport TIMING_SIZE_MAX, timing_write
 from proxy_engine_core.forward.transaction cimport (
     LOG_TUNNEL, RESPONSE_BODY, RESPONSE_DONE, RESPONSE_HEAD, VISITOR_TUNNEL, HttpStream,
     Transaction, Visitor, server_of, transaction_answered, transaction_count, transaction_fail,
@@ -162,6 +163,7 @@ cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
     cdef Transaction *transaction = visitor.transaction
     cdef ResponseRewrite rewrite
     cdef ResponseEdit edit
+    cdef uint8_t timing[TIMING_SIZE_MAX]
     cdef uint8_t *place
     cdef uint32_t size
     rewrite.request_id = transaction.request_id
@@ -173,6 +175,9 @@ cdef bint write_head(Visitor *visitor, Head *head) noexcept nogil:
     if transaction.policy != NULL and head.status >= 200:
         policy_edit_response(transaction.policy, head, transaction.is_https, &edit)
         rewrite.edit = &edit
+        if transaction.policy.flags & POLICY_SERVER_TIMING:
+            edit.timing = timing
+            edit.timing_size = timing_write(timing, transaction)
     place = conn_arena(visitor.conn.worker, response_head_bound(head, &rewrite))
     if place == NULL:
         bad_response(visitor, b"The service answered with a head that is too large.")

@@ -35,6 +35,8 @@ cdef struct ResponseEdit:
     bint needs_slash                      # before it
     const uint8_t *prefix                 # before both; size 0: none
     uint32_t prefix_size
+    const uint8_t *timing                 # a Server-Timing line of ours
+    uint32_t timing_size
 
 cdef enum PathFit:
     PATH_FITS = 0

@@ -11,12 +11,15 @@ from proxy_engine_core.http1.head cimport Head
 cdef enum:
     FORWARD_ADDRESS_SIZE_MAX = 48         # an IPv6 address as text
     REQUEST_ID_SIZE_MAX = 128
+    TRACE_LINE_SIZE = 70                  # "traceparent: ", the value, CRLF
 
 cdef struct RequestRewrite:
     const uint8_t *address                # visitor's address as text
     uint32_t address_size
     const uint8_t *request_id
     uint32_t request_id_size
+    uint32_t trace_size                   # 0: no traceparent of ours
+    uint8_t trace[TRACE_LINE_SIZE]
     bint is_tls                           # X-Forwarded-Proto: https
     bint is_trusted                       # append to X-Forwarded-* instead of replacing them
     const RequestEdit *edit               # what the tunnel's options change; NULL: nothing

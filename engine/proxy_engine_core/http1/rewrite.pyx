@@ -174,7 +174,7 @@ cdef uint32_t request_head_bound(
     # The authority goes out twice more than it came in, the upgrade once.
     cdef uint32_t bound = (
         head.size + 2 * head.authority.size + head.upgrade.size + rewrite.address_size
-        + rewrite.request_id_size + ADDED_SIZE_MAX
+        + rewrite.request_id_size + rewrite.trace_size + ADDED_SIZE_MAX
     )
     if rewrite.edit != NULL:
         bound += rewrite.edit.head.lines_size + rewrite.edit.host_size + rewrite.edit.prefix_size
@@ -190,6 +190,7 @@ cdef uint32_t response_head_bound(
     if rewrite.edit != NULL:
         bound += (
             rewrite.edit.head.lines_size + rewrite.edit.location.size + rewrite.edit.prefix_size
+            + rewrite.edit.timing_size
         )
     return bound
 
@@ -213,6 +214,8 @@ cdef uint8_t *put_response_edit(
             target = put(target, b"/", 1)
         target = put_span(target, head, edit.location)
         target = put(target, b"\r\n", 2)
+    if edit.timing_size:
+        target = put(target, edit.timing, edit.timing_size)
     return put(target, edit.head.lines, edit.head.lines_size)
 
 
@@ -239,6 +242,8 @@ cdef uint32_t request_head_write(
     target = put_forwarded(target, head, rewrite)
     if rewrite.edit != NULL:
         target = put_request_edit(target, rewrite.edit)
+    if rewrite.trace_size:
+        target = put(target, rewrite.trace, rewrite.trace_size)
     target = put_request_id(target, rewrite.request_id, rewrite.request_id_size)
     if head.flags & HEAD_TE_TRAILERS:
         if head.flags & HEAD_UPGRADE:

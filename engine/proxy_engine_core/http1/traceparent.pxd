@@ -27,5 +27,6 @@ cdef struct Trace:                        # ids of zeros are none
 cdef bint traceparent_read(
     const uint8_t *value, uint32_t size, Trace *trace, uint8_t *flags
 ) noexcept nogil
+cdef bint id_is_none(const uint8_t *source, uint32_t size) noexcept nogil
 # TRACEPARENT_SIZE bytes: the id, and the span as the parent of who reads it.
 cdef void traceparent_write(uint8_t *target, const Trace *trace, uint8_t flags) noexcept nogil

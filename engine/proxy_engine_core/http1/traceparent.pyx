@@ -33,7 +33,7 @@ cdef bint read_hex(const uint8_t *source, uint8_t *target, uint32_t size) noexce
     return True
 
 
-cdef bint is_zero(const uint8_t *source, uint32_t size) noexcept nogil:
+cdef bint id_is_none(const uint8_t *source, uint32_t size) noexcept nogil:
     cdef uint32_t index
     cdef uint8_t bits = 0
     for index in range(size):
@@ -56,7 +56,7 @@ cdef bint traceparent_read(
         not read_hex(value + ID_START, found.id, TRACE_ID_SIZE)
         or not read_hex(value + PARENT_START, found.parent, SPAN_ID_SIZE)
         or not read_hex(value + FLAGS_START, &all_flags, 1)
-        or is_zero(found.id, TRACE_ID_SIZE) or is_zero(found.parent, SPAN_ID_SIZE)
+        or id_is_none(found.id, TRACE_ID_SIZE) or id_is_none(found.parent, SPAN_ID_SIZE)
     ):
         return False
     memcpy(trace.id, found.id, TRACE_ID_SIZE)

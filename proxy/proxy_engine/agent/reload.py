@@ -28,7 +28,7 @@ LIVE = frozenset(
     {
         *("http", "tcp", "udp", "tunnels", "domains", "allow", "deny", "profile"),
         *("basic_auth", "basic_auth_file", "strip_prefix", "host_header"),
-        *("request_header", "response_header", "proxy_protocol"),
+        *("request_header", "response_header", "server_timing", "proxy_protocol"),
         *("target_ca", "target_server_name", "target_insecure"),
         *("allow_target", "allow_remote_config", "grace", "log_format", "log_level"),
     }

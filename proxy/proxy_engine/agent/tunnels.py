@@ -17,6 +17,7 @@ import msgspec
 
 from proxy_engine.control import TUNNELS_MAX, TunnelSpec
 from proxy_engine.errors import UsageError, error_text
+from proxy_engine.settings.setting_values import to_boolean
 from proxy_engine.tunnels.option_texts import parse_headers, parse_users
 from proxy_engine.tunnels.options import NONE, Headers, Options, basic_auth, check
 from proxy_engine.values import PROFILES, Address, HttpTarget, PortTunnel
@@ -118,6 +119,7 @@ def _of_file(config: TunnelConfig) -> AgentTunnel:
         strip_prefix=config.strip_prefix,
         host_header=_host(config.host_header, target),
         profile=config.profile,
+        server_timing=config.server_timing,
     )
     return AgentTunnel(
         config.name,
@@ -180,6 +182,7 @@ def _with_flags(chosen: Settings, tunnels: list[AgentTunnel]) -> list[AgentTunne
     change("response-header", chosen.response_header, _parsed_headers, "response_headers")
     change("strip-prefix", chosen.strip_prefix, lambda values, _: values[-1])
     change("profile", chosen.profile, lambda values, _: _profile(values[-1]), meant=streams)
+    change("server-timing", chosen.server_timing, lambda values, _: to_boolean(values[-1]))
     change("host-header", chosen.host_header, lambda values, target: _host(values[-1], target))
     return list(found.values())
 

@@ -142,6 +142,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         ("response_header", "HEADER", "the same in responses"),
         ("strip_prefix", "PATH", "take it off paths, such as /api"),
         ("profile", "PROFILE", "throughput, latency or balanced; without NAME= of TCP, too"),
+        ("server_timing", "yes|no", "tell browsers where the time went, in Server-Timing"),
         ("host_header", "HOST", "the Host that the target sees; rewrite: its own address"),
     ):
         flag = "--domain" if name == "domains" else ""

@@ -46,6 +46,21 @@ def add_parser(verbs: Any) -> None:
         help="of tunnels without one: balanced, throughput (bulk), latency (dialogues) [balanced]",
     )
     add_setting(
+        parser,
+        "default_server_timing",
+        action=argparse.BooleanOptionalAction,
+        help="tell browsers where the time went, unless a tunnel says otherwise",
+    )
+    add_setting(
+        parser,
+        "traces",
+        metavar="HOW",
+        help="traceparent: pass it on, start one where there is none, join with a span [pass]",
+    )
+    add_setting(
+        parser, "trace_sample", metavar="SHARE", help="of the traces begun here, recorded [1]"
+    )
+    add_setting(
         parser, "keep_requests", metavar="N", help="requests kept in the log, 0: all [1000000]"
     )
     add_setting(

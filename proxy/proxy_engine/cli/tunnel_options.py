@@ -11,7 +11,7 @@ from proxy_engine.values import PROFILES
 NO = "none"
 OPTIONS = (
     ("allow", "deny", "basic_auth", "request_headers", "response_headers")
-    + ("strip_prefix", "host_header", "profile")
+    + ("strip_prefix", "host_header", "profile", "server_timing")
 )  # fmt: skip
 
 
@@ -50,6 +50,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         dest="option_profile",
         help="what its connections are for: throughput (bulk), latency (dialogues) or both",
     )
+    group.add_argument(
+        "--server-timing",
+        choices=("yes", "no"),
+        dest="option_server_timing",
+        help="whether responses tell where the time went",
+    )
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,6 +70,8 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
             options[name] = type(value)() if value in (NO, [NO]) else value
     if args.option_profile is not None:
         options["profile"] = args.option_profile
+    if args.option_server_timing is not None:
+        options["server_timing"] = args.option_server_timing == "yes"
     users = _users(args)
     if users is not None:
         passwords = [{"name": name, "password": value} for name, value in users.items()]
@@ -125,6 +133,8 @@ def texts(options: dict[str, Any]) -> dict[str, str]:
             value = users + (f' (realm "{value["realm"]}")' if value["realm"] else "")
         elif name.endswith("_headers"):
             value = ", ".join(header_texts(msgspec.convert(value, Headers)))
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
         elif isinstance(value, list):
             value = " ".join(value)
         found[name] = value or "none"

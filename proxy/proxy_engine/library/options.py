@@ -63,6 +63,7 @@ class HttpOptions(TlsTarget, total=False):
     response_headers: Sequence[str]
     strip_prefix: str
     host_header: str
+    server_timing: bool
 
 
 class PortOptions(TypedDict, total=False):

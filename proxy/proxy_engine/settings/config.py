@@ -30,11 +30,13 @@ from proxy_engine.values import (
     DEFAULT_PROFILE,
     POOL_MAX,
     PROFILES,
+    TRACES,
     Address,
     HttpTarget,
     Listen,
     PortTunnel,
     Profile,
+    Traces,
 )
 
 ENV_PREFIX = "PROXY_ENGINE_"
@@ -53,6 +55,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 30.0  # seconds that requests in flight get when the program ends
     default_tunnel: str = ""
     default_profile: Profile = DEFAULT_PROFILE  # of tunnels for which nobody has named one
+    traces: Traces = "pass"  # what happens to traceparent
+    trace_sample: float = 1.0  # share of the traces begun here that is recorded
+    default_server_timing: bool = False  # of HTTP tunnels for which nobody has said
     trusted_proxy: tuple[str, ...] = ()  # networks whose X-Forwarded-* are believed
     keep_requests: int = 1_000_000  # of the request log; older ones are deleted; 0: no limit
     keep_requests_age: float = 0.0  # seconds; 0: no limit
@@ -131,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     strip_prefix: tuple[str, ...] = ()
     host_header: tuple[str, ...] = ()
     profile: tuple[str, ...] = ()  # without a name: of all HTTP and TCP tunnels
+    server_timing: tuple[str, ...] = ()
     request_header: tuple[str, ...] = ()
     response_header: tuple[str, ...] = ()
     proxy_protocol: tuple[str, ...] = ()  # TCP tunnels whose targets are told the visitor
@@ -179,6 +185,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "grace": parse.to_duration,
     "default_tunnel": parse.to_label,
     "default_profile": parse.to_choice(*PROFILES),
+    "default_server_timing": parse.to_boolean,
+    "traces": parse.to_choice(*TRACES),
+    "trace_sample": parse.to_share,
     "trusted_proxy": parse.to_networks,
     "keep_requests": parse.to_integer(0, 2**53),
     "keep_requests_age": parse.to_duration,
@@ -238,6 +247,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "strip_prefix": parse.to_texts,
     "host_header": parse.to_texts,
     "profile": parse.to_texts,
+    "server_timing": parse.to_texts,
     "request_header": parse.to_texts,
     "response_header": parse.to_texts,
     "proxy_protocol": parse.to_names,
@@ -273,7 +283,7 @@ CLIENT_KEYS = frozenset(
         *("tcp", "udp", "proxy_protocol"),
         *("allow_target", "allow_remote_config", "tunnels", "domains", "allow", "deny"),
         *("basic_auth", "basic_auth_file", "strip_prefix", "host_header", "profile"),
-        *("request_header", "response_header"),
+        *("request_header", "response_header", "server_timing"),
         *("ca", "crl", "pin", "server_name", "cert", "key"),
         *("target_ca", "target_server_name", "target_insecure"),
         *("admin_url", "admin_token", "admin_token_file"),

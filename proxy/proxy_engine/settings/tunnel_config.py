@@ -39,6 +39,7 @@ class TunnelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     strip_prefix: str | None = None
     host_header: str | None = None
     profile: Profile | None = None  # of an HTTP or TCP tunnel
+    server_timing: bool | None = None
 
     def where(self) -> HttpTarget:
         """Its target. Raises ValueError."""

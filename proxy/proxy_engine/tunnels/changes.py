@@ -31,6 +31,9 @@ from proxy_engine.values import Profile
 Prefix = Annotated[
     str, msgspec.Meta(max_length=256, description="taken off paths; others are not found")
 ]
+ServerTiming = Annotated[
+    bool, msgspec.Meta(description="responses tell where the time went, in `Server-Timing`")
+]
 Host = Annotated[str, msgspec.Meta(max_length=260, description="the `Host` that the target sees")]
 
 
@@ -66,6 +69,7 @@ class NewOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     strip_prefix: Prefix | UnsetType | None = UNSET
     host_header: Host | UnsetType | None = UNSET
     profile: Profile | UnsetType | None = UNSET
+    server_timing: ServerTiming | UnsetType | None = UNSET
 
 
 class UserName(msgspec.Struct, kw_only=True):
@@ -90,6 +94,7 @@ class ShownOptions(msgspec.Struct, kw_only=True):
     strip_prefix: str | None
     host_header: str | None
     profile: Profile | None
+    server_timing: bool | None
 
 
 def shown(options: Options) -> ShownOptions:
@@ -107,6 +112,7 @@ def shown(options: Options) -> ShownOptions:
         strip_prefix=options.strip_prefix,
         host_header=options.host_header,
         profile=options.profile,
+        server_timing=options.server_timing,
     )
 
 

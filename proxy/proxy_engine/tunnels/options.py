@@ -102,6 +102,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     strip_prefix: str | None = None
     host_header: str | None = None
     profile: Profile | None = None
+    server_timing: bool | None = None
 
 
 class Maintenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -160,7 +161,10 @@ def check(options: Options, kind: str = "http") -> Options:
     return found
 
 
-_HTTP_ONLY = ("basic_auth", "request_headers", "response_headers", "strip_prefix", "host_header")
+_HTTP_ONLY = (
+    *("basic_auth", "request_headers", "response_headers", "strip_prefix", "host_header"),
+    "server_timing",
+)
 
 
 def check_user(name: str) -> None:
@@ -286,6 +290,7 @@ def policy_of(
     is_enabled: bool = True,
     maintenance: Maintenance | None = None,
     default_profile: Profile = DEFAULT_PROFILE,
+    default_timing: bool = False,
 ) -> RoutePolicy:
     """What the engine is told; {} if there is nothing to say.
 
@@ -293,7 +298,7 @@ def policy_of(
 
     Args:
         name: of the tunnel, for a realm without a name.
-        default_profile: where the options name none.
+        default_profile, default_timing: where the options name none.
     """
     policy: RoutePolicy = {}
     if not is_enabled or (kind != "http" and maintenance is not None):
@@ -326,4 +331,6 @@ def policy_of(
         policy["request_headers"] = options.request_headers.rules()
     if options.response_headers is not None:
         policy["response_headers"] = options.response_headers.rules()
+    if default_timing if options.server_timing is None else options.server_timing:
+        policy["server_timing"] = True
     return policy

@@ -60,6 +60,7 @@ class TunnelTable:
         scheme: str = "http",
         default_tunnel: str = "",
         default_profile: Profile = DEFAULT_PROFILE,
+        default_timing: bool = False,
         notify: Callable[[Change, Tunnel], None] = lambda change, tunnel: None,
         closed: Callable[[Tunnel, int], None] = lambda tunnel, left: None,
     ) -> None:
@@ -68,6 +69,7 @@ class TunnelTable:
         self._scheme = scheme
         self._default_tunnel = default_tunnel
         self._default_profile = default_profile
+        self._default_timing = default_timing
         self._notify = notify
         self._closed = closed
         self._entries: dict[str, _Entry] = {}  # by name
@@ -206,6 +208,14 @@ class TunnelTable:
     def set_default_profile(self, profile: Profile) -> list[RouteOp]:
         """From now on connections have this profile where nobody has named one."""
         self._default_profile = profile
+        return self._all_ops()
+
+    def set_default_timing(self, timing: bool) -> list[RouteOp]:
+        """From now on responses have a Server-Timing, or not, where nobody has said."""
+        self._default_timing = timing
+        return self._all_ops()
+
+    def _all_ops(self) -> list[RouteOp]:
         for entry in self._entries.values():
             entry.policy = self._policy(entry.tunnel, entry.options)
         return [op for entry in self._entries.values() for op in self._ops(entry)]
@@ -278,6 +288,7 @@ class TunnelTable:
             is_enabled=tunnel.is_enabled,
             maintenance=tunnel.maintenance,
             default_profile=self._default_profile,
+            default_timing=self._default_timing,
         )
         return found or _NO_POLICY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 
@@ -104,11 +104,17 @@ async def test_waits_are_bounded_and_partly_chance(site: Collector) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "least", "most"),
-    [("7", 7, 7), (date(100), 60, 101), ("99999", REST_MAX, REST_MAX)],
+    ("given", "least", "most"),
+    [
+        pytest.param(lambda: "7", 7, 7, id="seconds"),
+        pytest.param(lambda: date(100), 60, 101, id="date"),
+        pytest.param(lambda: "99999", REST_MAX, REST_MAX, id="too long"),
+    ],
 )
-async def test_a_retry_after_is_kept(site: Collector, text: str, least: float, most: float) -> None:
-    site.replies.append(Reply(429, {"Retry-After": text}))
+async def test_a_retry_after_is_kept(
+    site: Collector, given: Callable[[], str], least: float, most: float
+) -> None:
+    site.replies.append(Reply(429, {"Retry-After": given()}))  # a date counts from now
     sleeps = Sleeps()
     async with delivery(site.url, sleeps) as found:
         assert await found.deliver(BODY, 1000) is not None

@@ -3,8 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from proxy_engine.errors import UsageError
 from proxy_engine.storage import Tunnel
-from proxy_engine.tunnels.options import Options
+from proxy_engine.tunnels.options import Options, check
 from proxy_engine.tunnels.routes import TunnelTable, name_refusal
 
 
@@ -87,6 +88,20 @@ def test_connections_have_the_default_profile_where_nobody_has_named_one() -> No
     assert [op[-1] for op in table.set_default_profile("balanced")[:2]] == [
         {"profile": "throughput"}
     ] * 2
+
+
+def test_responses_tell_the_time_where_somebody_said_so() -> None:
+    table = TunnelTable(domain="localhost", port=80, default_timing=True)
+    named = msgspec.structs.replace(API, options=Options(server_timing=False))
+    table.load([WEB, named])
+    assert table.serve(7, [WEB])[0][-1] == {"server_timing": True}
+    assert table.serve(8, [named])[0][-1] == "api"
+    assert [op[-1] for op in table.set_default_timing(False)] == ["web"] * 2 + ["api"] * 2
+    agents = {"web": Options(server_timing=True)}
+    assert table.serve(7, [WEB], options=agents)[0][-1] == {"server_timing": True}
+    tcp = Options(server_timing=True)
+    with pytest.raises(UsageError, match="server_timing is an option of HTTP tunnels"):
+        check(tcp, "tcp")
 
 
 def test_the_default_tunnel_has_a_third_key() -> None:
