@@ -566,7 +566,7 @@ class Pair:
         for request_id, fields in self._expected:
             row = self.row(request_id)
             found = {name: row[name] for name in fields}
-            assert found == fields, f"record of {request_id}"
+            assert found == fields, f"record of {request_id}: {found}, not {fields}"
 
     def settled(self) -> dict[str, int]:
         """The counters once no request is under way: every accepted one has an outcome."""

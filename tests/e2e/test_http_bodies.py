@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from proxy_engine_core.core import LOG_ABORTED, LOG_HTTP10
 from tests.e2e.harness import (
     OK,
     Handler,
@@ -464,7 +465,8 @@ def test_a_truncated_response_is_never_shown_as_complete(
     # Where only the end of the connection ends the body, it must not be a clean end.
     if not head.values("content-length") and not head.values("transfer-encoding"):
         assert caught.value.was_reset
-    any_tunnel.pair.expect_row(head.id, status=200, reason="target_lost", flags=4)  # aborted
+    flags = LOG_ABORTED | (LOG_HTTP10 if line.endswith("1.0") else 0)
+    any_tunnel.pair.expect_row(head.id, status=200, reason="target_lost", flags=flags)
 
 
 def finish(visitor: Visitor, head: Response) -> None:
