@@ -244,8 +244,14 @@ def test_a_rule_takes_the_visitors_trace_away_before_one_begins() -> None:
 def test_a_rule_that_sets_the_trace_is_the_only_one(mode: int) -> None:
     with serving(trace_mode=mode) as server:
         device = server.device(tunnel=None)
-        rules = [("set", "X-A", "1"), ("set", "TraceParent", TRACEPARENT), ("set", "X-B", "2")]
-        set_policy(server, [device], {"request_headers": rules})  # type: ignore[dict-item]
+        policy: core.RoutePolicy = {
+            "request_headers": [
+                ("set", "X-A", "1"),
+                ("set", "TraceParent", TRACEPARENT),
+                ("set", "X-B", "2"),
+            ]
+        }
+        set_policy(server, [device], policy)
         assert told(ask(device, server.visitor(), "")) == [TRACEPARENT]
         assert ids(server.log())[2] == ""
 

@@ -51,7 +51,8 @@ def _colour(status: int) -> str:
 
 def request_lines(request: Request) -> list[str]:
     """All that is known of it, by name; what is not known or does not apply is left out."""
-    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(request.time_us / 1e6))
+    began_us = request.time_us - request.total_us
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began_us / 1e6))
     first_byte = f"after {_time(request.first_byte_us)}" if request.first_byte_us else ""
     if first_byte:
         first_byte += (
@@ -68,7 +69,7 @@ def request_lines(request: Request) -> list[str]:
         "state": request.state,
         "status": f"{request.status or ''}",
         "reason": request.reason,
-        "began": f"{moment}.{request.time_us % 1_000_000:06d}",
+        "began": f"{moment}.{began_us % 1_000_000:06d}",
         "took": _time(request.total_us),
         "first byte": first_byte,
         "bytes": f"{size_text(request.bytes_in)} in, {size_text(request.bytes_out)} out",
