@@ -253,7 +253,7 @@ class Server:
             settings,
             exporter=self.exporter,
             redact=self._redactor(),
-            tunnel_names=feed.tunnel_names,
+            tunnel_name=feed.tunnel_name,
             device_name=feed.device_name,
             scheme=public.scheme,
             started_at=self.started_at,

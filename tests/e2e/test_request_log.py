@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -136,6 +137,14 @@ def test_the_log_is_searched_counted_and_exported(tunnel: Tunnel) -> None:
     exported = run("requests", "export", "--format", "csv", *wanted, *data_dir).stdout.splitlines()
     assert len(exported) == 2
     assert response.id in exported[1]
+    shown = run("requests", "show", response.id, *data_dir).stdout
+    first, second, *_ = shown.splitlines()
+    assert first.split() == ["request", "GET", f"{tunnel.name}.localhost/for/the/search"]
+    assert second.split() == ["id", response.id]
+    assert re.search(r"\nfirst byte  after \S+: proxy \S+, link \S+, target \S+\n", shown)
+    unknown = run("requests", "show", "no-such-id", *data_dir)
+    assert unknown.returncode == 1
+    assert unknown.stderr == "proxy-engine: error: there is no such request in the log\n"
     stats = run("requests", "stats", *wanted, *data_dir).stdout
     assert stats.startswith("1 requests, ")
     assert "1 /for/the/search" in stats

@@ -240,6 +240,22 @@ def test_a_rule_takes_the_visitors_trace_away_before_one_begins() -> None:
         assert record.parent_id == ""
 
 
+@pytest.mark.parametrize("mode", [START, JOIN])
+def test_a_rule_that_sets_the_trace_is_the_only_one(mode: int) -> None:
+    with serving(trace_mode=mode) as server:
+        device = server.device(tunnel=None)
+        policy: core.RoutePolicy = {
+            "request_headers": [
+                ("set", "X-A", "1"),
+                ("set", "TraceParent", TRACEPARENT),
+                ("set", "X-B", "2"),
+            ]
+        }
+        set_policy(server, [device], policy)
+        assert told(ask(device, server.visitor(), "")) == [TRACEPARENT]
+        assert ids(server.log())[2] == ""
+
+
 def test_a_request_that_is_sent_once_more_is_of_the_same_trace() -> None:
     with serving(trace_mode=START) as server:
         device = server.device()

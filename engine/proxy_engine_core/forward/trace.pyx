@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from proxy_engine_core.forward.transaction cimport Transaction, Visitor
+from proxy_engine_core.http1.edit cimport edit_adds
 from proxy_engine_core.http1.head cimport FIELD_TRACEPARENT, FIELD_TRACESTATE, Field, Head
 from proxy_engine_core.http1.rewrite cimport TRACE_LINE_SIZE, RequestRewrite
 from proxy_engine_core.http1.traceparent cimport (
@@ -68,6 +69,8 @@ cdef void trace_tell(Visitor *visitor, Head *head, RequestRewrite *rewrite) noex
         transaction.trace_size and not id_is_none(trace.parent, SPAN_ID_SIZE)
     )
     cdef uint32_t index
+    if rewrite.edit != NULL and edit_adds(&rewrite.edit.head, b"traceparent", 11):
+        return                            # an operator's rule sets it: two would name no trace
     # An operator may have taken the visitor's away (a rule for headers): then it does not count.
     if is_visitors and only_traceparent(head) == NULL:
         is_visitors = False

@@ -45,6 +45,8 @@ cdef enum PathFit:
 
 # Mark the fields that go.
 cdef void edit_fields(Head *head, const HeadEdit *edit) noexcept nogil
+# Whether a line of this field comes. `name` in lower case.
+cdef bint edit_adds(const HeadEdit *edit, const char *name, uint32_t size) noexcept nogil
 # Take edit.prefix off the path, on the border of a segment only. A PathFit; the path is as it was
 # unless it fits.
 cdef int edit_path(Head *head, RequestEdit *edit) noexcept nogil

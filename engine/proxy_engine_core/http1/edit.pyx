@@ -89,6 +89,16 @@ cdef bint has_dot_segments(const uint8_t *path, uint32_t size) noexcept nogil:
     return is_dots and 1 <= dots <= 2
 
 
+cdef bint edit_adds(const HeadEdit *edit, const char *name, uint32_t size) noexcept nogil:
+    cdef const uint8_t *line = edit.lines
+    cdef const uint8_t *end = edit.lines + edit.lines_size
+    while end - line > size:              # each ends with a line feed
+        if line[size] == c':' and equals_lower(line, name, size):
+            return True
+        line = <const uint8_t *>memchr(line, c'\n', end - line) + 1
+    return False
+
+
 cdef int edit_path(Head *head, RequestEdit *edit) noexcept nogil:
     cdef const uint8_t *path = head.bytes + head.path.start
     cdef const uint8_t *query = <const uint8_t *>memchr(path, c'?', head.path.size)

@@ -7,25 +7,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from proxy_engine.cli.client import Client, add_target, connected
+from proxy_engine.cli.client import Client, add_target, connected, segment
 from proxy_engine.cli.parser import add_common, count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from proxy_engine.storage import Request, RequestSummary
+    from proxy_engine.storage import Request
 
 _T = TypeVar("_T")
 POLL_INTERVAL = 0.25  # seconds
 BATCH = 1000  # rows
-_RED, _YELLOW, _GREEN, _CYAN, _DIM, _RESET = (
-    "\x1b[31m",
-    "\x1b[33m",
-    "\x1b[32m",
-    "\x1b[36m",
-    "\x1b[2m",
-    "\x1b[0m",
-)
 
 
 def add_parser(verbs: Any) -> None:
@@ -49,6 +41,12 @@ def add_parser(verbs: Any) -> None:
     found.add_argument("--json", action="store_true", help="one JSON object a line")
     add_target(found)
     add_common(found, _list)
+
+    show = actions.add_parser("show", help="all that is known of one request")
+    show.add_argument("id", metavar="ID", help="its X-Request-Id, or its number in the log")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    add_target(show)
+    add_common(show, _show)
 
     stats = actions.add_parser("stats", help="counts, percentiles and frequent paths")
     _add_filters(stats)
@@ -161,9 +159,25 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show(args: argparse.Namespace) -> int:
+    import msgspec
+
+    from proxy_engine.cli.request_view import request_lines
+    from proxy_engine.storage import Request
+
+    with connected(args) as client:
+        answer = client.call("GET", f"/requests/{segment(args.id)}")
+    if args.json:
+        print(msgspec.json.encode(answer).decode())
+    else:
+        print("\n".join(request_lines(msgspec.convert(answer, Request))))
+    return 0
+
+
 def _stats(args: argparse.Namespace) -> int:
     import msgspec
 
+    from proxy_engine.cli.request_view import summary_lines
     from proxy_engine.storage import RequestSummary
 
     with connected(args) as client:
@@ -175,29 +189,6 @@ def _stats(args: argparse.Namespace) -> int:
         summary = msgspec.convert(answer, RequestSummary, strict=False)
         print("\n".join(summary_lines(summary)))
     return 0
-
-
-def summary_lines(summary: RequestSummary) -> list[str]:
-    from proxy_engine.text import duration_text, escape, size_text
-
-    sizes = f"{size_text(summary.bytes_in)} in, {size_text(summary.bytes_out)} out"
-    more = " (the newest: there are more than could be counted in time)"
-    lines = [f"{summary.count} requests, {sizes}" + (more if summary.is_partial else "")]
-    if not summary.count:
-        return lines
-    times = [(f"p{percent}", us) for percent, us in summary.percentiles_us.items()]
-    times.append(("max", summary.max_us))
-    lines.append(
-        "duration  " + "  ".join(f"{name} {duration_text(us / 1e6)}" for name, us in times)
-    )
-    lines.append("state     " + _counts(summary.states.items()))
-    lines.append("status    " + _counts(sorted(summary.statuses.items())))
-    lines += [f"{times:>9} {escape(path)}" for path, times in summary.paths]
-    return lines
-
-
-def _counts(items: Iterable[tuple[object, int]]) -> str:
-    return "  ".join(f"{name} {times}" for name, times in items if times)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -257,36 +248,9 @@ def _print(found: list[Request], as_json: bool) -> None:
 
         lines = [msgspec.json.encode(request).decode() for request in found]
     else:
+        from proxy_engine.cli.request_view import line
+
         colour = sys.stdout.isatty()
         lines = [line(request, colour=colour) for request in found]
     if lines:
         print("\n".join(lines), flush=True)
-
-
-def line(request: Request, *, colour: bool = False) -> str:
-    """One request for people; columns first, what has no fixed width last."""
-    from proxy_engine.text import duration_text, escape, size_text
-
-    moment = time.localtime(request.time_us / 1e6)
-    clock = time.strftime("%H:%M:%S", moment) + f".{request.time_us // 1000 % 1000:03d}"
-    status = f"{request.status or '---'}"
-    if colour:
-        clock = f"{_DIM}{clock}{_RESET}"
-        status = f"{_colour(request.status)}{status}{_RESET}"
-    sizes = f"{size_text(request.bytes_in)}/{size_text(request.bytes_out)}"
-    text = (
-        f"{clock} {status} {escape(request.method):<7} "
-        f"{duration_text(request.total_us / 1e6):>7} {sizes:>17} "
-        f"{escape(request.tunnel or '-'):<12} {escape(request.host + request.path)}"
-    )
-    if request.reason:
-        text += f" ({escape(request.reason)})"
-    return f"{text} {escape(request.request_id)}".rstrip()
-
-
-def _colour(status: int) -> str:
-    if status == 0 or status >= 500:
-        return _RED
-    if status >= 400:
-        return _YELLOW
-    return _CYAN if status >= 300 or status < 200 else _GREEN

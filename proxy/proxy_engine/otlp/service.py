@@ -87,7 +87,7 @@ class Otlp:
         *,
         exporter: Exporter,
         redact: Callable[[str], str],
-        tunnel_names: Callable[[], Mapping[int, str]],
+        tunnel_name: Callable[[int], str | None],
         device_name: Callable[[int], str | None],
         scheme: str,
         started_at: float,
@@ -96,7 +96,7 @@ class Otlp:
 
         Args:
             redact: a path and query as others may see it; called in another thread.
-            tunnel_names, device_name: of the ids in log records. The latter is called there too.
+            tunnel_name, device_name: of the ids in log records; called there too.
             scheme: of the address that visitors use.
             started_at: of the server, seconds since the epoch.
         Raises: UsageError for files that are no good.
@@ -134,11 +134,16 @@ class Otlp:
             self._metrics.start()
         if "traces" in where:
             self._traces = TracesExport(
-                SpanEncoder(about, redact=redact, device_name=device_name, scheme=scheme),
+                SpanEncoder(
+                    about,
+                    redact=redact,
+                    tunnel_name=tunnel_name,
+                    device_name=device_name,
+                    scheme=scheme,
+                ),
                 packed,
                 Delivery(session, where["traces"], fields),
                 sampler(settings.otlp_sampler, settings.otlp_sample),
-                tunnel_names,
                 settings.otlp_queue,
             )
             self._traces.start()

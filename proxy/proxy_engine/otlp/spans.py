@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -31,7 +31,7 @@ class SpanEncoder:
     """
     Args:
         redact: a path and query as others may see it.
-        device_name: of an id in log records.
+        tunnel_name, device_name: of the ids in log records.
         scheme: of the address that visitors use.
     """
 
@@ -40,28 +40,26 @@ class SpanEncoder:
         resource: Resource,
         *,
         redact: Callable[[str], str],
+        tunnel_name: Callable[[int], str | None],
         device_name: Callable[[int], str | None],
         scheme: str,
     ) -> None:
         self._resource = resource
         self._redact = redact
+        self._tunnel_name = tunnel_name
         self._device_name = device_name
         self._scheme = scheme
 
-    def __call__(self, records: Iterable[LogRecord], tunnels: Mapping[int, str]) -> bytes:
-        """An ExportTraceServiceRequest.
-
-        Args:
-            tunnels: names of the ids in log records.
-        """
+    def __call__(self, records: Iterable[LogRecord]) -> bytes:
+        """An ExportTraceServiceRequest."""
         request = ExportTraceServiceRequest()
         group = request.resource_spans.add(resource=self._resource)
         scope = group.scope_spans.add(scope=SCOPE)
         for record in records:
-            self._fill(scope.spans.add(), record, tunnels)
+            self._fill(scope.spans.add(), record)
         return request.SerializeToString()
 
-    def _fill(self, span: proto.Span, record: LogRecord, tunnels: Mapping[int, str]) -> None:
+    def _fill(self, span: proto.Span, record: LogRecord) -> None:
         is_http = not record.flags & (LOG_TCP | LOG_UDP)
         span.name = record.method if record.method in METHODS or not is_http else "HTTP"
         span.kind = proto.Span.SPAN_KIND_SERVER
@@ -74,7 +72,7 @@ class SpanEncoder:
             span.parent_span_id = bytes.fromhex(record.parent_id)
             span.flags |= _REMOTE
         pairs = self._http(record) if is_http else _other(record)
-        put(span.attributes, (*pairs, *self._common(record, tunnels)))
+        put(span.attributes, (*pairs, *self._common(record)))
         problem = _problem(record, is_http)
         if problem:
             span.status.code = proto.Status.STATUS_CODE_ERROR
@@ -104,9 +102,9 @@ class SpanEncoder:
         if record.flags & LOG_RETRIED:
             yield "proxy_engine.retried", True
 
-    def _common(self, record: LogRecord, tunnels: Mapping[int, str]) -> Iterator[tuple[str, Value]]:
+    def _common(self, record: LogRecord) -> Iterator[tuple[str, Value]]:
         yield "client.address", record.visitor
-        tunnel, device = tunnels.get(record.route), self._device_name(record.device)
+        tunnel, device = self._tunnel_name(record.route), self._device_name(record.device)
         if tunnel is not None:
             yield "proxy_engine.tunnel", tunnel
         if device is not None:

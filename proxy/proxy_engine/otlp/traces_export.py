@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -45,13 +45,11 @@ class TracesExport:
         packed: Callable[[bytes], bytes],
         delivery: Delivery,
         is_sampled: Callable[[LogRecord], bool],
-        tunnel_names: Callable[[], Mapping[int, str]],
         queue_bytes: int,
     ) -> None:
         self._encode = encode
         self._packed = packed
         self._is_sampled = is_sampled
-        self._tunnel_names = tunnel_names
         self._queue: deque[bytes] = deque()
         self._most = queue_bytes
         self._wake = asyncio.Event()  # something waits
@@ -113,8 +111,8 @@ class TracesExport:
         records = await asyncio.to_thread(self._sampled, batch)
         self._sending = len(records)
         for first in range(0, len(records), SPANS_MAX):
-            part, tunnels = records[first : first + SPANS_MAX], self._tunnel_names()
-            body = await asyncio.to_thread(self._body, part, tunnels)
+            part = records[first : first + SPANS_MAX]
+            body = await asyncio.to_thread(self._body, part)
             answer = await self.delivery.deliver(body, TRY_SECONDS)
             lost = len(part)
             if answer is not None:
@@ -127,8 +125,8 @@ class TracesExport:
     def _sampled(self, batch: bytes) -> list[LogRecord]:
         return [record for record in log_batch.unpack(batch) if self._is_sampled(record)]
 
-    def _body(self, records: list[LogRecord], tunnels: Mapping[int, str]) -> bytes:
-        return self._packed(self._encode(records, tunnels))
+    def _body(self, records: list[LogRecord]) -> bytes:
+        return self._packed(self._encode(records))
 
     async def close(self) -> None:
         """Send what waits, if that is quickly done; the rest is dropped and counted."""

@@ -65,11 +65,17 @@ COMMON = {
 
 
 def encoder() -> SpanEncoder:
-    return SpanEncoder(Resource(), redact=Redactor(), device_name={7: "pi"}.get, scheme="https")
+    return SpanEncoder(
+        Resource(),
+        redact=Redactor(),
+        tunnel_name={1: "web"}.get,
+        device_name={7: "pi"}.get,
+        scheme="https",
+    )
 
 
 def span(record: LogRecord) -> Span:
-    request = ExportTraceServiceRequest.FromString(encoder()([record], {1: "web"}))
+    request = ExportTraceServiceRequest.FromString(encoder()([record]))
     (found,) = request.resource_spans[0].scope_spans[0].spans
     return found
 
@@ -254,7 +260,6 @@ async def make(site: Collector, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
                 bytes,
                 Delivery(session, f"{site.url}/v1/traces", {}, sleep=lambda _: asyncio.sleep(0.01)),
                 sampler("traceidratio", share),
-                lambda: {1: "web"},
                 queue_bytes,
             )
             found.start()
