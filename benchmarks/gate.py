@@ -21,6 +21,7 @@ from benchmarks.counted import count
 from benchmarks.load import run as load_run
 from benchmarks.load.stage import Options
 from benchmarks.parts.processes import BenchmarkError
+from benchmarks.parts.results import busy_cpus
 from benchmarks.parts.samples import Sample
 from benchmarks.parts.subjects import ROOT
 from benchmarks.scenarios import BY_NAME, Program
@@ -166,8 +167,8 @@ def main(chosen: argparse.Namespace, say: Say) -> int:
     if chosen.record:
         record(verdicts)
         print(f"recorded in {BASELINE}")
-        if (load_average := os.getloadavg()[0]) > 2 * (os.cpu_count() or 1):
-            print(f"the machine is busy (load average {load_average:.1f}): record on a quiet one")
+        if (busy := busy_cpus()) > (os.cpu_count() or 1) / 2:
+            print(f"the machine is busy ({busy:.1f} of its CPUs): record on a quiet one")
     missed = [each for each in verdicts if each.is_miss]
     held = sum(each.measured is not None for each in verdicts)
     print(f"{held} measured, {len(missed)} missed, in {time.monotonic() - started:.0f} s")

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,23 @@ def machine() -> dict[str, Any]:
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         # The same for every subject unless it sets its own; it decides bulk on loopback.
         "tcp_congestion_control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
-        # What else ran: above the number of CPUs, rates and latencies say little.
-        "load_average": os.getloadavg()[0],
+        # What else ran. A load average would still tell of the build just before.
+        "busy_cpus": busy_cpus(),
     }
+
+
+def busy_cpus(seconds: float = 1.0) -> float:
+    """CPUs in use, by anybody, for so long from now; 0 to their number."""
+    before = _idle_ticks()
+    time.sleep(seconds)
+    idle = (_idle_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+    return max(0.0, (os.cpu_count() or 1) - idle)
+
+
+def _idle_ticks() -> int:
+    # "cpu user nice system idle iowait ..." of all CPUs: proc_stat(5)
+    fields = _read("/proc/stat").split()[:6]
+    return sum(map(int, fields[4:]))
 
 
 def _first(pattern: str, text: str) -> str:

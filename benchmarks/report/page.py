@@ -38,9 +38,9 @@ def provenance(results: Sequence[Result]) -> str:
         "",
     ]
     # The first is what else ran; those after it also see the load of the run itself.
-    if (before := first["machine"]["load_average"]) > machine["cpus"] / 2:
+    if (before := machine.get("busy_cpus", 0.0)) > machine["cpus"] / 4:
         lines += [
-            f"**The machine was busy** (load average {before:.1f} before the run): rates"
+            f"**The machine was busy** ({before:.1f} of its CPUs before the run): rates"
             " and latencies below say how the scheduler felt. Ratios in the same round and counts"
             " hold.",
             "",

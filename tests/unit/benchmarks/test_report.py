@@ -20,7 +20,7 @@ HEAD = {
     "started": "2026-01-02T03:04:05+00:00",
     "machine": {
         "cpu": "a CPU", "cpus": 2, "kernel": "6.1", "memory_mib": 4096,
-        "tcp_congestion_control": "reno", "load_average": 0.5,
+        "tcp_congestion_control": "reno", "busy_cpus": 0.1,
     },
     "versions": {"commit": "0123456789abcdef", "uncommitted": "no", "python": "3.11",
                  "argv": "scripts/bench load --quick"},
@@ -170,8 +170,8 @@ def test_the_page_says_where_it_is_from_and_what_is_a_model() -> None:
 
 
 def test_a_busy_machine_is_said_loudly() -> None:
-    busy = {**HEAD, "machine": {**HEAD["machine"], "load_average": 7.5}}  # type: ignore[dict-item]
-    assert "**The machine was busy** (load average 7.5" in page([busy], SAMPLES, [])
+    busy = {**HEAD, "machine": {**HEAD["machine"], "busy_cpus": 1.5}}  # type: ignore[dict-item]
+    assert "**The machine was busy** (1.5 of its CPUs" in page([busy], SAMPLES, [])
 
 
 def test_the_report_writes_between_the_marks_and_again(tmp_path: Path) -> None:
