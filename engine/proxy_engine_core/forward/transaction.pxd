@@ -280,7 +280,9 @@ cdef inline void transaction_count(Worker *worker, Transaction *transaction) noe
 # least that one takes, for what waited in queues is nobody's in particular.
 cdef inline void transaction_answered(Transaction *transaction, uint64_t now_us) noexcept nogil:
     transaction.first_byte_us = now_us
-    transaction.link_us = <uint32_t>min(transaction.link.round_trip.us, now_us - transaction.sent_us)
+    transaction.link_us = <uint32_t>min(
+        transaction.link.round_trip.us, now_us - transaction.sent_us
+    )
 
 cdef void transaction_free(Visitor *visitor) noexcept nogil      # without a log record
 # From now on it is a connection to a TCP tunnel: ":PORT" or a name. The log shows it as host.
