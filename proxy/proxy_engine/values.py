@@ -197,3 +197,17 @@ def parse_pairs(items: Iterable[str]) -> dict[str, str]:
                 raise ValueError(f'"{name.strip()}" is given twice')
             pairs[name.strip()] = value.strip()
     return pairs
+
+
+def is_own_host(authority: str, names: Iterable[str] = ()) -> bool:
+    """Whether a Host field means this machine: an address, localhost and names below it, or one of
+    `names`. A page may point a name of its own at 127.0.0.1."""
+    host = authority.rpartition("]")[0].lstrip("[") or authority.partition(":")[0]
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost") or host in names:
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

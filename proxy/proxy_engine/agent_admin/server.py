@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import hmac
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,7 +28,7 @@ from proxy_engine.diagnosis.watch import WatchState
 from proxy_engine.errors import UsageError
 from proxy_engine.metrics.text import media_type
 from proxy_engine.settings.config import secret
-from proxy_engine.values import Address
+from proxy_engine.values import Address, is_own_host
 
 if TYPE_CHECKING:
     from proxy_engine.agent.composed import ComposedAgent
@@ -111,7 +110,7 @@ class AgentAdmin:
                 problem = _problem(401, "no_token", "send Authorization: Bearer TOKEN")
                 problem.headers["WWW-Authenticate"] = "Bearer"
                 return problem
-        elif not _is_known_host(request.host):  # a page may point its own name at 127.0.0.1
+        elif not is_own_host(request.host):  # a page may point its own name at 127.0.0.1
             return _problem(421, "unknown_host", "ask by address, or as localhost")
         return await handler(request)
 
@@ -211,12 +210,3 @@ def _query(request: web.Request, wanted: type[Any]) -> Any:
         return msgspec.convert(values, wanted, strict=False)
     except msgspec.ValidationError as error:
         raise web.HTTPBadRequest(text=f"{error}\n") from None
-
-
-def _is_known_host(authority: str) -> bool:
-    host = authority.rpartition("]")[0].lstrip("[") or authority.partition(":")[0]
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(host))
-    return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 import secrets
@@ -16,6 +15,7 @@ from proxy_engine.api.context import Service
 from proxy_engine.api.dispatch import problem_answer
 from proxy_engine.api.problems import Problem, problem_of
 from proxy_engine.storage import Token
+from proxy_engine.values import is_own_host
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,23 +71,11 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def known_hosts(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse names that were never meant for us: a page may point its own at 127.0.0.1."""
-    if request.path.startswith(PROTECTED) and not _is_known_host(
+    if request.path.startswith(PROTECTED) and not is_own_host(
         request.host, request.app[SERVER].settings.admin_hosts
     ):
         raise Problem(421, "unknown_host", "add this name to admin_hosts to use it here")
     return await handler(request)
-
-
-def _is_known_host(authority: str, names: tuple[str, ...]) -> bool:
-    host = authority.rpartition("]")[0].lstrip("[") or authority.partition(":")[0]
-    host = host.lower().rstrip(".")
-    if host == "localhost" or host.endswith(".localhost") or host in names:
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 @web.middleware

@@ -121,7 +121,7 @@ def add_parser(verbs: Any) -> None:
         parser,
         "debug",
         action=argparse.BooleanOptionalAction,
-        help="serve /debug/ there: profiles, dumps, what was slow",
+        help="serve /debug/ there: profiles, stacks, what was slow",
     )
     add_process(parser, "agent")
     add_common(parser, run)

@@ -5,6 +5,7 @@ import pytest
 from proxy_engine.values import (
     LABEL,
     Address,
+    is_own_host,
     parse_address,
     parse_duration,
     parse_http_target,
@@ -114,3 +115,22 @@ def test_a_target_may_be_a_socket_of_this_machine() -> None:
             parse_http_target(text)
     with pytest.raises(ValueError, match="HOST:PORT"):
         parse_udp("53", "unix:/run/dns")
+
+
+@pytest.mark.parametrize(
+    ("authority", "is_own"),
+    [
+        ("127.0.0.1:9090", True),
+        ("[::1]:9090", True),
+        ("localhost", True),
+        ("LOCALHOST.:80", True),
+        ("admin.localhost:80", True),
+        ("admin.example:80", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example:80", False),
+        ("", False),
+    ],
+)
+def test_a_host_that_is_ours(authority: str, is_own: bool) -> None:
+    assert is_own_host(authority, ["admin.example"]) is is_own
