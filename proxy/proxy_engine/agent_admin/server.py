@@ -64,6 +64,7 @@ class AgentAdmin:
             )
         self._started_at = time.time()
         self._diagnosis = Diagnosis(
+        self._started = time.monotonic()  # no clock that is set makes it younger
             agent.engine,
             settings,
             tunnels=dict,
@@ -136,7 +137,7 @@ class AgentAdmin:
         answer = {
             "status": status,
             "version": proxy_engine.__version__,
-            "uptime": round(time.time() - self._started_at, 3),
+            "uptime": round(time.monotonic() - self._started, 3),
             "server": agent.agent.authority,
             "links": agent.agent.links_serving,
             "tunnels": agent.agent.public,
