@@ -82,6 +82,7 @@ class Server:
         self.sources = dict(sources or {})
         self._load = load or (lambda: Loaded(settings, self.sources))
         self.started_at = time.time()
+        self._started = time.monotonic()
         self.first_run: tokens.FirstRun | None = None
         self.is_draining = False
         self._given_hooks = tuple(hooks)
@@ -126,6 +127,11 @@ class Server:
     ) -> None:
         with self.failures.heard():
             await finish(self._exit.aclose())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was made, whatever the clock was set to meanwhile."""
+        return time.monotonic() - self._started
 
     @property
     def url(self) -> str:
