@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+# Neither what is set for another server nor the proxy that this machine may be behind.
 ENVIRON = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("PROXY_ENGINE_")},
+    **{
+        name: value
+        for name, value in os.environ.items()
+        if not (name.startswith("PROXY_ENGINE_") or name.lower().endswith("_proxy"))
+    },
     "PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'proxy'}",
     "PROXY_ENGINE_TRACEBACK": "1",
 }
