@@ -17,7 +17,8 @@ import pytest
 from tests.e2e.harness import wait_until
 from tests.e2e.processes import Process, run
 from tests.e2e.site import Site
-from tests.e2e.test_tcp import PATIENCE, connect, echo, free_port, serving, take
+from tests.e2e.test_tcp import PATIENCE, connect, echo, serving, take
+from tests.ports import free_port
 
 SIZE = 48 << 20
 
