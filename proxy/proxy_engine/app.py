@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from proxy_engine import failures, listeners, logs, tokens
+from proxy_engine.audit import SIGNAL, audited
 from proxy_engine.cache import AccessCache
 from proxy_engine.diagnosis.service import Diagnosis
 from proxy_engine.engine_feed import EngineFeed
@@ -38,7 +39,7 @@ from proxy_engine.settings import config
 from proxy_engine.settings.config import Loaded, Settings
 from proxy_engine.storage import Store
 from proxy_engine.storage.opening import open_store
-from proxy_engine.tasks import every, finish
+from proxy_engine.tasks import Tasks, every, finish
 from proxy_engine.tls.admin import admin_context, refresh
 from proxy_engine.tls.keeper import TlsKeeper
 from proxy_engine.tunnels.ports import Ports
@@ -82,6 +83,7 @@ class Server:
         self.sources = dict(sources or {})
         self._load = load or (lambda: Loaded(settings, self.sources))
         self.started_at = time.time()
+        self._started = time.monotonic()
         self.first_run: tokens.FirstRun | None = None
         self.is_draining = False
         self._given_hooks = tuple(hooks)
@@ -107,6 +109,7 @@ class Server:
         self.listeners: list[Listen]  # as bound
         self.admin: Address
         self._runner: EngineRunner
+        self._tasks = Tasks()
         self._exit = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -126,6 +129,11 @@ class Server:
     ) -> None:
         with self.failures.heard():
             await finish(self._exit.aclose())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it was made, whatever the clock was set to meanwhile."""
+        return time.monotonic() - self._started
 
     @property
     def url(self) -> str:
@@ -166,6 +174,7 @@ class Server:
 
         self.store = measured(await open_store(settings))
         self._exit.push_async_callback(self.store.close)
+        self._exit.push_async_callback(self._tasks.close)
         self.first_run = await tokens.create_first(self.store)
         self.request_log = RequestLog(
             self.store,
@@ -314,12 +323,17 @@ class Server:
         return done
 
     def reload_or_log(self) -> None:
-        """The same for SIGHUP: whoever sent it reads the log."""
+        """The same for SIGHUP, in the background: whoever sent it reads the log."""
         with self.failures.heard():
-            try:
+            self._tasks.spawn(self._reload_for_signal())
+
+    async def _reload_for_signal(self) -> None:
+        record = {"actor": SIGNAL, "address": "", "action": "reload_config", "subject": ""}
+        try:
+            async with audited(self.store, **record):
                 self.reload()
-            except ProxyEngineError as error:
-                failures.error(_log, "settings", "reload", NOT_RELOADED, error=error)
+        except ProxyEngineError as error:
+            failures.error(_log, "settings", "reload", NOT_RELOADED, error=error)
 
     async def drain(self, grace: float) -> None:
         """Refuse new work, let what is in flight finish for at most `grace` seconds."""

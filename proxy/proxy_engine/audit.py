@@ -16,6 +16,7 @@ from proxy_engine.errors import StorageError
 from proxy_engine.storage import AuditRecord, Store
 
 LOCAL = "local"  # who has the data dir needs no token
+SIGNAL = "signal"  # ... nor who may send the server one
 TEXT_MAX = 255  # characters of each text
 
 _log = logs.get("audit")

@@ -87,8 +87,42 @@ def test_debug_tells_of_threads(site: Site, target: Target) -> None:
     stacks = json.loads(agent.ask("/debug/stacks")[1])["threads"]
     assert {"engine-0", "MainThread"} <= {each["name"] for each in stacks}
     assert json.loads(agent.ask("/debug/slow")[1])["slow_ms"] == 100
-    assert agent.ask("/debug/profile?seconds=many")[0] == 400
-    assert agent.ask("/debug/stacks?x=1")[0] == 400
+
+
+def test_what_goes_wrong_is_a_problem_as_in_the_api(site: Site, target: Target) -> None:
+    agent = Agent(site, target, "--admin", "127.0.0.1:0", "--debug")
+    for path, status, code, detail in (
+        ("/debug/profile?seconds=many", 400, "bad_query", "seconds: expected `float`"),
+        ("/debug/profile?second=1", 400, "bad_query", 'did you mean "seconds"?'),
+        ("/debug/profile?rate=9&rate=9", 400, "bad_query", "rate is given twice"),
+        ("/debug/stacks?x=1", 400, "bad_query", 'unknown name "x"'),
+        ("/debug/none", 404, "not_found", "there is nothing at /debug/none"),
+    ):
+        found, body = agent.ask(path)
+        problem = json.loads(body)
+        assert (found, problem["status"], problem["code"]) == (status, status, code), path
+        assert detail in problem["detail"]
+        assert problem["type"] == f"urn:proxy-engine:{code}"
+        assert problem["title"] in ("Bad Request", "Not Found")
+    connection = http.client.HTTPConnection("127.0.0.1", agent.port, timeout=15)
+    connection.request("POST", "/livez")
+    response = connection.getresponse()
+    assert (response.status, response.headers["Allow"]) == (405, "GET,HEAD")
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert json.loads(response.read())["code"] == "method_not_allowed"
+    connection.close()
+
+
+def test_what_does_nothing_without_the_listener_is_said(site: Site, target: Target) -> None:
+    agent = Process(
+        "connect", "--server", f"http://127.0.0.1:{site.port}", "--log-format", "json",
+        "--http", f"web=127.0.0.1:{target.port}", "--debug", "--admin-token-file", "none",
+        PROXY_ENGINE_TOKEN=site.device_token,
+    )  # fmt: skip
+    site.processes.append(agent)
+    said = agent.log("settings do nothing without agent_admin (--admin HOST:PORT)")
+    assert said["settings"] == "debug,agent_admin_token_file"
+    agent.printed("connected")
 
 
 def test_others_need_a_token_and_probes_do_not(site: Site, target: Target, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import Process
+from tests.e2e.processes import Process, run
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 
@@ -135,6 +135,49 @@ def test_a_file_of_users_is_read_again(place: Place, target: Target, tmp_path: P
     users.write_text("ann:other\n")
     assert place.reload(text)["changed"] == "nothing"
     wait_until(lambda: (status("secret"), status("other")) == (401, 200))
+
+
+def test_a_token_rotated_in_its_file_counts_from_the_next_link_on(
+    place: Place, target: Target, tmp_path: Path
+) -> None:
+    site = place.site
+
+    def rotate() -> str:
+        args = ("token", "rotate", "pi", "--overlap", "1h", "--data-dir", str(site.data_dir))
+        made = run(*args)
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
+
+    file = tmp_path / "token"
+    file.write_text(site.make_token("pi") + "\n")
+    web = f'token_file = "{file}"\n[http]\nweb = "127.0.0.1:{target.port}"\n'
+    place.file.write_text(web)
+    agent = place.agent = Process(
+        "connect", "--config", str(place.file), "--log-format", "json",
+        "--server", f"http://127.0.0.1:{site.port}",
+    )  # fmt: skip
+    site.processes.append(agent)
+    agent.printed("connected")
+
+    file.write_text("not a token\n")
+    agent.signal(signal.SIGHUP)
+    refused = agent.log("settings not reloaded, the last good ones stay")
+    assert refused["error"] == "the token holds characters that no token has"
+    assert site.get("web", "/kib").status == 200
+
+    file.write_text(rotate() + "\n")
+    place.reload(web)
+    assert agent.log("another token is in its file, the next link has it")["file"] == str(file)
+    assert site.stats()["links_closed"] == 0
+    second = rotate()  # ends the link that was made with the first
+    agent.log("connected", 2)
+    wait_until(lambda: site.get("web", "/kib").status == 200)
+
+    file.write_text(second + "\n")  # nobody tells the agent
+    rotate()
+    agent.log("connected", 3)
+    wait_until(lambda: site.get("web", "/kib").status == 200)
+    assert agent.popen.poll() is None
 
 
 def test_tunnels_that_the_server_refuses_end_no_agent_that_was_of_use(

@@ -102,6 +102,52 @@ def test_sighup_takes_over_what_can_change_and_keeps_the_last_good(tmp_path: Pat
         site.close()
 
 
+def test_every_reload_has_an_audit_record(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('grace = "7s"\n')
+    site = Site(tmp_path / "data", server_args=("--config", str(file)))
+
+    def records() -> list[tuple[str, str, str]]:
+        found = site.api("/api/v1/audit")["items"]
+        return [
+            (each["actor"], each["address"], each["outcome"])
+            for each in reversed(found)
+            if each["action"] == "reload_config"
+        ]
+
+    try:
+        site.server.signal(signal.SIGHUP)
+        accepted = ("signal", "", "ok")
+        wait_until(lambda: records() == [accepted])
+        file.write_text('garce = "9s"\n')
+        site.server.signal(signal.SIGHUP)
+        wait_until(lambda: len(records()) == 2 and records()[1][2] != "")
+        actor, address, outcome = records()[1]
+        assert (actor, address) == ("signal", "")
+        assert outcome.startswith("failed: ")
+        assert 'unknown key "garce"' in outcome
+    finally:
+        site.close()
+
+
+def test_without_a_record_there_is_no_reload(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('grace = "7s"\n')
+    site = Site(tmp_path / "data", server_args=("--config", str(file)))
+    try:
+        with sqlite3.connect(database_path(site.data_dir)) as other:
+            other.execute("DROP TABLE audit")
+        other.close()
+        file.write_text('grace = "9s"\n')
+        site.server.signal(signal.SIGHUP)
+        failed = site.server.log("settings not reloaded, the last good ones stay")
+        assert "audit" in failed["error"]
+        settings = site.api("/api/v1/config")["settings"]
+        assert [each["value"] for each in settings if each["name"] == "grace"] == [7.0]
+    finally:
+        site.close()
+
+
 def test_sighup_while_it_starts_is_answered_when_it_has(tmp_path: Path) -> None:
     data = tmp_path / "data"
     Site(data).close()

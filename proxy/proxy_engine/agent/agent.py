@@ -87,6 +87,7 @@ class Agent:
 
     Args:
         pool: idle direct connections of a link at most, for TCP tunnels.
+        token: the one to show now, asked for each time it is.
         links_max: links wanted at most; 0: as many as the server offers.
         is_configurable: the server may change targets, within those that are allowed.
         announce: called with the public tunnels each time they change.
@@ -103,7 +104,7 @@ class Agent:
         engine: Engine,
         *,
         servers: Servers,
-        token: str,
+        token: Callable[[], str],
         targets: Targets,
         tunnels: list[control.TunnelSpec],
         reach: Reach,

@@ -13,13 +13,12 @@ import msgspec
 
 from proxy_engine import logs
 from proxy_engine.agent.agent import Agent, Watch
+from proxy_engine.agent.device_token import DeviceToken
 from proxy_engine.agent.reach import Reacher, is_loopback, proxy_for
 from proxy_engine.agent.servers import Servers, ServerUrl, parse_server
 from proxy_engine.agent.targets import Targets, resolve
 from proxy_engine.agent.tunnels import AgentTunnel, tunnels_of
-from proxy_engine.errors import UsageError
 from proxy_engine.runner import EngineRunner, make_engine
-from proxy_engine.settings.config import secret
 from proxy_engine.tls.client import LinkTls, TargetTls
 from proxy_engine_core.core import TARGET_PROXY_HEADER, TARGET_TCP, TARGET_UDP
 
@@ -51,7 +50,8 @@ class ComposedAgent:
         watch: Watch | None = None,
         is_dynamic: bool = False,
     ) -> None:
-        self._token = read_token(settings)
+        self.token = DeviceToken(settings)
+        self._first_token = self.token.value  # unnamed tunnels keep the names made of it
         self._tls = LinkTls(settings)
         self.settings = settings
         self._made: dict[TunnelConfig, AgentTunnel] = {}
@@ -69,7 +69,7 @@ class ComposedAgent:
         self.agent = Agent(
             self.engine,
             servers=Servers(servers, settings.transport),
-            token=self._token,
+            token=self.token,
             targets=self._targets,
             tunnels=[tunnel.spec() for tunnel in self.tunnels],
             reach=Reacher(resolve, proxy=settings.proxy),
@@ -139,7 +139,7 @@ class ComposedAgent:
         """Those that stay as they are stay the same: passwords are hashed once."""
         for gone in self._made.keys() - set(settings.tunnels):
             del self._made[gone]
-        return tunnels_of(settings, self._token, self._made)
+        return tunnels_of(settings, self._first_token, self._made)
 
     async def drain(self, grace: float) -> None:
         """Tell the server to send nothing new; what is under way gets this many seconds."""
@@ -161,16 +161,6 @@ def find_servers(settings: Settings, tls: LinkTls) -> list[ServerUrl]:
                 "the token and all data go over the network unencrypted", server=server.authority
             )
     return servers
-
-
-def read_token(settings: Settings) -> str:
-    """The token, wherever it is. Raises UsageError."""
-    token = secret(settings, "token")
-    if not token:
-        raise UsageError("which token? give --token-file FILE or PROXY_ENGINE_TOKEN")
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError("the token holds characters that no token has")
-    return token
 
 
 def _addresses(tunnels: list[AgentTunnel]) -> dict[str, Address]:

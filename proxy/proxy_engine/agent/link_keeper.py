@@ -51,7 +51,7 @@ class Run(NamedTuple):
 
     engine: Engine
     servers: Servers
-    token: str
+    token: Callable[[], str]  # the one to show now
     device: str  # its name; "" where the token says it
     instance: str
     announced: Announced
@@ -114,6 +114,7 @@ class LinkKeeper:
         self._waiting: Timer | None = None  # for the next dial
         self._dial: tuple[int, str] | None = None  # its id and WebSocket key
         self._carrier: Carrier = "raw"  # of the last dial
+        self._token = ""  # the same
         self.has_answer = False  # the current link has been of use
         self._asked: deque[int] = deque()  # versions it has no answer to yet, in order
         self._version = 0  # the last that it has one to
@@ -187,9 +188,10 @@ class LinkKeeper:
         # Direct connections are dialled like the link, which past a proxy they can not be, and
         # are not for what TLS should hide.
         pool = 0 if reached.is_proxied or tls is not None else run.pool()
+        token = self._token = run.token()
         request = handshake.request(
             authority=server.authority,
-            token=run.token,
+            token=token,
             instance=run.instance,
             number=self.number,
             carrier=carrier,
@@ -249,6 +251,9 @@ class LinkKeeper:
         )
         has_other = may_be_carrier and self._run.servers.has_other_carrier
         if status in (401, 403) and not has_other:
+            if self._run.token() != self._token:
+                self._try_again("the token was refused, there is another by now", reason=code)
+                return
             what = message or code or "no reason given"
             is_device = "certificate" in code or code == "hook_refused"
             subject = "this device" if is_device else "the token"

@@ -91,6 +91,7 @@ class Reloader:
         new = msgspec.structs.replace(old, **{key: getattr(settings, key) for key in changed})
         agent.read_files_again()
         agent.check(new)
+        agent.token.renew()
         before = agent.tunnels
         logs.adjust(new.log_format, new.log_level)
         agent.agent.is_configurable = new.allow_remote_config

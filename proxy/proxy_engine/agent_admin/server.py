@@ -11,7 +11,7 @@ import contextlib
 import errno
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +21,7 @@ import proxy_engine
 from proxy_engine import listeners, logs
 from proxy_engine.agent.reach import is_loopback
 from proxy_engine.agent_admin import metrics
+from proxy_engine.agent_admin.problems import NO_STORE, problem, problems, query
 from proxy_engine.diagnosis.cpu import CpuProfile
 from proxy_engine.diagnosis.service import Diagnosis
 from proxy_engine.diagnosis.stacks import all_stacks
@@ -63,6 +64,7 @@ class AgentAdmin:
                 "agent_admin_token_file, or an address of the loopback"
             )
         self._started_at = time.time()
+        self._started = time.monotonic()  # no clock that is set makes it younger
         self._diagnosis = Diagnosis(
             agent.engine,
             settings,
@@ -78,7 +80,7 @@ class AgentAdmin:
         assert address is not None
         listener = listeners.bind_admin(address)
         host, port = listener.getsockname()[:2]
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[problems, self._guard])
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/health", self._health)
@@ -107,11 +109,10 @@ class AgentAdmin:
             kind, _, given = request.headers.get("Authorization", "").partition(" ")
             is_it = hmac.compare_digest(given.strip().encode(), self._token.encode())
             if kind.lower() != "bearer" or not is_it:
-                problem = _problem(401, "no_token", "send Authorization: Bearer TOKEN")
-                problem.headers["WWW-Authenticate"] = "Bearer"
-                return problem
+                detail = "send Authorization: Bearer TOKEN"
+                return problem(401, "no_token", detail, **{"WWW-Authenticate": "Bearer"})
         elif not is_own_host(request.host):  # a page may point its own name at 127.0.0.1
-            return _problem(421, "unknown_host", "ask by address, or as localhost")
+            return problem(421, "unknown_host", "ask by address, or as localhost")
         return await handler(request)
 
     # Probes
@@ -136,7 +137,7 @@ class AgentAdmin:
         answer = {
             "status": status,
             "version": proxy_engine.__version__,
-            "uptime": round(time.time() - self._started_at, 3),
+            "uptime": round(time.monotonic() - self._started, 3),
             "server": agent.agent.authority,
             "links": agent.agent.links_serving,
             "tunnels": agent.agent.public,
@@ -158,29 +159,29 @@ class AgentAdmin:
     # /debug/
 
     async def _profile(self, request: web.Request) -> web.Response:
-        query = _query(request, ProfileQuery)
+        wanted = query(request, ProfileQuery)
         try:
-            profile = CpuProfile(self._agent.engine.inspector, query.rate)
+            profile = CpuProfile(self._agent.engine.inspector, wanted.rate)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            return _problem(409, "profile_under_way", "one profile at a time")
+            return problem(409, "profile_under_way", "one profile at a time")
         try:
-            await asyncio.sleep(query.seconds)
+            await asyncio.sleep(wanted.seconds)
             found = await asyncio.to_thread(profile.finish)
         except RuntimeError:
-            return _problem(503, "stopping", "the engine has stopped")
+            return problem(503, "stopping", "the engine has stopped")
         finally:
             profile.stop()
         return web.Response(text=found.folded(), headers={"X-Samples-Lost": str(found.lost)})
 
     async def _stacks(self, request: web.Request) -> web.Response:
-        _query(request, NoQuery)
+        query(request, NoQuery)
         watch, workers = self._diagnosis.watch, self._agent.engine.workers
         return _json({"threads": await asyncio.to_thread(all_stacks, watch, workers)})
 
     async def _slow(self, request: web.Request) -> web.Response:
-        _query(request, NoQuery)
+        query(request, NoQuery)
         watch = self._diagnosis.watch
         return _json(
             WatchState(
@@ -194,19 +195,5 @@ class AgentAdmin:
 
 
 def _json(found: Any, status: int = 200) -> web.Response:
-    headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    headers = {"Content-Type": "application/json", **NO_STORE}
     return web.Response(status=status, body=msgspec.json.encode(found) + b"\n", headers=headers)
-
-
-def _problem(status: int, code: str, detail: str) -> web.Response:
-    answer = _json({"status": status, "code": code, "detail": detail}, status)
-    answer.headers["Content-Type"] = "application/problem+json"
-    return answer
-
-
-def _query(request: web.Request, wanted: type[Any]) -> Any:
-    values: Mapping[str, str] = dict(request.query)
-    try:
-        return msgspec.convert(values, wanted, strict=False)
-    except msgspec.ValidationError as error:
-        raise web.HTTPBadRequest(text=f"{error}\n") from None

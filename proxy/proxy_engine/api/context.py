@@ -50,6 +50,9 @@ class Service(Protocol):
     access_log: AccessLog
     diagnosis: Diagnosis
 
+    @property
+    def uptime(self) -> float: ...
+
     async def access_changed(self) -> None:
         """Tokens or devices were written: links that are not allowed any more end now."""
 

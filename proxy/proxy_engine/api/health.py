@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Annotated, Literal
 
 import msgspec
@@ -83,7 +82,7 @@ async def health(call: Call) -> Health:
         status=status,
         store=store_ok,
         version=proxy_engine.__version__,
-        uptime=round(time.time() - service.started_at, 3),
+        uptime=round(service.uptime, 3),
         links=len(service.links),
         cache=_cache(service),
         cache_hit_rate=None if rate is None else round(rate, 4),

@@ -190,6 +190,8 @@ async def _connect(chosen: Settings, load: Callable[[], Settings], hangups: Hang
             from proxy_engine.agent_admin.server import AgentAdmin
 
             await stack.enter_async_context(AgentAdmin(composed).running())
+        else:
+            _warn_of_what_needs_admin(chosen)
         composed.start()
         hangups.answer(reloader.reload)
         agent = composed.agent
@@ -203,6 +205,20 @@ async def _connect(chosen: Settings, load: Callable[[], Settings], hangups: Hang
         # Even an agent that was replaced has requests under way that can still be answered.
         code = await signals.finish(composed.drain(composed.settings.grace))
         return EXIT_OK if code == EXIT_OK and not agent.failure else EXIT_FAILURE
+
+
+def _warn_of_what_needs_admin(chosen: Settings) -> None:
+    """No more than a warning: a file for `run`, too, may say `debug`."""
+    from proxy_engine import logs
+
+    wanted = [
+        key
+        for key in ("debug", "agent_admin_token", "agent_admin_token_file")
+        if getattr(chosen, key)
+    ]
+    if wanted:
+        message = "settings do nothing without agent_admin (--admin HOST:PORT)"
+        logs.get("agent").warning(message, settings=",".join(wanted))
 
 
 def _announce(chosen: Settings, tunnels: list[AgentTunnel], public: list[PublicTunnel]) -> None:

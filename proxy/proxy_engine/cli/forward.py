@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     if not chosen.server:
         raise UsageError("which server? give --server URL")
-    from proxy_engine.agent.composed import find_servers, read_token
+    from proxy_engine.agent.composed import find_servers
+    from proxy_engine.agent.device_token import read_token
     from proxy_engine.agent.servers import Servers
     from proxy_engine.runner import run_async
     from proxy_engine.tls.client import LinkTls

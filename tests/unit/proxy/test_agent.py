@@ -47,12 +47,13 @@ class Device:
         self.timers: list[Timer] = []
         self.public: list[list[PublicTunnel]] = []
         self.links_offered = 1
+        self.token = "pe_secret"
         self.addresses = ["10.0.0.1"]
         fake: Any = engine
         self.agent = Agent(
             fake,
             servers=Servers([parse_server(url) for url in servers], transport),
-            token="pe_secret",
+            token=lambda: self.token,
             targets=Targets(
                 fake, {"web": Address("127.0.0.1", 3000)}, self.resolve, allowed=allowed
             ),
@@ -248,6 +249,17 @@ async def test_a_bad_token_ends_it_with_one_line(device: Device, status: int) ->
     await device.refuse(status, body=b'{"error":"revoked_token","message":"it was revoked"}')
     assert device.agent.ended.is_set()
     assert failures(device) == [f"the server refused the token: it was revoked ({status})"]
+
+
+async def test_a_token_that_is_another_by_now_is_tried(device: Device, engine: FakeEngine) -> None:
+    device.token = "pe_next"
+    await device.refuse(401, body=b'{"error":"revoked_token","message":"it was revoked"}')
+    await device.pass_time(1)
+    sent = [fields(request)["authorization"] for _, _, request, _ in engine.dials]
+    assert sent == ["Bearer pe_secret", "Bearer pe_next"]
+    assert not device.agent.ended.is_set()
+    await device.refuse(401, body=b'{"error":"revoked_token","message":"it was revoked"}')
+    assert failures(device) == ["the server refused the token: it was revoked (401)"]
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 426, 429, 500, 502, 503])

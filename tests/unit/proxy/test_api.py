@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 import proxy_engine
 from proxy_engine import tokens
 from proxy_engine.api.server import create_app
+from proxy_engine.app import Server
 from proxy_engine.cache import AccessCache
 from proxy_engine.errors import StorageError, UsageError
 from proxy_engine.links.links import Links
@@ -38,6 +39,7 @@ class Service:
         self.settings = Settings(admin_hosts=("admin.example",))
         self.sources = {"admin_hosts": "--admin-hosts"}
         self.started_at = time.time() - 5
+        self.uptime = 5.25
         self.is_draining = False
         self.store = store
         self.engine = engine
@@ -149,8 +151,14 @@ async def test_probes_need_no_token(client: TestClient[Any, Any]) -> None:
 async def test_health_says_version_uptime_links_and_store(client: TestClient[Any, Any]) -> None:
     body = await (await client.get("/health")).json()
     assert body["version"] == proxy_engine.__version__
-    assert body["uptime"] >= 5
+    assert body["uptime"] == 5.25
     assert (body["links"], body["store"]) == (0, True)
+
+
+def test_uptime_does_not_follow_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(Settings())
+    monkeypatch.setattr(time, "time", lambda: server.started_at - 3600)
+    assert 0 <= server.uptime < 3000
 
 
 async def test_while_draining_it_is_alive_but_not_ready(
