@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 
 import pytest
@@ -14,6 +15,12 @@ settings.register_profile(
     "sanitized", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+# Some have thousands of connections with both ends in this process; 1024 is a usual soft limit.
+FILES = 8192
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+if soft != resource.RLIM_INFINITY and soft < most:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 # A shell that starts this in the background has Ctrl-C ignored, and programs would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -71,7 +71,8 @@ def run_seconds(pid: int) -> float:
 
 
 def memory_kib(pid: int, kind: str = "Pss") -> int:
-    """Resident memory; Pss: with shared pages divided among their users, Rss: all of them."""
+    """Resident memory; Pss: with shared pages divided among their users, Rss: all of them,
+    Anonymous: none of a file's."""
     total = 0
     for each in process_tree(pid):
         for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():

@@ -145,7 +145,7 @@ class Running:
 
     endpoint: Endpoint
     proxies: dict[str, Process] = field(default_factory=dict)
-    unused_kib: int | None = None  # of the proxies, before anybody came: who looked keeps it here
+    unused_kib: int | None = None  # of the proxies, before those counted; kept by who looked
 
 
 class Subject(Protocol):

@@ -93,6 +93,7 @@ cdef tuple NAMES = (
     "control_records",
     "targets_connected",
     "targets_failed",
+    "prompt_acks",
     "log_records",
     "log_dropped",
     "visitor_bytes_in",

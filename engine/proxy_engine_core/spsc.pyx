@@ -35,11 +35,15 @@ cdef void spsc_free(SpscRing *ring) noexcept nogil:
 cdef uint8_t *spsc_reserve(SpscRing *ring, uint32_t size) noexcept nogil:
     cdef uint64_t room = record_room(size)
     cdef uint64_t tail = ring.tail
-    cdef uint64_t offset = tail & (ring.capacity - 1)
-    cdef uint64_t to_wrap = ring.capacity - offset
-    cdef uint64_t needed = room if room <= to_wrap else room + to_wrap
+    cdef uint64_t head = atomic_load_acquire(&ring.head)
+    cdef uint64_t offset, to_wrap, needed
     cdef uint32_t mark = SKIP_MARK
-    if ring.capacity - (tail - atomic_load_acquire(&ring.head)) < needed:
+    if head == tail:
+        ring.base = tail
+    offset = (tail - ring.base) & (ring.capacity - 1)
+    to_wrap = ring.capacity - offset
+    needed = room if room <= to_wrap else room + to_wrap
+    if ring.capacity - (tail - head) < needed:
         return NULL
     if room > to_wrap:
         memcpy(ring.bytes + offset, &mark, 4)
@@ -57,7 +61,7 @@ cdef void spsc_publish(SpscRing *ring) noexcept nogil:
 cdef const uint8_t *spsc_peek(SpscRing *ring, uint32_t *size) noexcept nogil:
     cdef uint64_t offset
     while ring.head != atomic_load_acquire(&ring.tail):
-        offset = ring.head & (ring.capacity - 1)
+        offset = (ring.head - ring.base) & (ring.capacity - 1)
         memcpy(size, ring.bytes + offset, 4)
         if size[0] != SKIP_MARK:
             return ring.bytes + offset + 4

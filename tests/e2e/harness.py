@@ -345,9 +345,24 @@ class Visitor:
             raise Truncated(self.buffer, was_reset=False)
         self.buffer += data
 
+    def _gather(self, size: int) -> None:
+        """Until so much is there; joined once, for a large body comes in thousands of parts."""
+        parts = [self.buffer]
+        missing = size - len(self.buffer)
+        try:
+            while missing > 0:
+                self.buffer = b""
+                self._more()
+                parts.append(self.buffer)
+                missing -= len(self.buffer)
+        except Truncated as error:
+            raise Truncated(b"".join(parts), error.was_reset) from None
+        finally:
+            self.buffer = b"".join(parts)
+
     def take(self, size: int) -> bytes:
-        while len(self.buffer) < size:
-            self._more()
+        if len(self.buffer) < size:
+            self._gather(size)
         taken, self.buffer = self.buffer[:size], self.buffer[size:]
         return taken
 

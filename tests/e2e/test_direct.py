@@ -96,6 +96,23 @@ def test_an_agent_of_http_tunnels_has_none(tmp_path: Path) -> None:
         assert site.stats()["direct_tickets_issued"] == 0
 
 
+def test_they_begin_at_once_with_a_tcp_tunnel_that_comes_later(tmp_path: Path) -> None:
+    with serving(tmp_path) as site, echo() as target:
+        file = tmp_path / "agent.toml"
+        file.write_text("")
+        agent = site.connect({"web": target}, "--config", str(file), transport="tcp")
+        file.write_text(f'tcp = ["0=127.0.0.1:{target}"]\n')
+        agent.signal(signal.SIGHUP)
+        agent.log("settings reloaded")
+        filled(site)
+        tunnels = site.api("/api/v1/tunnels")["items"]
+        [url] = [each["url"] for each in tunnels if each["kind"] == "tcp"]
+        round_trip(int(url.rpartition(":")[2]))
+        stats = site.stats()
+        assert (stats["direct_connections"], stats["streams_opened"]) == (1, 0)
+        assert stats["links_closed"] == 0
+
+
 def test_more_visitors_than_the_pool_has(tmp_path: Path) -> None:
     with serving(tmp_path, "--pool", "4") as site, echo() as target:
         agent, port = tunnel(site, target)

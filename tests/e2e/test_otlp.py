@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import ENVIRON, Process
+from tests.e2e.processes import ENVIRON, TIMEOUT, Process
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 from tests.otlp_collector import Collector, Reply, collector, plain
@@ -108,7 +108,7 @@ def test_the_last_of_both_is_sent_when_the_server_ends(begin: Begin, sink: Colle
 def test_a_bad_collector_hurts_nobody(begin: Begin, sink: Collector, kind: str) -> None:
     sink.reply = {
         "down": Reply(),
-        "slow": Reply(delay=30.0),
+        "slow": Reply(delay=60.0),
         "refuses": Reply(400),
         "busy": Reply(503, {"Retry-After": "3600"}),
     }[kind]
@@ -131,7 +131,7 @@ def test_a_bad_collector_hurts_nobody(begin: Begin, sink: Collector, kind: str) 
         began = time.monotonic()
         site.server.signal(signal.SIGTERM)
         assert site.server.exit_code() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30  # and not for as long as the collector takes
 
 
 def test_the_variables_of_opentelemetry_are_enough(tmp_path: Path, sink: Collector) -> None:
@@ -163,7 +163,7 @@ def test_without_the_extra_the_server_says_what_to_install(tmp_path: Path) -> No
         env={**ENVIRON, "PYTHONPATH": paths, "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=TIMEOUT,
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

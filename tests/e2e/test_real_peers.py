@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -19,7 +18,8 @@ import pytest
 
 from tests.e2e.harness import wait_until
 from tests.e2e.site import Site
-from tests.e2e.test_tcp import forward, free_port, is_open, serving, tunnel
+from tests.e2e.test_tcp import forward, is_open, serving, tunnel
+from tests.ports import free_port
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
@@ -35,7 +35,7 @@ def needs(*programs: str | None, package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(missing, reason=f"not installed: apt-get install {package}")
 
 
-def done(*command: str, timeout: float = 60, **how: str) -> str:
+def done(*command: str, timeout: float = 100, **how: str) -> str:
     found = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, env={**os.environ, **how},
         stdin=subprocess.DEVNULL, check=False,
@@ -94,16 +94,20 @@ def test_postgresql(tmp_path: Path, way: str, postgres_home: tuple[Path, list[st
     done(*user, str(postgres_program("initdb")), "-D", data, "-A", "trust", "-U", "tester",
          "--no-sync", timeout=120)  # fmt: skip
     server = [*user, str(postgres_program("postgres")), "-D", data, "-p", str(port),
-              "-k", str(home), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
+              "-k", str(home), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off",
+              "-c", "lc_messages=C"]  # fmt: skip
     rows = tmp_path / "rows.csv"
     rows.write_text("".join(f"{n},{'x' * 80}\n" for n in range(100_000)))
-    with running(server, port, tmp_path / "postgres.log"), serving(tmp_path) as site:
+    log = tmp_path / "postgres.log"
+    with running(server, port, log), serving(tmp_path) as site:
+        # It listens before it serves.
+        wait_until(lambda: "ready to accept connections" in log.read_text())
         where = f"host=127.0.0.1 port={reach(site, way, port)} user=tester dbname=postgres"
 
         def sql(text: str) -> str:
             return done("psql", where, "-v", "ON_ERROR_STOP=1", "-qAt", "-c", text).strip()
 
-        wait_until(lambda: sql("SELECT 6 * 7") == "42")
+        assert sql("SELECT 6 * 7") == "42"
         sql("CREATE TABLE t (n int, text text)")
         sql(f"\\copy t FROM '{rows}' CSV")
         assert sql("SELECT count(*), sum(n) FROM t") == f"100000|{sum(range(100_000))}"
@@ -162,7 +166,7 @@ def test_openssh(tmp_path: Path, way: str) -> None:
         serving(tmp_path) as site,
     ):
         public = str(reach(site, way, port))
-        at = f"{getpass.getuser()}@127.0.0.1"
+        at = f"{pwd.getpwuid(os.geteuid()).pw_name}@127.0.0.1"
         assert done("ssh", *client, "-p", public, at, "echo hello; exit 0") == "hello\n"
         for source, target in (
             (str(large), f"{at}:{tmp_path}/copy"),

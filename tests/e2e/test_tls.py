@@ -14,6 +14,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.e2e.harness import RecordingTarget, Visitor, wait_until
+from tests.e2e.processes import TIMEOUT
 from tests.e2e.target import Target
 from tests.e2e.tls_site import DOMAIN, TlsSite, put
 
@@ -129,7 +130,7 @@ def test_sessions_are_resumed_under_their_own_name_only(site: TlsSite, tmp_path:
 
 
 def test_plain_http_on_a_tls_port_is_400(site: TlsSite) -> None:
-    with socket.create_connection(("127.0.0.1", site.tls_port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", site.tls_port), timeout=TIMEOUT) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: web.example.test\r\n\r\n")
         answer = b""
         while data := sock.recv(4096):
@@ -141,7 +142,8 @@ def test_plain_http_on_a_tls_port_is_400(site: TlsSite) -> None:
 def test_a_handshake_that_stalls_is_ended_and_hurts_nobody(tmp_path: Path) -> None:
     site = TlsSite(tmp_path, engine={"tls_handshake_timeout_ms": 500})
     try:
-        stalled = [socket.create_connection(("127.0.0.1", site.tls_port), 10) for _ in range(50)]
+        where = "127.0.0.1", site.tls_port
+        stalled = [socket.create_connection(where, TIMEOUT) for _ in range(50)]
         for sock in stalled:
             sock.sendall(b"\x16\x03\x01\x02\x00\x01")
         assert "CONNECTED" in site.s_client()

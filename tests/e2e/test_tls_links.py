@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -14,7 +15,7 @@ import pytest
 from tests.certificates import Authority, Pair, self_signed
 from tests.e2e.connectproxy import ConnectProxy
 from tests.e2e.harness import CARRIERS
-from tests.e2e.processes import Process, run
+from tests.e2e.processes import TIMEOUT, Process, run
 from tests.e2e.target import Target
 from tests.e2e.tls_site import DOMAIN, NAMES, TlsSite, replace
 
@@ -261,7 +262,7 @@ class Echo:
             threading.Thread(target=self._answer, args=(sock,), daemon=True).start()
 
     def _answer(self, sock: socket.socket) -> None:
-        with sock:
+        with sock, contextlib.suppress(OSError):  # an agent that is killed may reset it
             found = b""
             while data := sock.recv(65536):
                 found += data
@@ -293,7 +294,7 @@ def test_forward_over_tls_ends_each_direction_by_itself(
     line = forward.wait_for(lambda: next((x for x in forward.out if "->" in x), None))
     port = int(line.split(" ")[0].rpartition(":")[2])
     sent = bytes(range(256)) * 4096
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
         sock.sendall(sent)
         sock.shutdown(socket.SHUT_WR)
         found = b""
@@ -312,7 +313,7 @@ def test_forward_refuses_a_bad_certificate_with_one_line(site: TlsSite) -> None:
     site.processes.append(forward)
     line = forward.wait_for(lambda: next((x for x in forward.out if "->" in x), None))
     port = int(line.split(" ")[0].rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
         try:
             assert sock.recv(1) == b""
         except ConnectionResetError:

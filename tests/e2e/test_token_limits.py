@@ -18,7 +18,8 @@ from tests.e2e.target import Target
 from tests.e2e.test_access import call, command
 from tests.e2e.test_tcp import connect, echo, forward, take
 
-SOON = 5.0  # seconds; it is at once, but on a busy machine
+SOON = 30.0  # seconds; it is at once, but on a busy machine
+LIFE = 12  # seconds of a token, within which a program starts and connects
 
 
 @pytest.fixture
@@ -74,7 +75,8 @@ def test_connections_of_a_token_are_limited_on_all_its_tunnels(site: Site, targe
 
 
 def test_requests_of_a_token_come_at_its_rate(site: Site, target: Target) -> None:
-    token = site.make_token("pi", "--limit", "requests=50/s")
+    rate = 20  # so few that a busy machine can ask for more
+    token = site.make_token("pi", "--limit", f"requests={rate}/s")
     site.connect({"web": target.port}, "--links", "2", token=token)
     started = time.monotonic()
     counts = {200: 0, 429: 0}
@@ -83,12 +85,14 @@ def test_requests_of_a_token_come_at_its_rate(site: Site, target: Target) -> Non
         while time.monotonic() < started + 4:
             for visitor in visitors:
                 visitor.send(b"GET /kib HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
+            for visitor in visitors:
                 counts[visitor.response().status] += 1
     seconds = time.monotonic() - started
-    burst = 2 * 50  # rate_burst_ms
-    assert counts[200] <= 50 * seconds * 1.02 + burst + 1
-    assert counts[200] >= 50 * 4 * 0.95
-    assert counts[429] == site.stats()["token_rate_refused"] > 0
+    burst = 2 * rate  # rate_burst_ms
+    assert counts[200] <= rate * seconds * 1.02 + burst + 1
+    assert counts[200] >= rate * 4 * 0.95
+    assert counts[429] > 0
+    wait_until(lambda: site.stats()["token_rate_refused"] == counts[429])
 
 
 @pytest.mark.sanitized
@@ -111,10 +115,15 @@ def test_a_token_has_its_bandwidth(site: Site, target: Target, direction: str) -
     assert site.stats()["token_pauses"] > 10
     # No limit any more, at once.
     assert call(site, "PATCH", "/api/v1/tokens/pi", {"limits": {"bandwidth": 0}})[0] == 200
-    with site.begin("/bulk?n=4000000") as visitor:
+    # As much as it has in half a minute: no machine is so slow.
+    with site.begin("/bulk?n=120000000") as visitor:
         started = time.monotonic()
-        assert len(visitor.response().body) == 4_000_000
-        assert time.monotonic() - started < 4_000_000 / 4e6
+        left = int(visitor.head().values("content-length")[0]) - len(visitor.buffer)
+        while left:
+            data = visitor.socket.recv(1 << 20)
+            assert data, f"cut with {left} bytes missing"
+            left -= len(data)
+        assert time.monotonic() - started < 25
 
 
 def test_limits_over_the_api_and_what_is_wrong_with_them(site: Site) -> None:
@@ -149,12 +158,10 @@ def tunnel(site: Site, *words: str) -> None:
 def test_a_forward_ends_with_the_secret_it_was_made_with(site: Site, how: str) -> None:
     with echo() as target, ExitStack() as stack:
         tunnel(site, f"db=127.0.0.1:{target}")
-        life = ("--expires", "10s") if how == "expire" else ()
         scope = ("--scope", "connect=default/*")
-        token = site.make_token("laptop", *scope, *life)
-        other = site.make_token("desktop", *scope)
-        _, port = forward(site, "default/db", token)
-        _, other_port = forward(site, "default/db", other)
+        _, other_port = forward(site, "default/db", site.make_token("desktop", *scope))
+        life = ("--expires", f"{LIFE}s") if how == "expire" else ()
+        _, port = forward(site, "default/db", site.make_token("laptop", *scope, *life))
         going = [stack.enter_context(connect(port)) for _ in range(3)]
         staying = stack.enter_context(connect(other_port))
         if how == "revoke":
@@ -163,14 +170,14 @@ def test_a_forward_ends_with_the_secret_it_was_made_with(site: Site, how: str) -
             command(site, "token", "rotate", "laptop", "--overlap", "1s")
         elif how == "block":
             command(site, "device", "block", "laptop")
-        within = SOON + (10 if how == "expire" else 0)
+        within = SOON + (LIFE if how == "expire" else 0)
         started = time.monotonic()
         for sock in going:
             assert ends(sock, within)
         assert time.monotonic() - started < within
         staying.sendall(b"still here")
         assert take(staying, 10) == b"still here"
-        assert site.stats()["token_ended"] == 3
+        wait_until(lambda: site.stats()["token_ended"] == 3)
         log = call(site, "GET", "/api/v1/requests?reason=token_ended")
         wait_until(
             lambda: len(call(site, "GET", "/api/v1/requests?reason=token_ended")[1]["items"]) == 3

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 
 from tests.e2e.harness import CARRIERS, Pair, Peer, Request, Tunnel, ok, wait_until
+from tests.e2e.processes import TIMEOUT
 
 pytestmark = pytest.mark.sanitized
 
@@ -57,10 +58,10 @@ def through(place: tuple[Pair, socket.socket]) -> Through:
         url = f"ws://ws.localhost:{pair.port}/chat"
         subprotocols = options.get("subprotocols")
         async with (
-            serve(handler, sock=listener.dup(), max_size=None, **options),
+            serve(handler, sock=listener.dup(), max_size=None, open_timeout=TIMEOUT, **options),
             connect(
                 url, host="127.0.0.1", port=pair.port, max_size=None, proxy=None,
-                subprotocols=subprotocols,
+                subprotocols=subprotocols, open_timeout=TIMEOUT,
             ) as client,
         ):  # fmt: skip
             yield client
@@ -103,7 +104,7 @@ async def test_pings_are_answered_by_the_other_end(through: Through) -> None:
 
     async with through(pings_too, ping_interval=None) as client:
         for payload in (b"", b"x" * 125):
-            await asyncio.wait_for(await client.ping(payload), 10)
+            await asyncio.wait_for(await client.ping(payload), TIMEOUT)
         assert await client.recv() == "done"
     assert len(pinged) == 1
 
@@ -130,7 +131,7 @@ async def test_close_codes_of_the_visitor_reach_the_target(through: Through) -> 
 
     async with through(watch) as client:
         await client.close(4002, "bye")
-        assert await asyncio.wait_for(seen, 10) == Close(4002, "bye")
+        assert await asyncio.wait_for(seen, TIMEOUT) == Close(4002, "bye")
         assert client.close_code == 4002
 
 

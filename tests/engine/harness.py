@@ -44,6 +44,14 @@ class Frame(NamedTuple):
     payload: bytes = b""
 
 
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 def frame(type_: int, flags: int, stream: int, length: int = 0, payload: bytes = b"") -> bytes:
     return struct.pack(">BBHII", 0, type_, flags, stream, length) + payload
 
@@ -116,7 +124,11 @@ class Wire:
         return self.take(self.received.index(b"\r\n\r\n") + 4)
 
     def is_readable(self, timeout: float) -> bool:
-        return bool(self.received) or bool(select.select([self.sock], [], [], timeout)[0])
+        if self.received:
+            return True
+        look = select.poll()  # select() takes no descriptor beyond 1023
+        look.register(self.sock, select.POLLIN)
+        return bool(look.poll(timeout * 1000))
 
     def rest(self) -> bytes:
         """Everything to the end of the stream; ConnectionError if it was reset."""

@@ -124,7 +124,7 @@ def wait_stack(server: Server, worker: int = 0) -> list[int]:
     def look() -> list[int]:
         try:
             return server.engine.inspector.stack(worker)
-        except ProcessLookupError:
+        except (ProcessLookupError, TimeoutError):  # not there yet, or not on a CPU for long
             return []
 
     found: list[int] = wait_until(look)

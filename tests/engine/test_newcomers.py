@@ -41,7 +41,7 @@ def test_those_who_leave_while_they_wait_take_nobody_with_them() -> None:
 
 
 def test_who_says_nothing_is_closed_in_time_and_nobody_waits_for_it() -> None:
-    with serving(keepalive_timeout_ms=100) as server:
+    with serving(keepalive_timeout_ms=1000) as server:
         silent = [server.visitor() for _ in range(50)]
         visitor = server.visitor()
         visitor.get("/", host="nobody.test")

@@ -79,7 +79,7 @@ def test_a_crowd_that_comes_at_once_waits_its_turn() -> None:
 @pytest.mark.parametrize("how", ["close", "abort"])
 def test_link_end_lets_everybody_in_the_queue_know(how: str) -> None:
     # More waited than there were streams: the rest kept a pointer to the link.
-    with serving(open_timeout_ms=500) as server:
+    with serving(open_timeout_ms=60_000) as server:
         device = limited(server)
         first = server.visitor()
         first.get()
@@ -109,6 +109,7 @@ def test_a_replica_takes_over_who_waited() -> None:
         visitors = queue(server, 5)
         other = server.device(tunnel=None)
         server.route("web", device, other)
+        server.settle()
         device.close()
         for stream in [other.request()[0] for _ in visitors]:
             other.data(stream, OK_HELLO)
@@ -151,7 +152,7 @@ def test_who_is_deleted_from_the_routes_leaves_the_queue() -> None:
 
 
 def test_waiting_ends_after_open_timeout_with_503() -> None:
-    with serving(open_timeout_ms=100) as server:
+    with serving(open_timeout_ms=1000) as server:
         device = limited(server)
         first = server.visitor()
         first.get()
@@ -182,7 +183,7 @@ def test_an_idle_stream_of_another_tunnel_makes_room() -> None:
 
 
 def test_unanswered_opens_are_limited_and_acks_let_more_through() -> None:
-    with serving() as server:
+    with serving(open_timeout_ms=60_000) as server:
         device = server.device()
         visitors = [server.visitor() for _ in range(260)]
         for visitor in visitors:

@@ -21,6 +21,7 @@ from tests.engine.harness import (
     serving,
     wait_until,
 )
+from tests.engine.test_limits import serve_until_refused
 
 TOKEN, OTHER = 41, 42
 
@@ -37,7 +38,7 @@ class TokenServer:
         self, limits: tuple[int, int, int], *, tunnel: str = "web", worker: int = -1
     ) -> Device:
         device = self.server.device(tunnel=tunnel, worker=worker, quota=TOKEN, limits=limits)
-        self.engine.routes_apply([("set", f"tcp::{self.tcp_port}", 90, [device.link], "db")])
+        self.server.routes([("set", f"tcp::{self.tcp_port}", 90, [device.link], "db")])
         return device
 
     def tcp(self) -> Visitor:
@@ -126,10 +127,7 @@ def test_requests_beyond_the_rate_are_refused_and_tokens_do_not_share_one() -> N
         device = tokens.device((0, 2, 0))
         other = server.device(tunnel="other", device=8, quota=OTHER, limits=(0, 1000, 0))
         visitor = server.visitor()
-        served(server, device, visitor)
-        served(server, device, visitor)
-        visitor.get()
-        refused = visitor.response()
+        refused, _ = serve_until_refused(server, device, visitor, 2, rate=2)
         assert (refused.status, refused.fields["retry-after"]) == (429, "1")
         assert b'"token_rate"' in refused.body
         for _ in range(5):
@@ -165,22 +163,28 @@ def test_changed_limits_count_for_what_is_under_way_and_for_what_comes() -> None
         server.engine.limits_apply(777, (1, 1, 1))  # nobody's
 
 
-def test_whatever_ends_a_connection_gives_its_place_back() -> None:
-    with serving(response_timeout_ms=150) as server:
+@pytest.mark.parametrize("how", ["gone", "reset", "timeout", "refused"])
+def test_whatever_ends_a_connection_gives_its_place_back(how: str) -> None:
+    with serving(response_timeout_ms=150 if how == "timeout" else 60_000) as server:
         tokens = TokenServer(server)
         device = tokens.device((1, 0, 0))
-        for how in ("gone", "reset", "timeout", "refused"):
-            visitor = server.visitor()
-            visitor.get()
-            stream, _ = device.request(accept=how != "refused")
-            if how == "gone":
-                visitor.abort()
-            elif how in ("reset", "refused"):
-                device.reset(stream)
-                assert visitor.response().status == 502
-            else:
-                assert visitor.response().status == 504
-            wait_until(lambda: server.engine.connections(TOKEN) == 0, how)
+        visitor = server.visitor()
+        visitor.get()
+        stream, _ = device.request(accept=how != "refused")
+        if how == "gone":
+            visitor.abort()
+        elif how in ("reset", "refused"):
+            device.reset(stream)
+            assert visitor.response().status == 502
+        else:
+            assert visitor.response().status == 504
+        wait_until(lambda: server.engine.connections(TOKEN) == 0, how)
+
+
+def test_a_lost_link_gives_the_places_of_its_connections_back() -> None:
+    with serving() as server:
+        tokens = TokenServer(server)
+        device = tokens.device((1, 0, 0))
         visitor = server.visitor()
         visitor.get()
         device.request()

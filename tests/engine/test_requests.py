@@ -288,10 +288,9 @@ def test_a_visitor_that_goes_in_every_phase(how: str, phase: str) -> None:
             device.data(stream, OK_HELLO)
         elif how == "close" and phase == "response":
             while not server.stat("requests_aborted"):
-                try:
-                    device.data(stream, b"x" * 1000)
-                except OSError:
-                    break
+                taken = server.stat("link_bytes_in")
+                device.data(stream, b"x" * 1000)
+                server.wait_stat("link_bytes_in", taken + 1000)  # or it may be beyond the window
         server.wait_stat("connections_closed", closed + 1)
         if stream and not (how == "close" and phase in ("tunnel", "waiting")):
             found = device.next(stream, WINDOW)
@@ -492,7 +491,7 @@ def test_who_asks_for_no_more_is_closed_at_once_and_others_are_waited_for() -> N
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
 def test_a_slow_reader_gets_all_of_it_whatever_the_idle_time(close: bool) -> None:
     # The response is complete for the engine long before its reader has it.
-    options = {"linger_timeout_ms": 50, "keepalive_timeout_ms": 50, "body_timeout_ms": 20_000}
+    options = {"linger_timeout_ms": 50, "keepalive_timeout_ms": 500, "body_timeout_ms": 20_000}
     size = 8 << 20
     with serving(**options) as server:
         device = server.device(window=16 << 20)
@@ -665,7 +664,7 @@ def test_a_head_that_takes_too_long_is_answered_408() -> None:
 
 
 def test_an_idle_connection_is_closed_without_a_word() -> None:
-    with serving(keepalive_timeout_ms=60) as server:
+    with serving(keepalive_timeout_ms=1000) as server:
         fresh = server.visitor()
         used = server.visitor()
         used.get()
@@ -675,14 +674,14 @@ def test_an_idle_connection_is_closed_without_a_word() -> None:
 
 @pytest.mark.parametrize("preamble", [True, False])
 def test_a_missing_ack_is_only_our_own_agents_fault(preamble: bool) -> None:
-    with serving(open_timeout_ms=80, response_timeout_ms=400) as server:
+    with serving(open_timeout_ms=80, response_timeout_ms=2000) as server:
         device = server.device(preamble=preamble)
         visitor = server.visitor()
         visitor.get()
         device.request(accept=False)
         assert visitor.response().status == 504
         took_ms = server.log().total_us // 1000
-        assert (took_ms < 400) == preamble
+        assert (took_ms < 2000) == preamble
 
 
 def test_a_body_that_stops_coming_is_answered_408() -> None:

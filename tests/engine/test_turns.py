@@ -50,8 +50,9 @@ def fill(server: Server, socks: dict[int, socket.socket], left: dict[int, int]) 
 
     def is_stuck() -> bool:
         push(socks, left)
+        server.settle()  # a worker that is not on a CPU is not stuck
         seen.append(server.stat("link_bytes_out"))
-        return len(seen) > 100 and seen[-100] == seen[-1]  # looks of a millisecond
+        return len(seen) > 100 and seen[-100] == seen[-1]
 
     wait_until(is_stuck)
     assert server.stat("buffer_bytes") >= 256 * KIB

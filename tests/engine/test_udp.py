@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from tests.engine.harness import (
     Device,
     Server,
     dialling,
+    has_ipv6,
     serving,
     wait_until,
 )
@@ -213,8 +215,8 @@ def test_what_the_window_has_no_room_for_is_lost_and_counted(udp: UdpServer) -> 
         udp.server.wait_stat("udp_datagrams_in", sent)
         assert sent < 100
     stream, _, rest = opened(device)
-    took = sent - udp.stat("udp_dropped")
-    assert took == WINDOW_SIZE // 30_002
+    took = WINDOW_SIZE // 30_002
+    wait_until(lambda: sent - udp.stat("udp_dropped") == took)  # counted in before it is dropped
     assert len(received(device, stream, took * 30_002, rest)) == took * 30_002
     device.grant(stream, 200_000)
     visitor.send(b"again")
@@ -233,7 +235,7 @@ def test_a_datagram_no_sender_can_have_sent_ends_the_visitor(udp: UdpServer) -> 
 
 
 def test_the_log_of_a_visitor_that_fell_silent() -> None:
-    for udp in running(udp_brief_timeout_ms=50, udp_timeout_ms=50):
+    for udp in running(udp_brief_timeout_ms=1000, udp_timeout_ms=1000):
         device = udp.device()
         visitor = udp.visitor()
         visitor.send(b"question")
@@ -253,7 +255,7 @@ def test_the_log_of_a_visitor_that_fell_silent() -> None:
 
 
 def test_who_asks_once_is_forgotten_before_who_stays() -> None:
-    for udp in running(udp_brief_timeout_ms=1000, udp_timeout_ms=60_000):
+    for udp in running(udp_brief_timeout_ms=2000, udp_timeout_ms=60_000):
         device = udp.device()
         staying, asking = udp.visitor(), udp.visitor()
         staying.send(b"one")
@@ -270,7 +272,7 @@ def test_who_asks_once_is_forgotten_before_who_stays() -> None:
 
 
 def test_so_many_visitors_and_no_more() -> None:
-    for udp in running(udp_tunnel_visitors_max=3, udp_brief_timeout_ms=100):
+    for udp in running(udp_tunnel_visitors_max=3, udp_brief_timeout_ms=1500):
         device = udp.device()
         for number in range(5):
             udp.visitor().send(b"%d" % number)
@@ -391,6 +393,7 @@ def test_an_answer_comes_from_the_address_that_was_asked() -> None:
         assert visitor.recv(100) == b"from there"  # a connected socket takes it from nobody else
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 @pytest.mark.parametrize("to", ["::1", "127.0.0.1"])
 def test_ipv6_and_both_on_one_socket(to: str) -> None:
     for udp in running(host="::"):
@@ -621,16 +624,26 @@ def test_answers_wait_for_a_window_in_the_kernel_and_are_lost_there() -> None:
         link = agent.link()
         open_stream(link, 2, b"go")
         _, address = target.take()
-        for number in range(2000):
-            target.sock.sendto(struct.pack(">I", number) + b"x" * 1396, address)
-        wait_until(lambda: agent.stat("udp_datagrams_in") * 1402 > WINDOW_SIZE - 70_000)
+        numbers = itertools.count()
+
+        def taken() -> int:
+            """More than the agent's kernel holds at a time is sent to it."""
+            for _ in range(200):
+                target.sock.sendto(struct.pack(">I", next(numbers)) + b"x" * 1396, address)
+            return agent.stat("udp_datagrams_in")
+
+        wait_until(lambda: taken() * 1402 > WINDOW_SIZE - 70_000)
         data = received(link, 2, 100 * 1402)
         link.grant(2, WINDOW_SIZE)
-        agent.wait_stat("udp_datagrams_in", 200)
-        size = (agent.stat("udp_datagrams_in") - agent.stat("udp_dropped")) * 1402
-        data = received(link, 2, size, data)
-        numbers = [struct.unpack(">I", data[at + 2 : at + 6])[0] for at in range(0, size, 1402)]
-        assert numbers == sorted(set(numbers))
+        wait_until(lambda: taken() >= 200)
+        data = received(link, 2, 190 * 1402, data)  # what came behind the grant is among it
+        assert next(numbers) > WINDOW_SIZE * 2 // 1402
+        found = [
+            struct.unpack(">I", data[at + 2 : at + 6])[0]
+            for at in range(0, len(data) // 1402 * 1402, 1402)
+        ]
+        assert found == sorted(set(found))
+        assert agent.stat("udp_dropped") == 0
 
 
 def test_a_table_of_targets_that_changes_leaves_visitors_where_they_are() -> None:

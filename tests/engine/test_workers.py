@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,7 @@ from tests.engine.harness import (
     Visitor,
     dialling,
     frame,
+    has_ipv6,
     serving,
     wait_until,
     ws_frame,
@@ -139,6 +140,8 @@ def moved(server: Server) -> int:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("workers", SOME_WORKERS)
 def test_every_worker_accepts_and_nobody_else(host: str, workers: int) -> None:
+    if host == "::1" and not has_ipv6():
+        pytest.skip("no IPv6 here")
     engine = Engine("server", workers=workers)
     port = engine.listen(host, 0)
     for others in (1, workers):
@@ -183,7 +186,7 @@ def test_a_link_lives_where_it_was_told_to(workers: int, carrier: Carrier) -> No
     control = frame(WINDOW, SYN, 1) + frame(DATA, 0, 1, 6, b"\x00\x00\x00\x02{}")
     early = control if carrier == "raw" else ws_frame(2, control)
     with serving(workers) as server:
-        for number in range(6 * workers):
+        for number in range(12 * workers):
             worker = number % workers
             cut = number % (len(early) + 1)
             device = server.device(
@@ -197,10 +200,10 @@ def test_a_link_lives_where_it_was_told_to(workers: int, carrier: Carrier) -> No
             assert device.next(1, DATA).payload == b"\0\0\0\2hi"
         for worker in range(workers):
             stats = server.engine.worker_stats(worker)
-            assert stats["links_opened"] == 6
-            assert stats["connections"] == 7
-        # 6 * workers connections were accepted at random: not all of them in the right place.
-        assert 0 < server.stat("links_moved") < 6 * workers
+            assert stats["links_opened"] == 12
+            assert stats["connections"] == 13
+        # 12 * workers connections were accepted at random: not all of them in the right place.
+        assert 0 < server.stat("links_moved") < 12 * workers
 
 
 @pytest.mark.parametrize("workers", SOME_WORKERS)
@@ -397,7 +400,7 @@ def is_stuck(server: Server) -> bool:
     for _ in range(20):
         if server.stat("buffer_bytes") == 0:
             return False
-        time.sleep(0.001)
+        server.settle()
     return True
 
 
@@ -437,7 +440,7 @@ def test_nothing_moves_before_earlier_answers_are_out() -> None:
 
 
 def test_who_asks_for_more_but_takes_nothing_is_cut_off() -> None:
-    with serving(2, reader_timeout_ms=300) as server:
+    with serving(2, reader_timeout_ms=2000) as server:
         _, visitor, _ = owing(server)
         server.wait_stat("requests_aborted", 1)
         assert visitor.is_cut_off()
@@ -542,6 +545,7 @@ def test_who_waits_for_a_stream_moves_when_the_link_dies() -> None:
         server.wait_stat("requests_queued", 5)
         before = moved(server)
         server.route("web", device, other)
+        server.settle()
         device.close()
         for stream, head in [other.request() for _ in visitors]:
             other.data(stream, OK_HELLO)
@@ -711,9 +715,13 @@ ASKED_MAX = 300
 
 def worker_thread(index: int) -> int:
     """The thread id of this worker of the only engine that runs."""
-    tasks = Path("/proc/self/task").iterdir()
-    (found,) = [task for task in tasks if (task / "comm").read_text() == f"engine-{index}\n"]
-    return int(found.name)
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            if (task / "comm").read_text() == f"engine-{index}\n":
+                found.append(int(task.name))
+    (thread,) = found
+    return thread
 
 
 def test_a_visitor_ahead_of_the_routes_waits_for_them() -> None:

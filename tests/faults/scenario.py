@@ -28,7 +28,6 @@ from tests.faults.origin import BIG, TO_THE_END, Origin
 # tls: raw over TLS; direct: raw, with direct connections for what bulk there is, and datagrams.
 Carrier = Literal["raw", "websocket", "tls", "direct"]
 PATIENCE = 5.0  # seconds; whatever needs an engine's timeout to end is a hang
-TRIES = 12  # a failing call may cost a step, and the link it ran on
 ASKS = 20  # what is asked of an engine may fail as often as calls in a row are made to
 UPLOAD = b"0123456789abcdef" * 20_000
 LINKS, JOINED = 7, 8  # quotas: of the links, of who joins the private tunnel
@@ -594,13 +593,16 @@ class Scenario:
     # --- the law ----------------------------------------------------------------------------
 
     def recovered(self) -> None:
-        for attempt in range(TRIES):
+        # A failing call may cost a step, and the link it ran on; and Python may not have heard
+        # yet that it went down.
+        deadline = time.monotonic() + PATIENCE
+        while True:
             try:
                 self.keep_alive()
                 return
             except (AssertionError, ConnectionError) as problem:
-                require(attempt < TRIES - 1, f"the tunnel does not recover: {problem!r}")
-                time.sleep(0.02)  # Python may not have heard yet that the link went down
+                require(time.monotonic() < deadline, f"the tunnel does not recover: {problem!r}")
+                time.sleep(0.02)
 
     def settle(self) -> None:
         """Everybody has gone: what was accepted is accounted for."""

@@ -35,7 +35,7 @@ from tests.engine.harness import Agent, Running, Server, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).parent
 BUILD = ROOT / "build" / "interop"
-TIMEOUT = 30.0  # seconds; for what takes one or two
+TIMEOUT = 60.0  # seconds; for what takes one or two, on a machine with much to do
 TOKEN = "pe_" + "T" * 43
 WINDOW = handshake.STOCK_WINDOW
 READ_SIZE = 256 * 1024
@@ -191,6 +191,8 @@ class Link:
 
     def admit(self, server: Server) -> int:
         """Answer the device as the control plane does."""
+        # It is a program that starts.
+        wait_until(lambda: server.has_event(core.EVENT_AUTH), "the device", TIMEOUT)
         _, ticket, _, head, _ = server.event(core.EVENT_AUTH)
         method, target, fields = parse_request_head(head)
         assert dict(fields)["authorization"] == f"Bearer {TOKEN}".encode()
@@ -243,14 +245,21 @@ class Link:
         far.settimeout(TIMEOUT)
         return int(take_head(far).split()[1][1:]), far
 
-    def open(self, count: int = 1, *, answer_at: int = 1) -> list[Pair]:
-        """Streams, opened all at once. The far ends answer when there are so many of them."""
+    def open(self, count: int = 1, *, answer_at: int = 1, queued: int = 0) -> list[Pair]:
+        """Streams, opened all at once.
+
+        Args:
+            answer_at: the far ends answer when there are so many of them,
+            queued: and when so many more wait for one.
+        """
         nears = {self.count + index: self.knock(self.count + index) for index in range(count)}
         self.count += count
         fars: dict[int, socket.socket] = {}
         for number, far in (self.take() for _ in range(count)):
             fars[number] = far
             if len(fars) == answer_at:
+                if queued:
+                    wait_until(lambda: self.running.stat("requests_queued") == queued, "a queue")
                 for each in fars.values():
                     each.sendall(SWITCH)
             elif len(fars) > answer_at:

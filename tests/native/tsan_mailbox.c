@@ -109,6 +109,7 @@ static struct {
     uint8_t bytes[CAPACITY];
     uint64_t head;
     uint64_t tail;
+    uint64_t base;
 } ring;
 
 static const uint32_t SKIP_MARK = 0xFFFFFFFF;
@@ -124,10 +125,13 @@ static void *write_records(void *unused)
         uint32_t size = 4 + number % 301;
         uint64_t room = record_room(size);
         uint64_t tail = ring.tail;
-        uint64_t offset = tail & (CAPACITY - 1);
+        uint64_t head = atomic_load_acquire(&ring.head);
+        if (head == tail)
+            ring.base = tail;
+        uint64_t offset = (tail - ring.base) & (CAPACITY - 1);
         uint64_t to_wrap = CAPACITY - offset;
         uint64_t needed = room <= to_wrap ? room : room + to_wrap;
-        if (CAPACITY - (tail - atomic_load_acquire(&ring.head)) < needed)
+        if (CAPACITY - (tail - head) < needed)
             continue;
         if (room > to_wrap) {
             memcpy(ring.bytes + offset, &SKIP_MARK, 4);
@@ -149,9 +153,9 @@ static void test_ring(void)
     REQUIRE(!pthread_create(&thread, NULL, write_records, NULL));
     for (uint32_t number = 0; number < RECORDS;) {
         uint32_t size, found;
-        uint64_t offset = ring.head & (CAPACITY - 1);
         if (ring.head == atomic_load_acquire(&ring.tail))
             continue;
+        uint64_t offset = (ring.head - ring.base) & (CAPACITY - 1);
         memcpy(&size, ring.bytes + offset, 4);
         if (size == SKIP_MARK) {
             atomic_store_release(&ring.head, ring.head + CAPACITY - offset);

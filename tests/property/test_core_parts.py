@@ -143,12 +143,32 @@ def test_what_goes_into_the_ring_comes_out_in_order(steps: list[bytes | None]) -
 
 
 @pytest.mark.parametrize("lead", range(0, 4096, 504))
-def test_a_record_of_half_the_ring_always_fits_an_empty_one(lead: int) -> None:
+def test_a_record_as_large_as_the_ring_fits_once_it_is_empty(lead: int) -> None:
+    # It is written from its start again, wherever it had got to.
     ring = Ring(4096)
     assert ring.push(bytes(lead // 2))
+    assert not ring.push(bytes(4096 - 4))
     assert ring.pop() is not None
-    assert ring.push(bytes(2048 - 8))
-    assert ring.pop() == bytes(2048 - 8)
+    assert ring.push(bytes(4096 - 4))
+    assert ring.used() == 4096
+    assert not ring.push(b"")
+    assert ring.pop() == bytes(4096 - 4)
+
+
+@pytest.mark.parametrize("lead", range(0, 2048, 504))
+def test_a_ring_is_not_begun_again_while_something_waits_in_it(lead: int) -> None:
+    ring = Ring(4096)
+    assert ring.push(bytes(lead))
+    assert ring.push(b"waits")
+    assert ring.pop() == bytes(lead)
+    kept = [b"waits"]
+    for number in range(1000):  # a dozen times around, never empty
+        record = bytes([number % 256]) * (number % 300)
+        assert ring.push(record)
+        kept.append(record)
+        assert ring.pop() == kept.pop(0)
+    assert ring.pop() == kept.pop(0)
+    assert ring.pop() is None
 
 
 # --- mailbox ------------------------------------------------------------------------------

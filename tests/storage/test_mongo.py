@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,10 @@ def db(mongo_uri: str, store: MongoStore) -> Documents:
 
 
 @pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as probe:
+def closed_port() -> Iterator[int]:
+    with socket.socket() as probe:  # bound, that nobody else is given it, and not listening
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+        yield probe.getsockname()[1]
 
 
 async def device(store: MongoStore, name: str, tunnel: str) -> tuple[int, int]:
@@ -156,7 +155,7 @@ async def test_nobody_there_is_one_clear_line_without_the_password(
         StorageError, match=rf"MongoDB 127\.0\.0\.1:{closed_port}.*(refused|call failed)"
     ) as caught:
         await MongoStore.open(uri, driver)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20  # drivers would try for half a minute
     text = str(caught.value)
     assert "\n" not in text and "hunter2" not in text and "Topology" not in text
 

@@ -196,10 +196,10 @@ async def test_a_write_that_waited_too_long_is_never_made(
         return_exceptions=True,
     )
     assert [type(answer) for answer in answers] == [StorageError] * 3
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8  # one waits as long as it may otherwise: 10 s
+    monkeypatch.undo()
     assert await store.tokens() == []  # reads do not wait
     other.execute("ROLLBACK")
-    monkeypatch.undo()
     await store.requests_add(packed(record(9)))
     # Neither the one under way nor those behind it.
     assert [item.time_us for item in await store.requests_last(10)] == [9]

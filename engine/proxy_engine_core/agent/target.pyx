@@ -17,6 +17,7 @@ from proxy_engine_core.buffer cimport (
 from proxy_engine_core.counters cimport (
     COUNT_MEMORY_ERRORS, COUNT_MEMORY_REFUSED, COUNT_STREAMS_OPENED, COUNT_TIMEOUTS, count,
 )
+from proxy_engine_core.io.acks cimport Acks, acks_read, acks_wrote
 from proxy_engine_core.io.conn cimport (
     conn_abort, conn_close, conn_finish_writing, conn_flush_out, conn_gather, conn_owed, conn_recv,
     conn_requeue, conn_wait, gather_flush,
@@ -60,6 +61,7 @@ cdef struct Target:
     YamuxStream *stream                   # NULL: given back
     uint8_t flags                         # of the entry
     uint8_t state
+    Acks acks
     bint target_done                      # the target finished writing
     bint stream_done                      # the visitor's side did
 
@@ -228,6 +230,7 @@ cdef void stream_data(
             return
         target_connect(target)
         return
+    acks_wrote(&target.acks)
     conn_gather(&target.base.conn, bytes, size)
 
 
@@ -322,6 +325,7 @@ cdef void read_target(Target *target) noexcept nogil:
         if received > 0:
             moved += <uint32_t>received
             link_touch(link)
+            acks_read(&target.acks, conn)
         elif received == 0:
             target.target_done = True
             yamux_stream_finish(stream)

@@ -56,6 +56,8 @@ cdef void socket_tune_path(int fd, const Address *peer) noexcept nogil
 cdef void socket_keep_alive(int fd, uint64_t after_ms) noexcept nogil
 # Small writes wait for the acknowledgement of those before, or for a full segment (Nagle).
 cdef void socket_set_delay(int fd) noexcept nogil
+# Acknowledge what was read now, not a while later.
+cdef void socket_acknowledge(int fd) noexcept nogil
 cdef void socket_set_buffers(int fd, uint32_t size) noexcept nogil        # each way, bytes
 # Bytes it may hold that were not sent yet; 0: as many as the kernel has room for.
 cdef void socket_set_unsent(int fd, uint32_t size) noexcept nogil

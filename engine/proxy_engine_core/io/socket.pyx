@@ -8,9 +8,9 @@ from proxy_engine_core.io.sys cimport (
     AF_INET, AF_INET6, AF_UNIX, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, SHUT_WR, SIOCOUTQ,
     SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_KEEPALIVE, SO_LINGER,
     SO_RCVBUF, SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, TCP_CONGESTION, TCP_KEEPCNT, TCP_KEEPIDLE,
-    TCP_KEEPINTVL, TCP_NODELAY, TCP_NOTSENT_LOWAT, accept4, bind, close, connect, getsockname,
-    getsockopt, htons, inet_ntop, inet_pton, ioctl, linger, listen, ntohs, setsockopt, shutdown,
-    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, sockaddr_un, socket, socklen_t,
+    TCP_KEEPINTVL, TCP_NODELAY, TCP_NOTSENT_LOWAT, TCP_QUICKACK, accept4, bind, close, connect,
+    getsockname, getsockopt, htons, inet_ntop, inet_pton, ioctl, linger, listen, ntohs, setsockopt,
+    shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, sockaddr_un, socket, socklen_t,
 )
 
 cdef enum:
@@ -294,6 +294,10 @@ cdef void socket_keep_alive(int fd, uint64_t after_ms) noexcept nogil:
 
 cdef void socket_set_delay(int fd) noexcept nogil:
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 0)
+
+
+cdef void socket_acknowledge(int fd) noexcept nogil:
+    set_option(fd, IPPROTO_TCP, TCP_QUICKACK, 1)
 
 
 cdef void socket_set_buffers(int fd, uint32_t size) noexcept nogil:

@@ -181,6 +181,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY
     int TCP_CONGESTION
     int TCP_NOTSENT_LOWAT
+    int TCP_QUICKACK
 
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *text, void *target)

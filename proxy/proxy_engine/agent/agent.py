@@ -86,7 +86,8 @@ class Agent:
     """Implements the above for one engine.
 
     Args:
-        pool: idle direct connections of a link at most, for TCP tunnels.
+        pool: idle direct connections of a link at most. The server asks for them when there is a
+            TCP tunnel, which may be later.
         token: the one to show now, asked for each time it is.
         links_max: links wanted at most; 0: as many as the server offers.
         is_configurable: the server may change targets, within those that are allowed.
@@ -148,7 +149,7 @@ class Agent:
             monotonic=monotonic,
             wall=wall,
             tasks=self._tasks,
-            pool=lambda: pool if self._has_tcp else 0,
+            pool=pool,
         )
         self.is_configurable = is_configurable  # may change
         self._links_max = links_max or LINKS_MAX
@@ -180,11 +181,6 @@ class Agent:
     @property
     def is_ending(self) -> bool:
         return self._is_ending
-
-    @property
-    def _has_tcp(self) -> bool:
-        """Whether there is a TCP tunnel, or may be one later."""
-        return self._is_dynamic or any(each.kind == "tcp" for each in self._announced.tunnels)
 
     def _keeper(self, number: int) -> LinkKeeper:
         return LinkKeeper(self._run, number, self, self._backoff())

@@ -61,7 +61,7 @@ class Run(NamedTuple):
     monotonic: Callable[[], float]
     wall: Callable[[], float]
     tasks: Tasks
-    pool: Callable[[], int]  # idle direct connections of a new link at most; 0: none
+    pool: int  # idle direct connections of a link at most; 0: none
 
 
 class Owner(Protocol):
@@ -187,7 +187,7 @@ class LinkKeeper:
         tls = run.tls(server)
         # Direct connections are dialled like the link, which past a proxy they can not be, and
         # are not for what TLS should hide.
-        pool = 0 if reached.is_proxied or tls is not None else run.pool()
+        pool = 0 if reached.is_proxied or tls is not None else run.pool
         token = self._token = run.token()
         request = handshake.request(
             authority=server.authority,

@@ -220,6 +220,7 @@ auth_asked                   link_requests_total
 control_records              control_records_total
 targets_connected            targets_connected_total
 targets_failed               targets_failed_total
+prompt_acks                  prompt_acks_total
 log_records                  log_records_total
 log_ring_bytes               log_ring_bytes
 log_ring_size                log_ring_size_bytes
@@ -343,6 +344,7 @@ _HELP = {
     "control_records_total": "Records that agents sent.",
     "targets_connected_total": "Targets connected (agents).",
     "targets_failed_total": "Targets that could not be connected (agents).",
+    "prompt_acks_total": "Answers in parts, the first acknowledged at once (agents).",
     "log_records_total": "Records of requests the engine wrote.",
     "log_ring_bytes": "Records in the engine's log rings, not read yet.",
     "log_ring_size_bytes": "What these rings hold.",

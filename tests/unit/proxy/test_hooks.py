@@ -340,7 +340,7 @@ async def test_a_plain_hook_that_blocks_holds_up_nobody(manage) -> None:
             slowest = max(slowest, time.perf_counter() - began)
             await asyncio.sleep(0)
         await until(lambda: len(seen.devices) == 20)
-        assert slowest < 0.5  # it blocks for 20 s
+        assert slowest < 5  # it blocks for 20 s
         # So many threads hang; then nothing more is begun.
         await until(lambda: status(manager, "Blocking").is_stuck)
         assert blocking.began == LOST_MAX
@@ -580,7 +580,7 @@ async def test_a_thread_that_is_given_up_in_the_middle_leaves_the_rest_to_anothe
     let_go = threading.Event()
 
     class Slow(Hook):
-        timeout = 0.05
+        timeout = 1.0
 
         def __init__(self) -> None:
             self.done: list[str] = []
@@ -604,7 +604,7 @@ async def test_a_thread_that_is_given_up_in_the_middle_leaves_the_rest_to_anothe
     await until(lambda: len(errors.texts) == 2)
     assert errors.texts == [
         "Slow.on_device_online: ValueError: b",
-        "Slow.on_device_online: not done within 0.05 seconds",
+        "Slow.on_device_online: not done within 1 seconds",
     ]
     let_go.set()
     await until(lambda: slow.done[-1] == "c")  # each once

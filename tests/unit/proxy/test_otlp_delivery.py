@@ -145,7 +145,7 @@ async def test_a_collector_that_is_down(site: Collector, caplog: pytest.LogCaptu
 
 
 async def test_a_slow_collector_holds_nobody_up(site: Collector) -> None:
-    site.reply = Reply(delay=1.0)
+    site.reply = Reply(delay=3.0)
     turns = 0
 
     async def others() -> None:
@@ -154,7 +154,7 @@ async def test_a_slow_collector_holds_nobody_up(site: Collector) -> None:
             turns += 1
             await asyncio.sleep(0.01)
 
-    async with delivery(site.url, patience=0.4) as found:
+    async with delivery(site.url, patience=1.5) as found:
         task = asyncio.create_task(others())
         assert await found.deliver(BODY, 0) is None
         task.cancel()

@@ -252,7 +252,7 @@ Make = Callable[..., TracesExport]
 async def make(site: Collector, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     monkeypatch.setattr(traces_export, "GATHER", 0.01)
     made: list[TracesExport] = []
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as session:
 
         def export(queue_bytes: int = 1 << 20, share: float = 1.0) -> TracesExport:
             found = TracesExport(
@@ -339,7 +339,7 @@ async def test_while_it_is_down_the_queue_is_bounded_and_drops_are_counted(
     assert export.waiting == 0
 
 
-@pytest.mark.parametrize("reply", [Reply(400), Reply(delay=1.0)])
+@pytest.mark.parametrize("reply", [Reply(400), Reply(delay=4.0)])
 async def test_what_is_refused_or_too_slow_is_dropped(
     make: Make, site: Collector, monkeypatch: pytest.MonkeyPatch, reply: Reply
 ) -> None:
