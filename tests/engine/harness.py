@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +103,7 @@ class Wire:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = bytearray()
         self.is_finished = False
+        self.reader: threading.Thread | None = None  # who reads it, if not the test
 
     def fill(self) -> bool:
         """Read once more; False at the end of the stream."""
@@ -412,6 +414,8 @@ class Running:
     def stop(self) -> None:
         self.engine.stop()
         for wire in self.wires:
+            if wire.reader is not None:
+                wire.reader.join(PATIENCE)  # or it might read from who gets the descriptor next
             wire.close()
 
     def event(self, kind: int) -> Any:

@@ -51,6 +51,7 @@ class Echo(threading.Thread):
         self.tunnel = tunnel
         self.streams: dict[int, bytearray] = {}
         self.answered = 0
+        device.reader = self
         self.start()
 
     def run(self) -> None:

@@ -14,6 +14,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from proxy_engine_core.agent.connect cimport TargetConn
 from proxy_engine_core.buffer cimport Buffer
+from proxy_engine_core.io.acks cimport Acks
 from proxy_engine_core.io.relay cimport RelayWay
 from proxy_engine_core.io.socket cimport Address
 from proxy_engine_core.io.worker cimport Conn, Worker
@@ -53,6 +54,7 @@ cdef struct Data:
 cdef struct DirectTarget:
     TargetConn base                       # must be first
     Data *data                            # NULL: given up
+    Acks acks
 
 cdef void data_init_worker(Worker *worker) noexcept nogil
 cdef DataDialer *data_dialer_new(

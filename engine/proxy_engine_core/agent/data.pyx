@@ -18,6 +18,7 @@ from proxy_engine_core.counters cimport (
     COUNT_MEMORY_REFUSED, COUNT_TIMEOUTS, count,
 )
 from proxy_engine_core.http1.head cimport Head, head_find_end, response_head_parse
+from proxy_engine_core.io.acks cimport acks_read, acks_wrote
 from proxy_engine_core.io.conn cimport (
     conn_abort, conn_attach, conn_close, conn_deadline, conn_flush_out, conn_recv, conn_requeue,
     conn_write,
@@ -390,8 +391,14 @@ cdef void target_ready(Conn *conn) noexcept nogil:
 
 cdef void run(Data *data) noexcept nogil:
     cdef DirectTarget *target = data.target
+    cdef uint64_t up_before = data.up.bytes
+    cdef uint64_t down_before = data.down.bytes
     cdef int up = relay_move(&data.up, &data.conn, &target.base.conn)
     cdef int down = relay_move(&data.down, &target.base.conn, &data.conn)
+    if data.up.bytes != up_before:
+        acks_wrote(&target.acks)
+    if data.down.bytes != down_before:
+        acks_read(&target.acks, &target.base.conn)
     if down == RELAY_DONE and not data.has_word:
         data.has_word = True
         link_send_ended(data.link, data.peer_name)

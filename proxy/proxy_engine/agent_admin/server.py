@@ -33,6 +33,7 @@ from proxy_engine.values import Address, is_own_host
 
 if TYPE_CHECKING:
     from proxy_engine.agent.composed import ComposedAgent
+    from proxy_engine.settings.config import Settings
 
 PROBES = ("/livez", "/readyz", "/health")
 SHUTDOWN_TIMEOUT = 1.0  # seconds for answers under way when the agent ends
@@ -50,6 +51,17 @@ class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
+def admin_token(settings: Settings, address: Address) -> str:
+    """What it asks for there; "": nothing. Raises UsageError."""
+    token = secret(settings, "agent_admin_token")
+    if not token and not is_loopback(address.host):
+        raise UsageError(
+            f"agent_admin: others can reach {address}: give "
+            "agent_admin_token_file, or an address of the loopback"
+        )
+    return token
+
+
 class AgentAdmin:
     """Raises UsageError for an address that others can reach, without a token."""
 
@@ -57,12 +69,7 @@ class AgentAdmin:
         settings = agent.settings
         assert settings.agent_admin is not None
         self._agent = agent
-        self._token = secret(settings, "agent_admin_token")
-        if not self._token and not is_loopback(settings.agent_admin.host):
-            raise UsageError(
-                f"agent_admin: others can reach {settings.agent_admin}: give "
-                "agent_admin_token_file, or an address of the loopback"
-            )
+        self._token = admin_token(settings, settings.agent_admin)
         self._started_at = time.time()
         self._started = time.monotonic()  # no clock that is set makes it younger
         self._diagnosis = Diagnosis(

@@ -9,11 +9,12 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from proxy_engine.agent.reach import Reacher
+from proxy_engine.agent.reach import Reacher, is_loopback
 from proxy_engine.agent.servers import parse_server
 from proxy_engine.agent.targets import resolve
 from proxy_engine.agent.tunnels import tunnels_of
-from proxy_engine.doctor import machine
+from proxy_engine.agent_admin.server import admin_token
+from proxy_engine.doctor import listening, machine
 from proxy_engine.doctor.finding import Finding, Findings, error, ok, skipped, warning
 from proxy_engine.errors import UsageError, error_text
 from proxy_engine.settings.config import secret
@@ -60,6 +61,28 @@ def check(settings: Settings) -> Findings:
             continue
         yield from asyncio.run(_server(server, url, settings, token))
     yield from asyncio.run(_targets(tunnels))
+    yield from listener(settings)
+
+
+def listener(settings: Settings) -> Findings:
+    """The agent's own, if it is to have one."""
+    address = settings.agent_admin
+    if address is None:
+        return
+    try:
+        admin_token(settings, address)
+    except UsageError as problem:
+        yield error("config.admin", str(problem), "the agent does not start with that")
+        return
+    if not is_loopback(address.host):
+        yield warning(
+            "config.admin",
+            f"the agent's listener is at {address} and speaks plain HTTP",
+            "its token passes it: 127.0.0.1, or a network that nobody else listens in",
+        )
+    if settings.debug:
+        yield warning("config.debug", "/debug/ is on", "turn it off when it is not needed any more")
+    yield listening.port("ports.admin", address, listening.runs(address, is_tls=False))
 
 
 async def _server(server: ServerUrl, url: str, settings: Settings, token: str) -> list[Finding]:

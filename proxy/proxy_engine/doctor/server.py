@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import http.client
-import json
 import os
 import socket
 import time
@@ -15,7 +12,7 @@ from urllib.parse import urlsplit
 
 from proxy_engine import listeners, reload
 from proxy_engine.agent.reach import is_loopback
-from proxy_engine.doctor import machine, names
+from proxy_engine.doctor import listening, machine, names
 from proxy_engine.doctor.certificates import certificates
 from proxy_engine.doctor.finding import Finding, Findings, error, ok, skipped, warning
 from proxy_engine.errors import ProxyEngineError, StorageError, UsageError, error_text
@@ -29,7 +26,6 @@ from proxy_engine_core.core import DEFAULTS
 
 if TYPE_CHECKING:
     from proxy_engine.settings.config import Settings
-    from proxy_engine.values import Address
 
 TIMEOUT = 3.0  # seconds for anything on the network
 
@@ -38,7 +34,7 @@ def check(settings: Settings) -> Findings:
     """Everything; nothing is changed, and nothing is left behind."""
     yield from machine.program()
     yield from configuration(settings)
-    is_running = runs(settings.admin, bool(settings.admin_tls_cert))
+    is_running = listening.runs(settings.admin, bool(settings.admin_tls_cert))
     yield from ports(settings, is_running)
     yield from machine.limits(settings.engine.get("backlog", DEFAULTS["backlog"]))
     yield machine.clock()
@@ -74,62 +70,12 @@ def configuration(settings: Settings) -> Findings:
         yield warning("config.debug", "/debug/ is on", "turn it off when it is not needed any more")
 
 
-def runs(admin: Address, is_tls: bool) -> bool:
-    """Whether a server of ours answers at this admin address."""
-    if admin.port == 0:
-        return False
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(admin.host, admin.host)
-    client: http.client.HTTPConnection
-    if is_tls:
-        import ssl
-
-        # Only to tell who it is: nothing secret is sent.
-        context = ssl._create_unverified_context()
-        client = http.client.HTTPSConnection(host, admin.port, timeout=TIMEOUT, context=context)
-    else:
-        client = http.client.HTTPConnection(host, admin.port, timeout=TIMEOUT)
-    try:
-        client.request("GET", "/livez")
-        return json.loads(client.getresponse().read()).get("status") in ("ok", "stuck")
-    except (OSError, http.client.HTTPException, ValueError, AttributeError):
-        return False
-    finally:
-        client.close()
-
-
 def ports(settings: Settings, is_running: bool) -> Findings:
     with contextlib.suppress(UsageError):
         for each in listeners.chosen(settings):
-            yield port("ports.listen", each.address, is_running)
-    yield port("ports.admin", settings.admin, is_running)
+            yield listening.port("ports.listen", each.address, is_running)
+    yield listening.port("ports.admin", settings.admin, is_running)
     yield ephemeral(settings, machine.read("/proc/sys/net/ipv4/ip_local_port_range"))
-
-
-def port(check: str, address: Address, is_running: bool) -> Finding:
-    """Whether it can be listened on."""
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as problem:
-        return error(check, f"{address}: {error_text(problem)}", "an address of this machine")
-    family, kind, _, _, where = found[0]
-    with socket.socket(family, kind) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(where)
-        except OSError as problem:
-            if problem.errno == errno.EADDRINUSE and is_running:
-                return ok(check, f"{address} is in use, by proxy-engine")
-            if problem.errno == errno.EADDRINUSE:
-                advice = f"who is it? ss -ltnp 'sport = :{address.port}'"
-            elif problem.errno == errno.EACCES:
-                advice = (
-                    "below 1024: AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit, or "
-                    f"sysctl -w net.ipv4.ip_unprivileged_port_start={address.port}"
-                )
-            else:
-                advice = "is it an address of this machine?"
-            return error(check, f"{address}: {error_text(problem)}", advice)
-    return ok(check, f"{address} is free")
 
 
 def ephemeral(settings: Settings, text: str | None) -> Finding:

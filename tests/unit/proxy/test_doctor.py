@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import resource
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from proxy_engine.doctor import agent, certificates, machine, names, server
+from proxy_engine.doctor import agent, certificates, listening, machine, names, server
 from proxy_engine.doctor.finding import Finding, has_errors
 from proxy_engine.settings.config import Settings
 from proxy_engine.storage.sqlite import database_path
@@ -118,13 +119,13 @@ def test_addresses_of_this_machine_are_ours() -> None:
 def test_a_port_that_somebody_else_has() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])
-        found = server.port("ports.listen", address, is_running=False)
+        found = listening.port("ports.listen", address, is_running=False)
         assert (found.status, f":{address.port}" in found.advice) == ("error", True)
-        assert server.port("ports.listen", address, is_running=True).status == "ok"
-    assert server.port("ports.listen", address, is_running=False).status == "ok"
-    elsewhere = server.port("ports.listen", Address("192.0.2.1", 1), is_running=False)
+        assert listening.port("ports.listen", address, is_running=True).status == "ok"
+    assert listening.port("ports.listen", address, is_running=False).status == "ok"
+    elsewhere = listening.port("ports.listen", Address("192.0.2.1", 1), is_running=False)
     assert elsewhere.status == "error"
-    assert server.port("x", Address("nowhere.invalid", 1), is_running=False).status == "error"
+    assert listening.port("x", Address("nowhere.invalid", 1), is_running=False).status == "error"
 
 
 def test_a_port_that_one_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +133,7 @@ def test_a_port_that_one_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    found = server.port("ports.listen", Address("127.0.0.1", 80), is_running=False)
+    found = listening.port("ports.listen", Address("127.0.0.1", 80), is_running=False)
     assert "CAP_NET_BIND_SERVICE" in found.advice
 
 
@@ -191,6 +192,29 @@ def test_what_an_agent_needs(tmp_path: Path) -> None:
         port = closed.getsockname()[1]
     settings = Settings(server=(f"http://127.0.0.1:{port}", "nonsense"), token="t")
     assert statuses(list(agent.check(settings)))["server"] == "error"
+
+
+def test_the_listener_of_an_agent(tmp_path: Path) -> None:
+    assert list(agent.listener(Settings(debug=True))) == []
+    [found] = agent.listener(Settings(agent_admin=Address("127.0.0.1", 0)))
+    assert (found.check, found.status) == ("ports.admin", "ok")
+    public = Address("0.0.0.0", 0)
+    [found] = agent.listener(Settings(agent_admin=public))
+    assert (found.check, found.status) == ("config.admin", "error")
+    assert "others can reach" in found.text
+    token = tmp_path / "token"
+    token.write_text("let-me-see\n")
+    guarded = Settings(agent_admin=public, agent_admin_token_file=str(token), debug=True)
+    assert statuses(list(agent.listener(guarded))) == {
+        "config.admin": "warning", "config.debug": "warning", "ports.admin": "ok",
+    }  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        stranger = threading.Thread(target=lambda: taken.accept()[0].close())
+        stranger.start()
+        [found] = agent.listener(Settings(agent_admin=address))
+        stranger.join()
+    assert (found.check, found.status) == ("ports.admin", "error")
 
 
 def test_what_a_server_answers() -> None:
