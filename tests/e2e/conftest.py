@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from tests.e2e.harness import CARRIERS, Pair, RecordingTarget, Tunnel
+from tests.e2e.harness import CARRIERS, Pair, RecordingTarget, Tunnel, wait_until
 
 if importlib.util.find_spec("proxy_engine_core.core") is None:
     collect_ignore_glob = ["test_*.py"]  # the engine is not built
@@ -16,6 +17,12 @@ if importlib.util.find_spec("proxy_engine_core.core") is None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "any_tunnel" in metafunc.fixturenames:
         metafunc.parametrize("carrier", CARRIERS)
+
+
+def recorded(pair: Pair) -> dict[str, int] | None:
+    """The counters once there is a record of each request."""
+    now = pair.stats()
+    return now if now["log_records"] == now["requests"] - now["auth_asked"] else None
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +55,9 @@ def shared_pair(
     yield get
     try:
         for pair in started:
-            stats = pair.settled()
-            assert stats["log_records"] == stats["requests"] - stats["auth_asked"], stats
+            pair.settled()
+            stats = wait_until(partial(recorded, pair))
+            assert stats is not None
             assert stats["log_dropped"] == stats["memory_errors"] == 0, stats
             assert stats["link_protocol_errors"] == 0, stats
             assert pair.server.popen.poll() is None

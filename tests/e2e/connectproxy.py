@@ -12,6 +12,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from tests.e2e.processes import TIMEOUT
+
 
 class ConnectProxy:
     """See above.
@@ -36,7 +38,7 @@ class ConnectProxy:
     def __enter__(self) -> Self:
         self._thread.start()
         started = asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self._server = asyncio.run_coroutine_threadsafe(started, self._loop).result(10)
+        self._server = asyncio.run_coroutine_threadsafe(started, self._loop).result(TIMEOUT)
         self.port = int(self._server.sockets[0].getsockname()[1])
         return self
 
@@ -46,9 +48,9 @@ class ConnectProxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(TIMEOUT)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(TIMEOUT)
 
     async def _stop(self) -> None:
         self._server.close()

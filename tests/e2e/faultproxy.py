@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
+from tests.e2e.processes import TIMEOUT
+
 READ_SIZE = 64 * 1024
 # On its way at most, each direction: far more than any window, so that nothing but the
 # rate limits what passes.
@@ -156,7 +158,7 @@ class FaultProxy:
         trace: TracebackType | None,
     ) -> None:
         self._call(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(TIMEOUT)
 
     # From the test's thread
 
@@ -197,7 +199,7 @@ class FaultProxy:
                 done.set()
 
         self._loop.call_soon_threadsafe(run)
-        assert done.wait(10), "the fault proxy hangs"
+        assert done.wait(TIMEOUT), "the fault proxy hangs"
 
     # On the loop's thread
 

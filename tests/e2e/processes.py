@@ -45,8 +45,12 @@ class Process:
         self.out: list[str] = []
         self.err: list[str] = []
         self._lines: queue.Queue[None] = queue.Queue()
-        for stream, lines in ((self.popen.stdout, self.out), (self.popen.stderr, self.err)):
-            threading.Thread(target=self._read, args=(stream, lines), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            for stream, lines in ((self.popen.stdout, self.out), (self.popen.stderr, self.err))
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self, stream: Any, lines: list[str]) -> None:
         for line in stream:
@@ -93,15 +97,19 @@ class Process:
         self.popen.send_signal(number)
 
     def exit_code(self) -> int:
+        """Waits for the end; all that was said is in `out` and `err` then."""
         try:
-            return self.popen.wait(TIMEOUT)
+            code = self.popen.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still runs; out={self.out} err={self.err}") from None
+        for reader in self._readers:
+            reader.join(TIMEOUT)
+        return code
 
     def end(self) -> None:
         if self.popen.poll() is None:
             self.popen.kill()
-        self.popen.wait()
+        self.exit_code()
 
 
 def run(*args: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
@@ -111,6 +119,6 @@ def run(*args: str, stdin: str = "", **environ: str) -> subprocess.CompletedProc
         env={**ENVIRON, **environ},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=TIMEOUT,
         input=stdin,
     )

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from tests.e2e.processes import TIMEOUT
+
 DATA, WINDOW, PING, GO_AWAY = range(4)
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 
@@ -41,7 +43,7 @@ class RawLink:
         self, port: int, token: str, *, agent: bool = True, instance: str = "raw",
         number: int | None = 1,
     ) -> None:  # fmt: skip
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
         fields = [
             "GET /_proxy/link HTTP/1.1",
             "Host: server",

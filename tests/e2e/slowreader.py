@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import time
 from collections.abc import Callable
 
 from tests.e2e.harness import Pair, wait_until
+from tests.e2e.processes import TIMEOUT
 
 RECEIVE_BUFFER = 4096  # what the kernel holds is no concern of ours: as little as it allows
 WINDOW = 1 << 20
+QUIET = 1.0  # seconds; on a busy machine what moves may stand still for a good part of one
 
 
 class SlowReader:
@@ -17,7 +20,7 @@ class SlowReader:
         self.size = size
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        self.socket.settimeout(30)
+        self.socket.settimeout(TIMEOUT)
         self.socket.connect(("127.0.0.1", port))
         lines = "".join(f"{line}\r\n" for line in fields)
         self.socket.sendall(f"GET /bulk?n={size} HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n".encode())
@@ -39,12 +42,15 @@ class SlowReader:
 
 
 def no_longer_moving(pair: Pair, least: int) -> Callable[[], bool]:
-    """Whether nothing came over the link for some looks: slow readers' windows are full."""
-    seen: list[int] = []
+    """Whether nothing came over the link for a while: slow readers' windows are full."""
+    last, since = -1, 0.0
 
     def look() -> bool:
-        seen.append(pair.stats()["link_bytes_in"])
-        return len(seen) >= 5 and seen[-5] == seen[-1] >= least
+        nonlocal last, since
+        now = pair.stats()["link_bytes_in"]
+        if now != last:
+            last, since = now, time.monotonic()
+        return last >= least and time.monotonic() - since > QUIET
 
     return look
 

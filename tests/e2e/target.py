@@ -11,7 +11,8 @@ test for the interpreter.
     ANY  /echo           the body back
     GET  /slow           answers when the test says so
     GET  /endless        chunks for ever, until the other side goes
-    GET  /reset?n=N      announces 1 MiB, sends N bytes, resets the connection
+    GET  /reset?n=N      announces 1 MiB, sends N bytes, resets the connection; with &held=1
+                         when the test says so
     GET  /close?n=N      ... closes it properly
     GET  /hang           never answers
     GET  /until-close?n=N  N bytes, ended by closing the connection
@@ -37,7 +38,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
-from tests.e2e.processes import ENVIRON, ROOT
+from tests.e2e.processes import ENVIRON, ROOT, TIMEOUT
 
 # No power of two: a block lost or doubled shifts all that comes behind it.
 BLOCK = random.Random(20).randbytes((1 << 20) - 3)
@@ -94,10 +95,10 @@ class Target:
     ) -> None:
         self.release()
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(TIMEOUT)
 
     def release(self) -> None:
-        """Let every /slow answer, now and from now on."""
+        """Let every /slow answer, and what is held break off, now and from now on."""
         self._loop.call_soon_threadsafe(self._release.set)
 
     def run(self) -> None:
@@ -139,7 +140,8 @@ class Target:
             name, _, value = line.partition(":")
             fields[name.lower()] = value.strip()
         url = urlsplit(target)
-        size = int(parse_qs(url.query).get("n", ["0"])[0])
+        query = parse_qs(url.query)
+        size = int(query.get("n", ["0"])[0])
         self.requests.append(f"{method} {target}")
         body = _body(reader, fields)
         if url.path == "/sink":
@@ -159,6 +161,8 @@ class Target:
         if url.path in ("/reset", "/close"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n" + BLOCK[:size])
             await writer.drain()
+            if "held" in query:  # a reset may overtake what is in flight
+                await self._release.wait()
             if url.path == "/reset":
                 peer: socket.socket = writer.get_extra_info("socket")
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

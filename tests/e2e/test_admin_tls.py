@@ -14,7 +14,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import Process, run
+from tests.e2e.processes import TIMEOUT, Process, run
 from tests.e2e.tls_site import replace
 
 
@@ -41,7 +41,7 @@ class AdminSite:
         """Of the certificate that a new connection gets."""
         context = ssl.create_default_context(cafile=str(self.ca))
         with (
-            socket.create_connection(("127.0.0.1", self.port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", self.port), timeout=TIMEOUT) as plain,
             context.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
         ):
             assert secure.version() == "TLSv1.3"
@@ -78,7 +78,7 @@ def test_nothing_older_than_1_3_is_spoken(site: AdminSite) -> None:
     context = ssl.create_default_context(cafile=str(site.ca))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
-        socket.create_connection(("127.0.0.1", site.port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", site.port), timeout=TIMEOUT) as plain,
         pytest.raises(ssl.SSLError, match=r"(?i)protocol|EOF"),  # with or without an alert
     ):
         context.wrap_socket(plain, server_hostname="127.0.0.1")

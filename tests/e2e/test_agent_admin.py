@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from tests.e2e.processes import Process, run
+from tests.e2e.processes import TIMEOUT, Process, run
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 
@@ -42,7 +42,7 @@ class Agent:
         self.port = int(self.process.log("listening")["admin"].rpartition(":")[2])
 
     def ask(self, path: str, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()

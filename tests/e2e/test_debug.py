@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ class Load:
 
     def __init__(self, site: Site, visitors: int = 4) -> None:
         self.site = site
+        self.visitors = visitors
         self.answers = 0
+        self._served: set[threading.Thread] = set()
         self.errors: list[BaseException] = []
         self._done = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(visitors)]
@@ -88,14 +91,19 @@ class Load:
                     visitor.send(b"GET / HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
                     assert visitor.response().body == b"x" * 1000
                     self.answers += 1
+                    self._served.add(threading.current_thread())
         except BaseException as error:
             self.errors.append(error)
 
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
-        wait_until(lambda: self.answers > 20)
+        wait_until(self._has_begun)
         return self
+
+    def _has_begun(self) -> bool:
+        is_busy = self.answers > 20 and len(self._served) == self.visitors
+        return is_busy or bool(self.errors)
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
@@ -139,22 +147,34 @@ def test_what_was_looked_at_is_audited(admin: Admin) -> None:
 @pytest.mark.sanitized
 def test_a_profile_shows_workers_and_python_under_load(site: Site, admin: Admin) -> None:
     before = site.stats()["cpu_us"]
-    with Load(site):
+    stacks: Counter[str] = Counter()
+    profiles = 0
+
+    def native() -> dict[str, int]:
+        return {stack: us for stack, us in stacks.items() if stack.startswith("engine-")}
+
+    def is_seen() -> bool:
+        """In one more profile: a machine with much else to do may have let us work but a little."""
+        nonlocal profiles
+        profiles += 1
         status, headers, content = admin.ask("GET", "/debug/profile?seconds=3")
-    assert status == 200
-    assert headers["X-Samples-Lost"] == "0"
-    assert headers["Content-Type"].startswith("text/plain")
-    stacks = {}
-    for line in content.decode().splitlines():
-        stack, _, us = line.rpartition(" ")
-        assert re.fullmatch(r"[^;]+(;[^;]+)+", stack), line
-        stacks[stack] = int(us)
-    native = {stack: us for stack, us in stacks.items() if stack.startswith("engine-")}
-    assert any("io.worker.worker_run;" in stack for stack in native)
-    assert any("forward.visitor.visitor_ready" in stack for stack in native)
-    assert any(stack.startswith("MainThread;") for stack in stacks)
+        assert status == 200
+        assert headers["X-Samples-Lost"] == "0"
+        assert headers["Content-Type"].startswith("text/plain")
+        for line in content.decode().splitlines():
+            stack, _, us = line.rpartition(" ")
+            assert re.fullmatch(r"[^;]+(;[^;]+)+", stack), line
+            stacks[stack] += int(us)
+        return (
+            any("io.worker.worker_run;" in stack for stack in native())
+            and any("forward.visitor.visitor_ready" in stack for stack in native())
+            and any(stack.startswith("MainThread;") for stack in stacks)
+        )
+
+    with Load(site):
+        wait_until(is_seen)
     # No more time than the workers had, but for a sample of each.
-    assert 0 < sum(native.values()) <= site.stats()["cpu_us"] - before + 2 * 11_000
+    assert 0 < sum(native().values()) <= site.stats()["cpu_us"] - before + profiles * 2 * 11_000
 
 
 def test_there_is_one_profile_at_a_time(admin: Admin) -> None:
@@ -232,7 +252,15 @@ def test_memory_of_python_is_traced_compared_and_left_alone(admin: Admin) -> Non
 
 
 @pytest.fixture(scope="module")
-def stalling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def stall_while(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file; what stalls goes on at once when it is no more."""
+    file = tmp_path_factory.mktemp("while") / "file"
+    file.touch()
+    return file
+
+
+@pytest.fixture(scope="module")
+def stalling(tmp_path_factory: pytest.TempPathFactory, stall_while: Path) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("stall")
     library = folder / "stall.so"
     subprocess.run(
@@ -242,7 +270,7 @@ def stalling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     process = Process(
         "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
         "--data-dir", str(folder / "data"), "--workers", "1", "--debug", "--watchdog", "1s",
-        LD_PRELOAD=str(library),
+        LD_PRELOAD=str(library), STALL_WHILE=str(stall_while),
     )  # fmt: skip
     yield process
     process.end()
@@ -269,30 +297,51 @@ def stall(port: int, milliseconds: int) -> threading.Thread:
     return thread
 
 
+def said(process: Process, message: str) -> list[dict[str, Any]]:
+    """The lines with this message about the worker."""
+    lines = [json.loads(line) for line in list(process.err)]
+    return [line for line in lines if (line["message"], line.get("what")) == (message, "engine-0")]
+
+
 def test_a_slow_turn_is_kept_with_where_it_was(stalling: Process) -> None:
     port, admin = ports(stalling)
-    stall(port, 400).join()
-    wait_until(lambda: admin.json("/debug/slow")["slow"])
-    [turn] = [each for each in admin.json("/debug/slow")["slow"] if each["what"] == "engine-0"]
+
+    def kept() -> list[dict[str, Any]]:
+        slow = admin.json("/debug/slow")["slow"]
+        return [each for each in slow if "stall_for_a_test" in each["stack"]]
+
+    def is_kept_and_said() -> bool:
+        # On a busy machine something else may be slow just before and have the line of this second,
+        # or who looks where it is may come too late.
+        stall(port, 400).join()
+        return bool(kept() and said(stalling, "slow turn"))
+
+    wait_until(is_kept_and_said)
+    turn = kept()[0]
     assert turn["ms"] >= 400
-    assert "stall_for_a_test" in turn["stack"]
+    assert turn["what"] == "engine-0"
     assert "io.worker.worker_run" in turn["stack"]
-    line = stalling.log("slow turn")
-    assert (line["what"], line["level"]) == ("engine-0", "warning")
+    assert said(stalling, "slow turn")[0]["level"] == "warning"
     assert admin.json("/api/v1/stats")["slow_turns"] >= 1
 
 
-def test_a_worker_that_does_not_turn_makes_the_server_unhealthy(stalling: Process) -> None:
+def test_a_worker_that_does_not_turn_makes_the_server_unhealthy(
+    stalling: Process, stall_while: Path
+) -> None:
     port, admin = ports(stalling)
-    assert admin.json("/livez") == {"status": "ok"}
-    visitor = stall(port, 4000)
-    wait_until(lambda: admin.ask("GET", "/livez")[0] == 503)
+
+    def stuck() -> dict[str, list[str]]:
+        return {each["what"]: each["stack"] for each in admin.json("/debug/slow")["stuck"]}
+
+    wait_until(lambda: json.loads(admin.ask("GET", "/livez")[2]) == {"status": "ok"})
+    visitor = stall(port, 60_000)
+    wait_until(lambda: "engine-0" in stuck())
+    assert admin.ask("GET", "/livez")[0] == 503
     assert json.loads(admin.ask("GET", "/readyz")[2])["status"] == "stuck"
     assert json.loads(admin.ask("GET", "/health")[2])["status"] == "stuck"
-    [found] = admin.json("/debug/slow")["stuck"]
-    assert found["what"] == "engine-0"
-    assert "stall_for_a_test" in found["stack"]
-    assert "stall_for_a_test" in stalling.log("it does not turn")["stack"]
+    assert "stall_for_a_test" in stuck()["engine-0"]
+    assert "stall_for_a_test" in wait_until(lambda: said(stalling, "it does not turn"))[0]["stack"]
+    stall_while.unlink()
     visitor.join()
     wait_until(lambda: admin.ask("GET", "/livez")[0] == 200)
-    assert stalling.log("it turns again")["seconds"] >= 1
+    assert wait_until(lambda: said(stalling, "it turns again"))[0]["seconds"] >= 1

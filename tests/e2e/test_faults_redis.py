@@ -14,7 +14,7 @@ import pytest
 from tests.cache.redis_server import RedisServer, redis_server
 from tests.e2e.fixtures import own_target
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import Process
+from tests.e2e.processes import TIMEOUT, Process
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 from tests.storage.mongo_server import MongoServer, mongo_server
@@ -34,7 +34,7 @@ def mongo(tmp_path: Path) -> Iterator[MongoServer]:
 
 def probe(site: Site, path: str = "/readyz") -> dict[str, Any]:
     """A probe's answer; 200 always: a server does without its cache."""
-    client = http.client.HTTPConnection("127.0.0.1", site.admin_port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", site.admin_port, timeout=TIMEOUT)
     try:
         client.request("GET", path)
         response = client.getresponse()
@@ -47,7 +47,7 @@ def probe(site: Site, path: str = "/readyz") -> dict[str, Any]:
 
 def ask(site: Site, path: str, body: str) -> dict[str, Any]:
     """What the API answers to a POST."""
-    client = http.client.HTTPConnection("127.0.0.1", site.admin_port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", site.admin_port, timeout=TIMEOUT)
     headers = {
         "Authorization": f"Bearer {site.admin_token}",
         "Content-Type": "application/json",
@@ -67,7 +67,7 @@ def revoke(site: Site, name: str) -> None:
 
 
 def wait_cache(site: Site, state: str) -> None:
-    wait_until(lambda: probe(site)["cache"] == state, 30)
+    wait_until(lambda: probe(site)["cache"] == state)
 
 
 def serve(site: Site, name: str, token: str, target: Target) -> None:
@@ -93,7 +93,7 @@ def test_redis_away(tmp_path: Path, target: Target, redis: RedisServer, fault: s
         serve(site, "second", second, target)
         serve(site, "third", site.make_token("third"), target)  # nobody knew it before
         assert site.get("first").status == 200
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 40  # with three programs that start meanwhile
         if fault != "flushed":
             wait_cache(site, "degraded")
             assert site.stats()["shared_cache_up"] == 0
@@ -138,10 +138,10 @@ def test_a_token_revoked_while_redis_is_away_stays_out_when_it_is_back(
         assert site.agent is not None
         agent = site.agent
         revoke(site, "pi")
-        wait_until(lambda: not site.is_online("web"), 5)
+        wait_until(lambda: not site.is_online("web"))
         redis.resume()
         wait_cache(site, "shared")
-        wait_until(lambda: agent.popen.poll() is not None, 15)  # refused for good
+        wait_until(lambda: agent.popen.poll() is not None)  # refused for good
         assert not site.is_online("web")
         assert "revoked_token" in "\n".join(site.server.err)
     finally:
@@ -169,8 +169,8 @@ def test_two_servers_hear_of_each_other_at_once(
         started = time.monotonic()
         down = second.log("link down")
         assert down["reason"] == "revoked_token"
-        assert time.monotonic() - started < 3  # 50 ms when nothing else runs
-        wait_until(lambda: agent.popen.poll() is not None, 15)
+        assert time.monotonic() - started < 10  # 50 ms when nothing else runs
+        wait_until(lambda: agent.popen.poll() is not None)
         refused = second.log("link refused")
         assert refused["code"] == "revoked_token"
     finally:

@@ -24,7 +24,7 @@ from proxy_engine.storage.sqlite import database_path
 from tests.e2e.faultproxy import FaultProxy
 from tests.e2e.fixtures import own_target
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import ENVIRON, run
+from tests.e2e.processes import ENVIRON, TIMEOUT, run
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 from tests.storage.mongo_server import MongoServer, mongo_server
@@ -52,7 +52,7 @@ def site_with(data_dir: Path, target: Target, *server_args: str) -> Iterator[Sit
 
 def ask(site: Site, path: str, body: str | None = None) -> tuple[int, dict[str, str]]:
     """Status and fields of the API's answer; with a body it is a POST."""
-    client = http.client.HTTPConnection("127.0.0.1", site.admin_port, timeout=30)
+    client = http.client.HTTPConnection("127.0.0.1", site.admin_port, timeout=TIMEOUT)
     headers = {"Authorization": f"Bearer {site.admin_token}"}
     if body is not None:
         headers["Content-Type"] = "application/json"
@@ -116,9 +116,9 @@ def test_mongodb_away(
             mongo.start()
         else:
             os.kill(mongo.pid, signal.SIGCONT)
-        wait_until(lambda: ask(site, "/readyz")[0] == 200, 30)
+        wait_until(lambda: ask(site, "/readyz")[0] == 200)
         visit(site, 1)
-        wait_until(lambda: logged(site) >= 10, 30)
+        wait_until(lambda: logged(site) >= 10)
         assert logged(site) == 10
         assert make_token(site)[0] == 201
         assert site.server.popen.poll() is None
@@ -140,9 +140,9 @@ def test_a_locked_database_delays_writes_and_nothing_else(tmp_path: Path, target
         assert ask(site, "/readyz")[0] == 503
         other.execute("ROLLBACK")
         other.close()
-        wait_until(lambda: ask(site, "/readyz")[0] == 200, 30)
+        wait_until(lambda: ask(site, "/readyz")[0] == 200)
         visit(site, 1)
-        wait_until(lambda: len(site.rows()) >= 10, 30)
+        wait_until(lambda: len(site.rows()) >= 10)
         assert len(site.rows()) == 10
         assert make_token(site)[0] == 201
 
@@ -177,7 +177,7 @@ def test_a_full_disk_delays_writes_and_nothing_else(tmp_path: Path, target: Targ
             fill(disk / "filler")
             for _ in range(40):  # more than what is left of pages already there
                 visit(site, 10)
-            wait_until(lambda: ask(site, "/readyz")[0] == 503, 30)
+            wait_until(lambda: ask(site, "/readyz")[0] == 503)
             visit(site, 3)
             reconnect(site, target)
             visit(site, 3)
@@ -186,9 +186,9 @@ def test_a_full_disk_delays_writes_and_nothing_else(tmp_path: Path, target: Targ
             assert made.stderr.count("\n") == 1 and "full" in made.stderr, made.stderr
             assert_write_is_put_off(site)
             (disk / "filler").unlink()
-            wait_until(lambda: ask(site, "/readyz")[0] == 200, 30)
+            wait_until(lambda: ask(site, "/readyz")[0] == 200)
             visit(site, 1)
-            wait_until(lambda: len(site.rows()) >= 410, 30)
+            wait_until(lambda: len(site.rows()) >= 410)
             assert len(site.rows()) == 410
             assert make_token(site)[0] == 201
         with sqlite3.connect(database_path(disk / "data")) as db:
@@ -217,17 +217,18 @@ def test_clock_jumps_change_nothing_for_those_who_are_there(
         for name in fake:
             monkeypatch.delitem(ENVIRON, name)
         visit(site, 2)
+        site.wait_rows(2)  # of two workers: records keep this order only if they are written
         short = site.make_token("short", "--expires", "2h")
-        for jump in ("+10d", "-10d", "+0"):
+        for number, jump in enumerate(("+10d", "-10d", "+0"), 1):
             clock.write_text(jump)
             visit(site, 2)
             reconnect(site, target)
             visit(site, 2)
             wait_until(lambda: ask(site, "/readyz")[0] == 200)
+            site.wait_rows(2 + 4 * number)
         site.connect({"other": target.port}, token=short)
         clock.write_text("+1d")  # and a token that expires does
         wait_until(lambda: not site.is_online("other"))
-        wait_until(lambda: len(site.rows()) >= 14)
         rows = site.rows()
         assert [row["id"] for row in rows] == list(range(1, 15))
         days = [round((row["time_us"] / 1e6 - time.time()) / 86400) for row in rows]
@@ -251,6 +252,6 @@ def test_a_slow_mongodb_is_slow_for_admins_only(
             assert make_token(site)[0] == 201
             assert ask(site, "/readyz")[0] == 200
             line.delay = 0
-            wait_until(lambda: logged(site) >= 26, 30)
+            wait_until(lambda: logged(site) >= 26)
             assert logged(site) == 26
             assert site.stats()["request_log_dropped"] == 0

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.fixtures import own_target
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import ENVIRON, ROOT, Process, run
+from tests.e2e.processes import ENVIRON, ROOT, TIMEOUT, Process, run
 from tests.e2e.site import Site
 from tests.e2e.target import Target
 
@@ -60,7 +60,7 @@ def test_private_access(tmp_path: Path, target: Target) -> None:
         [line] = forward.wait_for(lambda: list(forward.out))
         port = int(line.partition(" ")[0].rpartition(":")[2])
         assert line.endswith("-> pi/db")
-        with socket.create_connection(("127.0.0.1", port), timeout=15) as visitor:
+        with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as visitor:
             visitor.sendall(b"GET /echo HTTP/1.1\r\nHost: db\r\nConnection: close\r\n\r\n")
             assert visitor.recv(12).startswith(b"HTTP/1.1")
     finally:
@@ -108,7 +108,7 @@ def test_a_backup_is_a_database_to_go_on_with(tmp_path: Path) -> None:
         environ = {**ENVIRON, "HOME": str(home)}
         subprocess.run(
             ["bash", "-ec", block("backup.md", "python3 -c")],
-            cwd=tmp_path, env=environ, check=True, timeout=30,
+            cwd=tmp_path, env=environ, check=True, timeout=TIMEOUT,
         )  # fmt: skip
     finally:
         site.close()
@@ -127,7 +127,7 @@ def test_units_are_what_systemd_takes(tmp_path: Path, verb: str) -> None:
     unit.write_text(text.replace("/usr/local/bin/proxy-engine", "/bin/true"))
     checked = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=TIMEOUT,
     )  # fmt: skip
     said = [line for line in checked.stderr.splitlines() if unit.name in line]
     assert said == []

@@ -140,7 +140,7 @@ def test_requests_in_small_odd_pieces_get_exact_responses(any_tunnel: Tunnel) ->
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join()
     assert failures == []
     requests = any_tunnel.target.requests
     assert len(requests) == 300

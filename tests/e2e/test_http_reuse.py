@@ -109,7 +109,7 @@ def test_a_target_that_closes_at_random_gets_nothing_too_often(any_tunnel: Tunne
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert len(asked) == 240
     assert set(asked.values()) == {200, 502}
     arrived = Counter(request.path for request in any_tunnel.target.requests)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import Pair, Peer, RecordingTarget, Request, Tunnel, reply
+from tests.ports import refusing_port
 
 # --- routes ---
 
@@ -72,8 +72,8 @@ def own_pair(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
     """A pair for one test, with server flags of its own."""
     pairs: list[Pair] = []
 
-    def start(*args: str) -> Pair:
-        pairs.append(Pair(tmp_path / "data", server_args=args))
+    def start(*args: str, **engine: int) -> Pair:
+        pairs.append(Pair(tmp_path / "data", server_args=args, engine=engine))
         return pairs[-1]
 
     yield start
@@ -142,15 +142,15 @@ def test_a_404_for_a_request_with_a_body_closes_and_the_body_is_no_request(
 def test_a_device_that_is_away_is_503(
     own_pair: Callable[..., Pair], target: RecordingTarget, carrier: str
 ) -> None:
-    pair = own_pair()
+    pair = own_pair(pool_idle_ms=60_000)
     pair.connect({"web": target.port}, transport=carrier)
     assert pair.get("web").status == 200
     assert pair.agent is not None
     start = time.monotonic()
     pair.agent.signal()
     assert pair.agent.exit_code() == 0
-    # It waits for requests in flight only, not until idle connections time out (4 s).
-    assert time.monotonic() - start < 3
+    # It waits for requests in flight only, not until idle connections time out.
+    assert time.monotonic() - start < 20
     pair.server.log("link down")
     response = pair.get("web")
     assert (response.status, response.json()["error"]) == (503, "device_offline")
@@ -162,11 +162,10 @@ def test_a_device_that_is_away_is_503(
 def test_a_target_that_is_down_is_502(
     own_pair: Callable[..., Pair], target: RecordingTarget
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     pair = own_pair()
-    pair.connect({"web": target.port, "down": port})
-    response = pair.get("down")
+    with refusing_port() as port:
+        pair.connect({"web": target.port, "down": port})
+        response = pair.get("down")
     assert (response.status, response.json()["error"]) == (502, "refused")
     row = pair.row(response.id)
     assert (row["status"], row["reason"], row["tunnel"]) == (502, "refused", "down")
@@ -181,7 +180,7 @@ async def never(peer: Peer, request: Request) -> None:
 def test_a_slow_target_is_504_and_its_connection_is_given_up(
     tunnel_with: Callable[..., Tunnel],
 ) -> None:
-    tunnel = tunnel_with(response_timeout_ms=200)
+    tunnel = tunnel_with(response_timeout_ms=1000)
     tunnel.target.handler = never
     before = tunnel.pair.stats()
     with tunnel.visitor() as visitor:
@@ -193,7 +192,7 @@ def test_a_slow_target_is_504_and_its_connection_is_given_up(
         assert visitor.response().status == 200
     row = tunnel.pair.row(response.id)
     assert (row["status"], row["reason"]) == (504, "response_timeout")
-    assert row["total_us"] >= 200_000
+    assert row["total_us"] >= 1_000_000
     assert tunnel.pair.stats()["timeouts"] == before["timeouts"] + 1
     assert [len(peer.requests) for peer in tunnel.target.peers] == [1, 1]
 
@@ -220,7 +219,7 @@ def test_a_body_that_does_not_go_on_is_408(tunnel_with: Callable[..., Tunnel]) -
 
 
 def test_an_idle_connection_is_closed_without_a_word(tunnel_with: Callable[..., Tunnel]) -> None:
-    tunnel = tunnel_with(keepalive_timeout_ms=200)
+    tunnel = tunnel_with(keepalive_timeout_ms=1000)
     with tunnel.visitor() as visitor:
         visitor.send(tunnel.head())
         assert visitor.response().status == 200

@@ -17,7 +17,7 @@ import pytest
 
 from proxy_engine.errors import StorageError
 from proxy_engine.storage.sqlite import SqliteStore, database_path
-from tests.e2e.processes import Process
+from tests.e2e.processes import TIMEOUT, Process
 
 ROUNDS = 50
 SEED = 20261122
@@ -30,7 +30,7 @@ def visiting(port: int) -> Iterator[None]:
 
     def visit() -> None:
         with contextlib.suppress(OSError, http.client.HTTPException):
-            client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            client = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
             while not has_ended.is_set():
                 client.request("GET", "/")
                 client.getresponse().read()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.fixtures import target_of_file
 from tests.e2e.harness import wait_until
+from tests.e2e.processes import TIMEOUT
 from tests.e2e.site import Site
 from tests.e2e.target import TargetProcess
 
@@ -37,7 +38,7 @@ def test_a_server_without_file_descriptors_waits_and_goes_on(
     limited.chmod(limited.stat().st_mode | stat.S_IXUSR)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(limited))
-        site = Site(tmp_path / "data")
+        site = Site(tmp_path / "data", server_args=("--workers", "2"))  # each has some files
     try:
         site.connect({"web": target.port})
         visitors = [site.visitor() for _ in range(CLIENTS)]  # most of them only in the kernel
@@ -52,7 +53,7 @@ def test_a_server_without_file_descriptors_waits_and_goes_on(
         # Who leaves makes room for who waits; in the end everybody was answered.
         waiting = {visitor.socket: visitor for visitor in visitors}
         while waiting:
-            answered = select.select(waiting, [], [], 15)[0]
+            answered = select.select(waiting, [], [], TIMEOUT)[0]
             assert answered, f"{len(waiting)} got no answer"
             for each in answered:
                 assert waiting.pop(each).response().status == 200
@@ -74,7 +75,7 @@ def test_a_link_that_has_carried_enough_streams_is_replaced(
     try:
         site.connect({"web": target.port}, transport=transport)
         first = site.stats()["links_opened"]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + TIMEOUT
         while site.stats()["links_spent"] < 3:
             assert time.monotonic() < deadline
             assert site.get("web", "/kib").status == 200

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.fixtures import own_site, own_target
 from tests.e2e.harness import wait_until
-from tests.e2e.processes import Process, run
+from tests.e2e.processes import TIMEOUT, Process, run
 from tests.e2e.rawlink import (
     ACK,
     DATA,
@@ -208,7 +208,7 @@ def test_broken_links_are_closed_counted_and_harm_no_other(site: Site, target: T
     fds = fd_count(site.server.popen.pid)
     slow = site.visitor()
     slow.send(b"GET /slow HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
-    assert target.entered.wait(10)
+    assert target.entered.wait(TIMEOUT)
     for number, (name, (data, reason)) in enumerate(BROKEN.items(), 1):
         with RawLink(site.port, token) as link:
             link.send(data)
@@ -223,7 +223,7 @@ def test_broken_links_are_closed_counted_and_harm_no_other(site: Site, target: T
     target.release()
     assert slow.response().status == 200
     slow.socket.close()
-    wait_until(lambda: fd_count(site.server.popen.pid) == fds)
+    wait_until(lambda: fd_count(site.server.popen.pid) <= fds)
     site.settled()
 
 

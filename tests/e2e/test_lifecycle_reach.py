@@ -76,7 +76,7 @@ def test_where_raw_does_not_pass_websocket_does_and_is_remembered(
         carriers = [b"Upgrade: websocket" in first for first in proxy.firsts]
         assert carriers == [False, True]
         site.server.signal()
-        site.server.popen.wait(10)
+        site.server.exit_code()
         site.restart_server()
         wait_until(lambda: site.is_online("web"))
         assert all(b"Upgrade: websocket" in first for first in proxy.firsts[1:])
@@ -151,11 +151,11 @@ def test_a_line_that_goes_dead_is_found_and_made_anew(site: Site, target: Target
         down = site.server.log("link down")
         lost = agent.log("not connected, trying again")
         took = time.monotonic() - started
-    assert took < 5 + 2  # what a loaded machine adds
+    assert took < 5 + 10  # what a loaded machine adds; by default it is 45
     assert "ping_timeout" in lost["reason"]
     # The agent may have been faster, and back already.
     assert down["reason"] in ("ping_timeout", "replaced")
     wait_until(lambda: site.is_online("web"))
     assert site.get("web", "/kib").status == 200
-    stats = site.settled()
-    assert stats["links_opened"] - stats["links_closed"] == 1
+    site.settled()
+    wait_until(lambda: (now := site.stats())["links_opened"] - now["links_closed"] == 1)

