@@ -105,20 +105,25 @@ def test_what_a_device_did_is_counted_and_when_it_came_and_went(site: Site, targ
 
 @pytest.mark.parametrize("how", ["command", "api"])
 def test_who_is_blocked_is_out_within_a_second(site: Site, target: Target, how: str) -> None:
-    agent = site.connect({"web": target.port})
-    assert site.get("web").status == 200
-    if how == "command":
-        command(site, "device", "block", "default")
-    else:
-        assert call(site, "PATCH", "/api/v1/devices/default", {"is_blocked": True})[0] == 200
-    done = time.monotonic()
-    wait_until(lambda: site.get("web").status == 503)
-    # The promise is a second; a machine that is busy with other things may take a while more.
-    assert time.monotonic() - done < 10
-    assert agent.exit_code() == 1
-    assert "blocked" in "\n".join(agent.err)
-    # A command is noticed within a second, this at once.
-    assert call(site, "PATCH", "/api/v1/devices/default", {"is_blocked": False})[0] == 200
+    def block() -> float:
+        """Seconds until it was out."""
+        agent = site.connect({"web": target.port})
+        assert site.get("web").status == 200
+        if how == "command":
+            command(site, "device", "block", "default")
+        else:
+            assert call(site, "PATCH", "/api/v1/devices/default", {"is_blocked": True})[0] == 200
+        done = time.monotonic()
+        wait_until(lambda: site.get("web").status == 503)
+        took = time.monotonic() - done
+        assert agent.exit_code() == 1
+        assert "blocked" in "\n".join(agent.err)
+        # A command is noticed within a second, this at once.
+        assert call(site, "PATCH", "/api/v1/devices/default", {"is_blocked": False})[0] == 200
+        return took
+
+    # The promise is a second. A busy machine may be late with it, but not again and again.
+    assert any(block() < 2 for _ in range(3))
     site.connect({"web": target.port})
     assert site.get("web").status == 200
 

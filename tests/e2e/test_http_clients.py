@@ -54,8 +54,8 @@ def test_server_sent_events_arrive_one_by_one_and_at_once(any_tunnel: Tunnel, co
             assert visitor.take(len(chunk)) == chunk
             delays.append(time.monotonic() - start)
         assert visitor.take(5) == b"0\r\n\r\n"
-    # Nobody waits for more, or for an ACK (40 ms); a busy machine may be late with most of them.
-    assert min(delays[count // 2 :]) < 0.02
+    # Nobody waits for more, or for an ACK (40 ms); a busy machine may be late with many of them.
+    assert sorted(delays)[count // 4] < 0.02
 
 
 def test_an_upload_reaches_the_target_as_it_comes(any_tunnel: Tunnel) -> None:

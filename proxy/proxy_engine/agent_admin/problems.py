@@ -60,7 +60,8 @@ async def problems(request: web.Request, handler: _Handler) -> web.StreamRespons
         return problem(400, "bad_query", str(error))
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "_")
-        detail = _DETAILS.get(error.status, error.text or code).format(request)
+        known = _DETAILS.get(error.status)
+        detail = known.format(request) if known else error.text or code
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
         return problem(error.status, code, detail, **allowed)
     except Exception as error:
